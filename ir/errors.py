@@ -1,0 +1,43 @@
+"""The errors that smelt raises on purpose. Each message says what was found and what to do next."""
+
+from __future__ import annotations
+
+
+class SmeltError(Exception):
+    """Base of every error that smelt raises on purpose."""
+
+
+class TypeRuleError(SmeltError, TypeError):
+    """An operator was applied to operands that its type rule refuses."""
+
+
+class GraphError(SmeltError, ValueError):
+    """A graph breaks an invariant that ``ir.verify`` holds."""
+
+
+class ParseError(SmeltError, ValueError):
+    """IR text that cannot be read; the message gives line and column."""
+
+
+class CaptureError(SmeltError, RuntimeError):
+    """A model could not be captured."""
+
+
+class InputError(SmeltError, TypeError):
+    """A call's arguments do not fit the model: number, dtype, rank, size or device."""
+
+
+class UnsupportedError(SmeltError, RuntimeError):
+    """Something that smelt knows of and does not do, where falling back was not allowed."""
+
+
+class VerifyError(SmeltError, AssertionError):
+    """A result broke the numeric contract; the message names the worst output."""
+
+
+class BackendError(SmeltError, RuntimeError):
+    """A backend is missing or refused a kernel."""
+
+
+class CacheError(SmeltError, RuntimeError):
+    """The kernel cache cannot be used where it must be."""

@@ -1,0 +1,80 @@
+"""The operators, one :class:`~smelt.ir.node.OpDef` each. Import this module as ``ops`` and call them: ``ops.add(x, y)``."""
+
+from .attention import attention, causal_mask, repeat_heads, safe_softmax
+from .base import is_float
+from .composite import (
+    HALF,
+    accumulated_dtype,
+    clamp,
+    embedding,
+    gelu,
+    layer_norm,
+    leaky_relu,
+    linear,
+    log_softmax,
+    mean,
+    relu,
+    rms_norm,
+    rope,
+    silu,
+    softmax,
+    softplus,
+    swiglu,
+    var,
+)
+from .contraction import matmul
+from .indexing import gather, index, index_put, scatter, slice_put
+from .pointwise import (
+    abs,
+    add,
+    atan2,
+    bit_and,
+    bit_not,
+    bit_or,
+    bit_xor,
+    cast,
+    ceil,
+    cos,
+    div,
+    eq,
+    erf,
+    exp,
+    exp2,
+    expm1,
+    floor,
+    floor_div,
+    fmod,
+    ge,
+    gt,
+    isnan,
+    le,
+    log,
+    log1p,
+    log2,
+    lt,
+    maximum,
+    minimum,
+    mul,
+    ne,
+    neg,
+    pow,
+    reciprocal,
+    remainder,
+    round,
+    rsqrt,
+    sigmoid,
+    sign,
+    sin,
+    sqrt,
+    sub,
+    tan,
+    tanh,
+    trunc,
+    trunc_div,
+    where,
+)
+from .recurrent import GATES, recurrence
+from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, sum
+from .source import arange, full, input, scalar, scalar_like, weight
+from .structure import aten_call, fused, item, resolve, results
+from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose, unsqueeze

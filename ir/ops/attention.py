@@ -1,0 +1,116 @@
+"""Scaled dot-product attention, one operator for all its variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..node import REQUIRED, Node, Trait
+from ..types import Dim, TensorType, broadcast_shapes, product
+from .base import declare, require, same_dtype
+from .composite import in_float32
+from .contraction import matmul
+from .pointwise import add, bit_and, div, eq, exp, le, mul, sub, where
+from .reduction import amax
+from .reduction import sum as sum_
+from .source import arange, scalar, scalar_like
+from .view import expand, permute, reshape
+
+
+def _attention_type(
+    q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, causal: bool, scale: float
+) -> TensorType:
+    same_dtype("attention", (q, k, v))
+    require(q.rank == k.rank == v.rank == 4, f"attention: q, k, v need rank 4 [B, H, S, D], got {q}, {k}, {v}")
+    require(k.shape[:3] == v.shape[:3] and q.shape[3] == k.shape[3], f"attention: {q}, {k} and {v} do not fit")
+    heads, kv_heads = q.shape[1], k.shape[1]
+    grouped = isinstance(heads, int) and isinstance(kv_heads, int) and kv_heads > 0 and heads % kv_heads == 0
+    require(q.shape[0] == k.shape[0] and (grouped or heads == kv_heads), f"attention: heads of {q} and {k}")
+    scores = (*q.shape[:3], k.shape[2])
+    for m in mask:
+        require(m.dtype in (torch.bool, q.dtype), f"attention: the mask is {m}: it must be bool or {q.dtype}")
+        require(broadcast_shapes(scores, m.shape) == scores, f"attention: mask {m} does not fit the scores {scores}")
+    return q.with_shape((*q.shape[:3], v.shape[3]))
+
+
+def _attention_value(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor, causal: bool, scale: float
+) -> torch.Tensor:
+    if causal and mask:
+        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        m = mask[0] & allowed if mask[0].dtype == torch.bool else mask[0].masked_fill(~allowed, float("-inf"))
+        mask, causal = (m,), False
+    groups = q.shape[1] // k.shape[1] if k.shape[1] else 1
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    # a mask of another float type than q comes only when q was widened for a reference
+    bias = [m if m.dtype == torch.bool else m.to(q.dtype) for m in mask]
+    return F.scaled_dot_product_attention(q, k, v, bias[0] if bias else None, is_causal=causal, scale=scale)
+
+
+def repeat_heads(x: Node, groups: int) -> Node:
+    """Repeat each head of [B, H, S, D] ``groups`` times in place: [B, H * groups, S, D]."""
+    if groups == 1:
+        return x
+    b, h, s, d = x.shape
+    wide = expand(reshape(x, shape=(b, h, 1, s, d)), shape=(b, h, groups, s, d))
+    return reshape(wide, shape=(b, h * groups, s, d))
+
+
+def causal_mask(queries: Dim, keys: Dim) -> Node:
+    """Which keys a query may see, [S, T] bool: key j for query i where j <= i."""
+    i = reshape(arange(size=queries), shape=(queries, 1))
+    j = reshape(arange(size=keys), shape=(1, keys))
+    return le(j, i)
+
+
+def safe_softmax(scores: Node) -> Node:
+    """Softmax over the last axis that is 0 where every score of a row is -inf, as in PyTorch's attention."""
+    last = (scores.tensor_type.rank - 1,)
+    low = scalar_like(float("-inf"), scores)
+    top = amax(scores, dims=last, keepdim=True)
+    none = eq(top, low)
+    shifted = exp(sub(scores, where(none, scalar_like(0.0, scores), top)))
+    total = sum_(shifted, dims=last, keepdim=True)
+    return div(shifted, where(none, scalar_like(1.0, scores), total))
+
+
+def _attention(q: Node, k: Node, v: Node, *mask: Node, causal: bool, scale: float) -> Node:
+    heads, kv_heads = q.shape[1], k.shape[1]
+    groups = int(heads) // int(kv_heads) if heads != kv_heads else 1
+    k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    scores = mul(matmul(q, permute(k, dims=(0, 1, 3, 2))), scalar_like(scale, q))
+    allowed = [causal_mask(q.shape[2], k.shape[2])] if causal else []
+    for m in mask:
+        if m.dtype == torch.bool:
+            allowed.append(m)
+        else:
+            scores = add(scores, m)
+    if allowed:
+        both = allowed[0] if len(allowed) == 1 else bit_and(*allowed)
+        scores = where(both, scores, scalar(float("-inf"), scores.dtype))
+    return matmul(safe_softmax(scores), v)
+
+
+def _attention_flops(node: Node) -> Dim:
+    q, k, v = node.inputs[:3]
+    return 2 * product((*q.shape[:3], k.shape[2])) * (q.shape[3] + v.shape[3] + 7)
+
+
+# attention(q [B, H, S, D], k [B, G, T, D], v [B, G, T, E] [, mask]) -> [B, H, S, E]: softmax(scale q k^T + mask) v.
+# G divides H. A bool mask says which keys may be seen, a float one is added; it broadcasts to [B, H, S, T]. With
+# causal, query i sees keys up to i. A query that sees no key gets 0.
+attention = declare(
+    "attention",
+    infer=_attention_type,
+    evaluate=_attention_value,
+    arity=(3, 4),
+    attrs={"causal": False, "scale": REQUIRED},
+    traits={Trait.COMPOSITE, Trait.ATTENTION},
+    flops=_attention_flops,
+    decompose=in_float32(_attention),
+)
+
+__all__: list[Any] = ["attention", "causal_mask", "repeat_heads", "safe_softmax"]

@@ -1,0 +1,153 @@
+"""Operators that move or readdress elements without computing: views, concatenation, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..node import REQUIRED, Node, Trait
+from ..types import Dim, Shape, TensorType, broadcast_dims, canonical_dim, product
+from .base import axes, axis, declare, require, same_dtype
+
+
+def _reshape_type(x: TensorType, *, shape: Shape) -> TensorType:
+    require(product(shape) == x.numel, f"reshape: {x} has not the elements of {list(shape)}")
+    return x.with_shape(shape)
+
+
+# elements in row-major order are unchanged
+reshape = declare(
+    "reshape",
+    infer=_reshape_type,
+    evaluate=lambda x, *, shape: x.reshape(shape),
+    attrs={"shape": REQUIRED},
+    traits={Trait.VIEW},
+)
+
+
+def _permute_type(x: TensorType, *, dims: tuple[int, ...]) -> TensorType:
+    require(sorted(dims) == list(range(x.rank)), f"permute: {dims} is no permutation of the axes of {x}")
+    return x.with_shape(x.shape[d] for d in dims)
+
+
+permute = declare(
+    "permute",
+    infer=_permute_type,
+    evaluate=lambda x, *, dims: x.permute(dims),
+    attrs={"dims": REQUIRED},
+    traits={Trait.VIEW},
+    normalise=lambda x, *, dims: {"dims": tuple(axis(d, x.rank) for d in dims)},
+)
+
+
+def _expand_type(x: TensorType, *, shape: Shape) -> TensorType:
+    offset = len(shape) - x.rank
+    require(offset >= 0, f"expand: {x} to a lower rank {list(shape)}")
+    for have, want in zip(x.shape, shape[offset:], strict=True):
+        require(broadcast_dims(have, want) == want, f"expand: {x} does not expand to {list(shape)}")
+    return x.with_shape(shape)
+
+
+expand = declare(
+    "expand",
+    infer=_expand_type,
+    evaluate=lambda x, *, shape: x.expand(shape),
+    attrs={"shape": REQUIRED},
+    traits={Trait.VIEW},
+)
+
+
+def _slice_type(x: TensorType, *, dim: int, start: Dim, stop: Dim, step: int) -> TensorType:
+    length = canonical_dim((stop - start + step - 1) // step) if step != 1 else canonical_dim(stop - start)
+    for bound in (start, length):
+        require(not isinstance(bound, int) or bound >= 0, f"slice: [{start}:{stop}:{step}] of {x} is out of range")
+    size = x.shape[dim]
+    if isinstance(size, int) and isinstance(stop, int):
+        require(stop <= size, f"slice: stop {stop} is past the end of {x}")
+    return x.with_shape(length if i == dim else d for i, d in enumerate(x.shape))
+
+
+def _slice(x: torch.Tensor, *, dim: int, start: int, stop: int, step: int) -> torch.Tensor:
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, stop, step)
+    return x[tuple(index)]
+
+
+# 0 <= start <= stop <= size: the frontend clamps
+slice_ = declare(
+    "slice",
+    infer=_slice_type,
+    evaluate=_slice,
+    attrs={"dim": REQUIRED, "start": 0, "stop": REQUIRED, "step": 1},
+    traits={Trait.VIEW},
+    normalise=lambda x, *, dim, **_: {"dim": axis(dim, x.rank)},
+)
+
+flip = declare(
+    "flip",
+    infer=lambda x, *, dims: x,
+    evaluate=lambda x, *, dims: x.flip(dims),
+    attrs={"dims": REQUIRED},
+    traits={Trait.VIEW},
+    normalise=lambda x, *, dims: {"dims": axes(dims, x.rank)},
+)
+
+
+def _concat_type(*types: TensorType, dim: int) -> TensorType:
+    first = types[0]
+    for t in types[1:]:
+        others_equal = t.rank == first.rank and all(
+            a == b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != dim
+        )
+        require(others_equal, f"concat: {first} and {t} differ outside axis {dim}")
+    total = canonical_dim(sum((t.shape[dim] for t in types), 0))
+    return TensorType(
+        tuple(total if i == dim else d for i, d in enumerate(first.shape)), same_dtype("concat", types)
+    )
+
+
+concat = declare(
+    "concat",
+    infer=_concat_type,
+    evaluate=lambda *xs, dim: torch.cat(xs, dim),
+    arity=(1, None),
+    attrs={"dim": REQUIRED},
+    traits={Trait.CONCAT},
+    normalise=lambda x, *_, dim: {"dim": axis(dim, x.rank)},
+)
+
+
+def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: Any) -> TensorType:
+    require(len(low) == len(high) == x.rank, f"pad: {x} needs {x.rank} widths on each side")
+    return x.with_shape(canonical_dim(lo + d + hi) for lo, d, hi in zip(low, x.shape, high, strict=True))
+
+
+def _pad(x: torch.Tensor, *, low: tuple[int, ...], high: tuple[int, ...], value: Any) -> torch.Tensor:
+    widths = [w for lo, hi in zip(reversed(low), reversed(high), strict=True) for w in (lo, hi)]
+    return torch.nn.functional.pad(x, widths, value=value)
+
+
+# constant padding, a width before and after each axis; a negative width crops
+pad = declare(
+    "pad",
+    infer=_pad_type,
+    evaluate=_pad,
+    attrs={"low": REQUIRED, "high": REQUIRED, "value": 0},
+    traits={Trait.CONCAT},
+)
+
+
+def transpose(x: Node, first: int, second: int) -> Node:
+    """Swap two axes: a ``permute``."""
+    rank = x.tensor_type.rank
+    order = list(range(rank))
+    a, b = axis(first, rank), axis(second, rank)
+    order[a], order[b] = order[b], order[a]
+    return permute(x, dims=tuple(order))
+
+
+def unsqueeze(x: Node, dim: int) -> Node:
+    """Insert an axis of size 1: a ``reshape``."""
+    at = axis(dim, x.tensor_type.rank + 1)
+    return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))

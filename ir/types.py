@@ -1,0 +1,194 @@
+"""Types of values: element types, dims that are integers or symbolic expressions, tensor and tuple types.
+
+A dim is an ``int`` or a sympy expression over size symbols. Symbols are made by :func:`symbol` only, so that two
+symbols of one name are one object wherever they come from: a capture, the text parser or a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy
+import torch
+
+from .errors import TypeRuleError
+
+Dim = int | sympy.Expr
+Shape = tuple[Dim, ...]
+
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.float64: "f64",
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "bool",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
+}
+DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """The type of one tensor: its shape (dims, outermost first) and its element type."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def numel(self) -> Dim:
+        """The number of elements."""
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Dim:
+        """The size in bytes when stored densely."""
+        return self.numel * self.dtype.itemsize
+
+    def with_shape(self, shape: Iterable[Dim]) -> TensorType:
+        return TensorType(tuple(shape), self.dtype)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorType:
+        return TensorType(self.shape, dtype)
+
+    def __str__(self) -> str:
+        return f"{DTYPE_NAMES[self.dtype]}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class TupleType:
+    """The type of an operator with several results; ``item`` takes one of them."""
+
+    items: tuple[TensorType, ...]
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.items))})"
+
+
+@dataclass(frozen=True)
+class UnknownType:
+    """The type of a pattern's variable and of everything built on it. Never in a graph."""
+
+    def __str__(self) -> str:
+        return "?"
+
+
+Type = TensorType | TupleType | UnknownType
+UNKNOWN = UnknownType()
+
+
+@dataclass(frozen=True)
+class SymbolRange:
+    """A size symbol and the sizes it may take, both ends included; ``high=None`` is unbounded."""
+
+    symbol: sympy.Symbol
+    low: int = 0
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.symbol} in [{self.low}, {'inf' if self.high is None else self.high}]"
+
+    def __contains__(self, value: int) -> bool:
+        return self.low <= value and (self.high is None or value <= self.high)
+
+
+@lru_cache(maxsize=None)
+def symbol(name: str) -> sympy.Symbol:
+    """The size symbol of that name: a non-negative integer."""
+    return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+def canonical_dim(dim: Dim) -> Dim:
+    """A dim in its one normal form: an ``int`` where it is a number, an expanded expression otherwise."""
+    if isinstance(dim, int):
+        return int(dim)
+    return _canonical_expression(dim)
+
+
+@lru_cache(maxsize=65536)
+def _canonical_expression(dim: sympy.Expr) -> Dim:
+    expanded = sympy.expand(dim)
+    return int(expanded) if expanded.is_Integer else expanded
+
+
+def canonical_shape(shape: Iterable[Dim]) -> Shape:
+    """:func:`canonical_dim` of every dim."""
+    return tuple(canonical_dim(dim) for dim in shape)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product of dims, in normal form; 1 for none."""
+    total: Dim = 1
+    for dim in dims:
+        total = total * dim
+    return canonical_dim(total)
+
+
+def symbols_of(dims: Iterable[Dim]) -> tuple[sympy.Symbol, ...]:
+    """The size symbols in dims, by name."""
+    found = {s for dim in dims if isinstance(dim, sympy.Expr) for s in dim.free_symbols}
+    return tuple(sorted(found, key=str))
+
+
+def substitute(dim: Dim, sizes: Mapping[sympy.Symbol, Dim]) -> Dim:
+    """A dim with symbols replaced, all at once."""
+    if isinstance(dim, int):
+        return dim
+    return canonical_dim(dim.subs(dict(sizes), simultaneous=True))
+
+
+def concrete(dim: Dim, sizes: Mapping[sympy.Symbol, int]) -> int:
+    """A dim's value for the given sizes.
+
+    Raises:
+        TypeRuleError: a symbol of the dim has no size.
+    """
+    value = substitute(dim, sizes)
+    if not isinstance(value, int):
+        raise TypeRuleError(f"the size of {dim} is not known: no value for {symbols_of([value])}")
+    return value
+
+
+def broadcast_dims(left: Dim, right: Dim) -> Dim:
+    """One dim of a broadcast.
+
+    Raises:
+        TypeRuleError: the dims differ and neither is 1.
+    """
+    if left == right or (isinstance(right, int) and right == 1):
+        return left
+    if isinstance(left, int) and left == 1:
+        return right
+    raise TypeRuleError(f"cannot broadcast a dim of {left} with one of {right}")
+
+
+def broadcast_shapes(*shapes: Shape) -> Shape:
+    """The common shape of operands by PyTorch's broadcasting rule."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        offset = rank - len(shape)
+        for i, dim in enumerate(shape):
+            result[offset + i] = broadcast_dims(result[offset + i], dim)
+    return tuple(result)
+
+
+def contiguous_strides(shape: Shape) -> Shape:
+    """Row-major strides, in elements."""
+    strides: list[Dim] = []
+    step: Dim = 1
+    for dim in reversed(shape):
+        strides.append(step)
+        step = canonical_dim(step * dim)
+    return tuple(reversed(strides))
