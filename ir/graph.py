@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .node import Node, topological
+from .node import Interned, Node, keep_first, topological
 from .types import SymbolRange
 
 Weights = Mapping[str, torch.Tensor]
@@ -24,7 +24,7 @@ class Mutation:
     value: Node
 
 
-class Graph:
+class Graph(Interned):
     """A graph of nodes. Equal graphs are one object.
 
     Attributes:
@@ -53,8 +53,9 @@ class Graph:
         if found is not None:
             return found
         graph = object.__new__(cls)
-        graph.inputs, graph.outputs, graph.mutations, graph.symbols = key
-        return _INTERNED.setdefault(key, graph)
+        for name, value in zip(("inputs", "outputs", "mutations", "symbols"), key, strict=True):
+            object.__setattr__(graph, name, value)
+        return keep_first(_INTERNED, key, graph)
 
     @property
     def roots(self) -> tuple[Node, ...]:
@@ -63,8 +64,8 @@ class Graph:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes, operands before users; inputs first, used or not."""
-        return tuple(topological(self.inputs + self.roots))
+        """All nodes, operands before users; inputs first, used or not; mutated weights even where nothing reads them."""
+        return tuple(topological(self.inputs + self.roots + tuple(m.target for m in self.mutations)))
 
     @cached_property
     def users(self) -> Mapping[Node, tuple[Node, ...]]:

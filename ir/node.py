@@ -7,11 +7,12 @@ nodes are one object, so equality is ``is`` and a common subexpression cannot be
 from __future__ import annotations
 
 import enum
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Union
 
 import sympy
 import torch
@@ -22,7 +23,8 @@ from .types import UNKNOWN, Dim, TensorType, TupleType, Type, UnknownType, canon
 if TYPE_CHECKING:
     from .graph import Graph
 
-AttrValue = Union[None, bool, int, float, str, torch.dtype, sympy.Expr, "Graph", "Var", "tuple[AttrValue, ...]"]
+Constant = torch.dtype | torch.device | torch.layout | torch.memory_format
+AttrValue = Union[None, bool, int, float, str, Constant, sympy.Expr, Type, "Graph", "Var", "tuple[AttrValue, ...]"]
 Attrs = Mapping[str, AttrValue]
 
 
@@ -75,7 +77,28 @@ class Origin:
     made_by: str = ""
 
 
-class Node:
+class Interned:
+    """A value that is immutable and one object wherever it is built: its copies are itself."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a {type(self).__name__.lower()} is immutable: cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a {type(self).__name__.lower()} is immutable: cannot delete {name}")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("graphs and nodes are not pickled: store a graph as text, with print_graph and parse_graph")
+
+
+class Node(Interned):
     """One value: an operator applied to nodes, with attributes and a type. Build nodes by calling an :class:`OpDef`."""
 
     __slots__ = ("__weakref__", "attrs", "inputs", "op", "origin", "type")
@@ -85,9 +108,6 @@ class Node:
     attrs: Attrs
     type: Any  # TensorType for all but operators with several results: `shape` and `dtype` read it without a cast
     origin: Origin
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"nodes are immutable: cannot set {name}")
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -189,6 +209,8 @@ class OpDef:
         for node in nodes:
             if not isinstance(node, Node):
                 raise TypeRuleError(f"{self.name}: an operand is a {type(node).__name__}, not a node")
+            if isinstance(node.type, TupleType) and Trait.PROJECTION not in self.traits:
+                raise TypeRuleError(f"{self.name}: an operand has several results: take one with item")
 
     def _complete(self, attrs: dict[str, Any]) -> dict[str, Any]:
         unknown = attrs.keys() - self.attrs.keys()
@@ -216,6 +238,18 @@ def register(op: OpDef) -> OpDef:
 
 
 _INTERNED: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+# reentrant, because a garbage collection may run a finaliser that builds nodes while it is held
+_LOCK = threading.RLock()
+Value = TypeVar("Value", bound=Interned)
+
+
+def keep_first(table: weakref.WeakValueDictionary[Any, Value], key: Hashable, made: Value) -> Value:
+    """``made``, or what another thread entered under ``key`` since it was looked up.
+
+    ``WeakValueDictionary.setdefault`` is not atomic: without the lock, two threads could each keep their own object.
+    """
+    with _LOCK:
+        return table.setdefault(key, made)
 
 
 def _intern(op: OpDef, inputs: tuple[Node, ...], attrs: dict[str, Any], type_: Type) -> Node:
@@ -227,13 +261,13 @@ def _intern(op: OpDef, inputs: tuple[Node, ...], attrs: dict[str, Any], type_: T
     values = {"op": op, "inputs": inputs, "attrs": MappingProxyType(attrs), "type": type_, "origin": Origin()}
     for name, value in values.items():
         object.__setattr__(node, name, value)
-    return _INTERNED.setdefault(key, node)
+    return keep_first(_INTERNED, key, node)
 
 
 def attr_key(value: Any) -> Any:
     """A key that tells attribute values apart where ``==`` does not: 1, 1.0 and True; 0.0 and -0.0; two NaN are one."""
     if isinstance(value, tuple):
-        return tuple(attr_key(v) for v in value)
+        return ("tuple", *map(attr_key, value))
     if isinstance(value, float):
         return ("float", value.hex())
     if isinstance(value, bool | int):
@@ -247,12 +281,20 @@ def _holds_var(value: Any) -> bool:
     return isinstance(value, Var)
 
 
+_AS_IT_IS = (bool, str, Interned, TensorType, TupleType, torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
 def _canonical(value: Any) -> AttrValue:
+    """An attribute value in normal form: lists as tuples, dims in theirs, numbers of exactly Python's types."""
     if isinstance(value, list | tuple):
         return tuple(_canonical(v) for v in value)
+    if value is None or isinstance(value, _AS_IT_IS):
+        return value  # type: ignore[return-value]
     if isinstance(value, sympy.Expr):
         return canonical_dim(value)
-    return value  # type: ignore[no-any-return]
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
+    raise TypeRuleError(f"an attribute cannot hold {value!r}, a {type(value).__name__}")
 
 
 def _no_meaning(*_: Any, **__: Any) -> Any:

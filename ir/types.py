@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import TypeAlias
 
 import sympy
 import torch
 
+from .dims import normal_form, print_dim, print_symbol, value_of
 from .errors import TypeRuleError
 
-Dim = int | sympy.Expr
-Shape = tuple[Dim, ...]
+Dim: TypeAlias = int | sympy.Expr
+Shape: TypeAlias = tuple[Dim, ...]
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float64: "f64",
@@ -37,10 +39,20 @@ DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.ite
 
 @dataclass(frozen=True)
 class TensorType:
-    """The type of one tensor: its shape (dims, outermost first) and its element type."""
+    """The type of one tensor: its shape (dims in normal form, outermost first) and its element type.
+
+    Raises:
+        TypeRuleError: a dim is neither a whole number from 0 nor a size expression.
+    """
 
     shape: Shape
     dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        shape = canonical_shape(self.shape)
+        object.__setattr__(self, "shape", shape)
+        if any(isinstance(dim, int) and dim < 0 for dim in shape):
+            raise TypeRuleError(f"a shape of {list(shape)}: a dim is negative")
 
     @property
     def rank(self) -> int:
@@ -63,7 +75,7 @@ class TensorType:
         return TensorType(self.shape, dtype)
 
     def __str__(self) -> str:
-        return f"{DTYPE_NAMES[self.dtype]}[{', '.join(map(str, self.shape))}]"
+        return f"{DTYPE_NAMES.get(self.dtype, self.dtype)}[{', '.join(map(print_dim, self.shape))}]"
 
 
 @dataclass(frozen=True)
@@ -97,29 +109,29 @@ class SymbolRange:
     high: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.symbol} in [{self.low}, {'inf' if self.high is None else self.high}]"
+        return f"{print_symbol(self.symbol.name)} in [{self.low}, {'inf' if self.high is None else self.high}]"
 
     def __contains__(self, value: int) -> bool:
         return self.low <= value and (self.high is None or value <= self.high)
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbol(name: str) -> sympy.Symbol:
     """The size symbol of that name: a non-negative integer."""
     return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
 def canonical_dim(dim: Dim) -> Dim:
-    """A dim in its one normal form: an ``int`` where it is a number, an expanded expression otherwise."""
+    """A dim in its one normal form: an ``int`` where it is a number, an expanded expression otherwise.
+
+    Raises:
+        TypeRuleError: it is no dim.
+    """
     if isinstance(dim, int):
         return int(dim)
-    return _canonical_expression(dim)
-
-
-@lru_cache(maxsize=65536)
-def _canonical_expression(dim: sympy.Expr) -> Dim:
-    expanded = sympy.expand(dim)
-    return int(expanded) if expanded.is_Integer else expanded
+    if isinstance(dim, sympy.Expr):
+        return normal_form(dim)
+    raise TypeRuleError(f"a dim is {dim!r}: neither an integer nor a size expression")
 
 
 def canonical_shape(shape: Iterable[Dim]) -> Shape:
@@ -152,12 +164,9 @@ def concrete(dim: Dim, sizes: Mapping[sympy.Symbol, int]) -> int:
     """A dim's value for the given sizes.
 
     Raises:
-        TypeRuleError: a symbol of the dim has no size.
+        TypeRuleError: a symbol of the dim has no size, or the value is no whole number.
     """
-    value = substitute(dim, sizes)
-    if not isinstance(value, int):
-        raise TypeRuleError(f"the size of {dim} is not known: no value for {symbols_of([value])}")
-    return value
+    return dim if isinstance(dim, int) else value_of(dim, sizes)
 
 
 def broadcast_dims(left: Dim, right: Dim) -> Dim:

@@ -102,9 +102,7 @@ def _concat_type(*types: TensorType, dim: int) -> TensorType:
         )
         require(others_equal, f"concat: {first} and {t} differ outside axis {dim}")
     total = canonical_dim(sum((t.shape[dim] for t in types), 0))
-    return TensorType(
-        tuple(total if i == dim else d for i, d in enumerate(first.shape)), same_dtype("concat", types)
-    )
+    return TensorType(tuple(total if i == dim else d for i, d in enumerate(first.shape)), same_dtype("concat", types))
 
 
 concat = declare(

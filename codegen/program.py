@@ -1,0 +1,322 @@
+"""The kernel program: what one kernel computes, without saying how.
+
+A program is a list of parameters (tensors in memory), stages and stores. A stage computes one value for each point of
+its axes, from loads, earlier stages and scalar expressions, and may combine over reduced axes. Index maps are sympy
+expressions over axis symbols and size symbols, affine but where a reshape forces a division. Programs are values: equal
+ones are one kernel. Schedules (tile sizes and the like) are kept apart, in ``codegen.schedule``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeVar, Union
+
+import sympy
+import torch
+
+from ..ir.node import attr_key
+from ..ir.types import Dim, Shape, TensorType
+
+Index = Union[sympy.Expr, int, "Expr"]
+
+
+@lru_cache(maxsize=None)
+def axis_symbol(name: str) -> sympy.Symbol:
+    """The symbol that stands for an axis in index maps. The underscore sets it apart from a size of the same name."""
+    return sympy.Symbol(f"_{name}", integer=True, nonnegative=True)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A loop of a kernel: indices 0 .. size - 1."""
+
+    name: str
+    size: Dim
+
+    @property
+    def symbol(self) -> sympy.Symbol:
+        return axis_symbol(self.name)
+
+
+class Format(Enum):
+    """How a parameter lies in memory."""
+
+    STRIDED = "strided"
+    PANELS = "panels"  # a matrix [K, N] as [ceil(N / tile), K, tile], padded with zeros
+
+
+class Role(Enum):
+    IN = "in"
+    OUT = "out"
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor in memory.
+
+    ``strides`` are in elements, one for each axis of ``type.shape``; the data starts at the parameter's pointer. For
+    ``Format.PANELS`` the type is the logical matrix [K, N], the schedule gives the tile, and ``transposed`` says that
+    the weight to be packed is held as [N, K].
+    """
+
+    name: str
+    type: TensorType
+    strides: Shape
+    role: Role
+    format: Format = Format.STRIDED
+    transposed: bool = False
+
+
+# --- scalar expressions -----------------------------------------------------------------------------------------------
+
+
+_INTERNED: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+_T = TypeVar("_T")
+
+
+def _interned(cls: type[_T]) -> type[_T]:
+    """Make equal expressions one object: comparing and hashing them is then cheap however much they share."""
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+
+    def new(kind: type[_T], *args: Any, **kwargs: Any) -> _T:
+        values = (*args, *(kwargs[name] for name in names[len(args) :]))
+        key = (kind, tuple(attr_key(v) for v in values))
+        found = _INTERNED.get(key)
+        return found if found is not None else _INTERNED.setdefault(key, object.__new__(kind))
+
+    cls.__new__ = new  # type: ignore[method-assign, assignment]
+    return cls
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A number."""
+
+    value: float | int | bool
+    dtype: torch.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class IndexValue:
+    """An index expression (axes and sizes) as a number."""
+
+    index: sympy.Expr | int
+    dtype: torch.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Load:
+    """An element of a parameter. An index that is an expression (a :class:`Checked` one) is a gather."""
+
+    param: str
+    index: tuple[Index, ...]
+    dtype: torch.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Ref:
+    """The value of an earlier stage at a point of its axes."""
+
+    stage: str
+    index: tuple[sympy.Expr | int, ...]
+    dtype: torch.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Apply:
+    """A pointwise primitive of the IR, by name, on expressions of one dtype. ``dtype`` is the result's."""
+
+    op: str
+    args: tuple[Expr, ...]
+    dtype: torch.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """``then`` where 0 <= index < size, ``otherwise`` elsewhere; the side not taken is not evaluated (no load)."""
+
+    index: sympy.Expr | int
+    size: Dim
+    then: Expr
+    otherwise: Expr
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.then.dtype
+
+
+@_interned
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """An index that comes from data: wrapped once if negative (``wrap``), reported and made 0 if outside [0, size)."""
+
+    value: Expr
+    size: Dim
+    wrap: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+
+Expr = Const | IndexValue | Load | Ref | Apply | Guard | Checked
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class Combiner(Enum):
+    """How a stage combines its value over reduced axes."""
+
+    SUM = "sum"
+    PROD = "prod"
+    MAX = "max"  # NaN if any is NaN
+    MIN = "min"
+    ANY = "any"
+    ALL = "all"
+    ARGMAX = "argmax"  # the first of equals; NaN counts as largest
+    ARGMIN = "argmin"
+    DOT = "dot"  # a sum whose value is a product of two expressions
+    CUMSUM = "cumsum"  # a running sum: the axis stays
+    SOFTMAX_SUM = "softmax_sum"  # sum over the axis of softmax(score) * value; 0 where every score is -inf
+
+
+@dataclass(frozen=True)
+class Combine:
+    """A combination over ``axes``. ``score`` is for SOFTMAX_SUM only.
+
+    ``bound`` promises that every score at an index >= bound is -inf (causal attention), so that tiles may be skipped.
+    """
+
+    kind: Combiner
+    axes: tuple[Axis, ...]
+    score: Expr | None = None
+    bound: sympy.Expr | int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``name[axes] = combine over combine.axes of value``; without ``combine`` simply the value at each point."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    value: Expr
+    combine: Combine | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self.combine and self.combine.kind in (Combiner.ARGMAX, Combiner.ARGMIN):
+            return torch.int64
+        return self.value.dtype
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """A state carried along ``time``: the one stage of a recurrent layer. Gate order as in ``ir.ops.recurrent``.
+
+    ``gates`` is [T, B, G H], ``weight`` [G H, H] (Format.PANELS of its transpose), ``bias`` [G H], ``states`` [B, H]
+    each; ``outputs`` are the parameters of y [T, B, H] and the last states [B, H].
+    """
+
+    kind: str
+    reverse: bool
+    time: Axis
+    batch: Axis
+    hidden: Axis
+    gates: str
+    weight: str
+    bias: str
+    states: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """``param[index] = value`` for each point of the axes."""
+
+    param: str
+    axes: tuple[Axis, ...]
+    index: tuple[sympy.Expr | int, ...]
+    value: Expr
+
+
+class Skeleton(Enum):
+    """How a program's stages become loops."""
+
+    MAP = "map"  # no combination: one loop nest a store
+    ROWS = "rows"  # combinations over the inner axes of rows that are parallel
+    MATMUL = "matmul"  # one DOT stage, everything else after it at the same points
+    ATTENTION = "attention"  # DOT, SOFTMAX_SUM
+    RECURRENCE = "recurrence"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One kernel. ``symbols`` are the size symbols it is called with, in the order of its size arguments."""
+
+    skeleton: Skeleton
+    params: tuple[Param, ...]
+    stages: tuple[Stage, ...]
+    stores: tuple[Store, ...]
+    symbols: tuple[sympy.Symbol, ...]
+    recurrence: Recurrence | None = None
+
+    def param(self, name: str) -> Param:
+        return next(p for p in self.params if p.name == name)
+
+    def stage(self, name: str) -> Stage:
+        return next(s for s in self.stages if s.name == name)
+
+    @property
+    def inputs(self) -> tuple[Param, ...]:
+        return tuple(p for p in self.params if p.role is Role.IN)
+
+    @property
+    def outputs(self) -> tuple[Param, ...]:
+        return tuple(p for p in self.params if p.role is Role.OUT)
+
+
+def operands(expr: Expr) -> tuple[Expr, ...]:
+    """The expressions directly inside an expression, indices included."""
+    match expr:
+        case Apply():
+            return expr.args
+        case Guard():
+            return (expr.then, expr.otherwise)
+        case Checked():
+            return (expr.value,)
+        case Load():
+            return tuple(i for i in expr.index if not isinstance(i, sympy.Expr | int))
+        case _:
+            return ()
+
+
+def postorder(roots: tuple[Expr, ...] | list[Expr]) -> Iterator[Expr]:
+    """Every expression in the roots once, operands first. Not recursive."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        expr, ready = stack.pop()
+        if ready:
+            yield expr
+        elif expr not in seen:
+            seen.add(expr)
+            stack.append((expr, True))
+            stack.extend((x, False) for x in reversed(operands(expr)) if x not in seen)
+
+
+def can_fail(program: Program) -> bool:
+    """Whether the kernel checks indices that come from data, and so needs the error cell."""
+    exprs = [s.value for s in program.stages] + [s.value for s in program.stores]
+    exprs += [s.combine.score for s in program.stages if s.combine and s.combine.score is not None]
+    return any(isinstance(e, Checked) for e in postorder(exprs))

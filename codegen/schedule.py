@@ -1,0 +1,198 @@
+"""Schedules: how a kernel program becomes loops. A schedule never changes what is computed.
+
+Tile sizes are chosen from the register file and the caches of a :class:`Machine`. ``default_schedule`` is what runs when
+nothing was tuned; ``candidates`` is the small space that a tuner measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Union
+
+import torch
+
+from ..ir.types import Dim
+from .program import Combiner, Format, Param, Program, Skeleton, postorder
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What schedules need to know of a processor.
+
+    Attributes:
+        threads: how many threads a kernel may use.
+        vector_bits: the width of a vector register.
+        registers: how many vector registers there are.
+        l1_bytes, l2_bytes: data caches of one core.
+        has_bf16_dot: whether pairs of bfloat16 can be multiplied and added in one instruction.
+    """
+
+    threads: int = 2
+    vector_bits: int = 512
+    registers: int = 32
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+    has_bf16_dot: bool = False
+
+    def lanes(self, dtype: torch.dtype) -> int:
+        """How many values of a dtype, in its compute type, fit one vector register."""
+        return max(self.vector_bits // (8 * max(dtype.itemsize, 4)), 1)
+
+
+@dataclass(frozen=True)
+class MapSchedule:
+    """One loop over the points; ``vector`` of them at a time."""
+
+    vector: int = 16
+
+
+@dataclass(frozen=True)
+class RowsSchedule:
+    """Rows in parallel; inside a row ``vector`` elements at a time."""
+
+    vector: int = 16
+
+
+@dataclass(frozen=True)
+class MatmulSchedule:
+    """A register tile of ``tile_m`` rows by ``tile_n`` columns, in vectors of ``vector`` columns.
+
+    Attributes:
+        block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
+        block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
+        tasks: the least number of tasks to cut the rows into, times the number of panels.
+        pack_left, pack_right: copy the operand to a local buffer first, block by block.
+    """
+
+    tile_m: int
+    tile_n: int
+    vector: int = 16
+    block_m: int = 16
+    block_k: int = 512
+    tasks: int = 8
+    pack_left: bool = False
+    pack_right: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionSchedule:
+    """``queries`` in vector lanes at a time, ``keys`` in a block between two updates of the softmax statistics."""
+
+    queries: int = 32
+    keys: int = 64
+    vector: int = 16
+    few: int = 4
+
+
+@dataclass(frozen=True)
+class RecurrenceSchedule:
+    """``rows`` of the batch in one task, the gates computed ``tile_n`` columns at a time."""
+
+    rows: int = 4
+    tile_n: int = 64
+    vector: int = 16
+
+
+Schedule = Union[MapSchedule, RowsSchedule, MatmulSchedule, AttentionSchedule, RecurrenceSchedule]
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """Short text: the kind and what it chooses, as ``matmul(tile_m=6, tile_n=64, vector=16)``."""
+    kind = type(schedule).__name__.removesuffix("Schedule").lower()
+    return f"{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
+
+
+def panel_tile(schedule: Schedule) -> int:
+    """The columns of one panel in parameters of Format.PANELS.
+
+    Raises:
+        ValueError: kernels of this kind have no such parameters.
+    """
+    if isinstance(schedule, MatmulSchedule | RecurrenceSchedule):
+        return schedule.tile_n
+    raise ValueError(f"{schedule_text(schedule)} packs nothing")
+
+
+def default_schedule(program: Program, machine: Machine) -> Schedule:
+    """The schedule of a program that was not tuned."""
+    return candidates(program, machine)[0]
+
+
+def candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
+    """The schedules worth measuring, the default first."""
+    match program.skeleton:
+        case Skeleton.MAP:
+            return (MapSchedule(_widest(program, machine)),)
+        case Skeleton.ROWS:
+            return (RowsSchedule(_widest(program, machine)),)
+        case Skeleton.MATMUL:
+            return _matmul_candidates(program, machine)
+        case Skeleton.ATTENTION:
+            return _attention_candidates(program, machine)
+        case Skeleton.RECURRENCE:
+            return _recurrence_candidates(program, machine)
+
+
+def _widest(program: Program, machine: Machine) -> int:
+    """Lanes for the program's floats: those of float64 only where everything is float64."""
+    floats = [p.type.dtype for p in program.params if p.type.dtype.is_floating_point]
+    return machine.lanes(torch.float64 if floats and all(d == torch.float64 for d in floats) else torch.float32)
+
+
+# --- matmul -----------------------------------------------------------------------------------------------------------
+
+
+def register_tiles(machine: Machine, lanes: int) -> tuple[tuple[int, int], ...]:
+    """Register tiles (rows, columns) that keep the multipliers busy without spilling, widest first.
+
+    A tile of r rows and c vectors needs r c accumulators, c vectors of the right operand and one of the left.
+    """
+    usable = machine.registers - machine.registers // 8
+    return tuple((min((usable - c - 1) // c, 16) // 2 * 2, c * lanes) for c in (4, 3, 2, 1))
+
+
+def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
+    stage = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    lanes = machine.lanes(stage.dtype)
+    panels = next((p for p in program.params if p.format is Format.PANELS), None)
+    columns: Dim = panels.type.shape[1] if panels else stage.axes[-1].size
+    half = any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
+    tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _waste(columns, tile, machine))
+    return tuple(
+        MatmulSchedule(
+            tile_m=rows,
+            tile_n=width,
+            vector=lanes,
+            block_m=max(96 // rows, 1),
+            block_k=256 if half or panels is None else 512,
+            tasks=4 * machine.threads,
+            pack_left=half,
+            pack_right=panels is None,
+        )
+        for rows, width in tiles
+    )
+
+
+def _waste(columns: Dim, tile: tuple[int, int], machine: Machine) -> tuple[float, int]:
+    """A rank for a tile: the padded columns per column, and how unevenly panels fall on threads; then widest first."""
+    rows, width = tile
+    if not isinstance(columns, int) or columns == 0:
+        return (0.0, -rows * width)
+    panels = -(-columns // width)
+    # a tile loads rows + width / lanes operands for rows * width / lanes products: square ones load least
+    padding = panels * width / columns
+    return (round(padding, 2), -rows * width)
+
+
+def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
+    lanes = machine.lanes(_float_dtype(program.inputs))
+    return tuple(AttentionSchedule(queries=c * lanes, keys=keys, vector=lanes) for c in (2, 1) for keys in (64, 32))
+
+
+def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
+    lanes = machine.lanes(_float_dtype(program.inputs))
+    return tuple(RecurrenceSchedule(rows=rows, tile_n=c * lanes, vector=lanes) for rows, c in ((4, 4), (8, 2), (1, 4)))
+
+
+def _float_dtype(params: tuple[Param, ...]) -> torch.dtype:
+    return next(p.type.dtype for p in params if p.type.dtype.is_floating_point)

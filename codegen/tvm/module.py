@@ -1,0 +1,150 @@
+"""The TVM module of a model: every kernel as TVMScript text, and native host functions that call them in order.
+
+A kernel takes raw pointers and sizes. A host function takes two tables, the addresses of all buffers and the values of
+all size symbols, so that one call from Python runs a whole stretch of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script import ir as script_ir
+from tvm.script import tirx as script_tirx
+
+from ...ir.errors import BackendError
+from ...ir.types import product
+from ..program import Format, Param, Program, Skeleton
+from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule
+from . import helpers, vmath
+from .attention import emit_attention
+from .expression import ERROR_PARAM, STORAGE, Scope, index_text
+from .map import emit_map
+from .matmul import emit_matmul
+from .recurrence import emit_recurrence
+from .rows import emit_rows
+from .source import Source
+
+_EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
+    Skeleton.MAP: emit_map,
+    Skeleton.ROWS: emit_rows,
+    Skeleton.MATMUL: emit_matmul,
+    Skeleton.ATTENTION: emit_attention,
+    Skeleton.RECURRENCE: emit_recurrence,
+}
+_HEADER = "# from tvm.script import ir as I\n# from tvm.script import tirx as T\n@I.ir_module\nclass Module:\n"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of a host function: the kernel's name and the table positions of its buffers, in order."""
+
+    kernel: str
+    buffers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host function: its name, the calls in order, the size of the address table and the size symbols by position."""
+
+    name: str
+    calls: tuple[Call, ...]
+    addresses: int
+    symbols: tuple[Any, ...]
+
+
+def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
+    """The TVMScript of one kernel, as a function at module level.
+
+    Raises:
+        UnsupportedError: the program has something that this backend cannot write.
+    """
+    src = Source()
+    pointers = [f'{p.name}_ptr: T.handle("{STORAGE[p.type.dtype]}")' for p in program.params]
+    pointers.append(f'{ERROR_PARAM}_ptr: T.handle("int64")')
+    sizes = [f"{s}: T.int64" for s in program.symbols]
+    src.line("@T.prim_func(private=True, s_tir=True)")
+    with src.block(f"def {name}({', '.join(pointers + sizes)}) -> T.int32"):
+        src.line('T.attr(T.int32(0), "device_id", 0)')
+        src.line('T.attr(T.int32(0), "device_type", 1)')
+        scope = Scope(program, src)
+        for p in program.params:
+            size = _elements(p, schedule, scope)
+            src.line(f'{p.name} = T.decl_buffer(({size},), "{STORAGE[p.type.dtype]}", data={p.name}_ptr)')
+        src.line(f'{ERROR_PARAM} = T.decl_buffer((1,), "int64", data={ERROR_PARAM}_ptr)')
+        _EMITTERS[program.skeleton](program, schedule, src)
+        src.line("return T.int32(0)")
+    return src.text
+
+
+def _elements(param: Param, schedule: Schedule, scope: Scope) -> str:
+    if param.format is Format.PANELS:
+        assert isinstance(schedule, MatmulSchedule | RecurrenceSchedule)
+        k, n = param.type.shape
+        return index_text(k * (n + schedule.tile_n), scope)
+    return index_text(product(param.type.shape), scope)
+
+
+def parse_module(texts: Sequence[str]) -> Any:
+    """The kernels as one TVM module.
+
+    Raises:
+        BackendError: TVM refuses the text.
+    """
+    indented = ["    " + line if line else "" for text in texts for line in text.splitlines()]
+    source = _HEADER + "\n".join(indented) + "\n"
+    names = {"I": script_ir, "T": script_tirx, "vmath": vmath, "helpers": helpers, "range": range, "int": int}
+    try:
+        return tvm.script.from_source(source, extra_vars=names, check_well_formed=False)
+    except Exception as error:
+        raise BackendError(f"TVM cannot read a generated kernel: {error}") from error
+
+
+def host_function(host: Host, module: Any) -> Any:
+    """The PrimFunc that makes the calls of a host."""
+    table = tirx.decl_buffer((host.addresses,), "int64", name="addresses")
+    sizes = tirx.decl_buffer((max(len(host.symbols), 1),), "int64", name="sizes")
+    statements = [_call(call, host, module, table, sizes) for call in host.calls]
+    body = tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
+    function = tirx.PrimFunc([table, sizes], body)
+    return function.with_attr("global_symbol", host.name).with_attr("s_tir", True)
+
+
+def _call(call: Call, host: Host, module: Any, table: Any, sizes: Any) -> Any:
+    variable = module.get_global_var(call.kernel)
+    function = module[variable]
+    positions = {str(s): i for i, s in enumerate(host.symbols)}
+    pointers = [tirx.reinterpret("handle", tirx.BufferLoad(table, [at])) for at in call.buffers]
+    symbols = [str(p.name) for p in function.params[len(pointers) :]]
+    arguments = pointers + [tirx.BufferLoad(sizes, [positions[s]]) for s in symbols]
+    return tirx.Evaluate(tvm.ir.Call(variable, arguments, ret_ty=tvm.ir.PrimType("int32")))
+
+
+def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
+    """Compile kernels and host functions for a processor; the result gives host functions by name.
+
+    Raises:
+        BackendError: TVM refuses the text or fails to compile it.
+    """
+    module = parse_module(texts)
+    for host in hosts:
+        module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
+    try:
+        return tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+    except Exception as error:
+        raise BackendError(f"TVM cannot compile the kernels: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def host_cpu() -> str:
+    """LLVM's name of this machine's processor."""
+    return str(tvm.get_global_func("target.llvm_get_system_cpu")())
+
+
+def set_threads(count: int) -> None:
+    """Size TVM's thread pool; it takes half of the cores by default."""
+    tvm.get_global_func("runtime.config_threadpool")(1, count)

@@ -1,0 +1,27 @@
+"""All lowerings of ATen operators: importing this module fills the table."""
+
+from __future__ import annotations
+
+from . import (
+    aten_create,
+    aten_index,
+    aten_linear,
+    aten_norm,
+    aten_pointwise,
+    aten_recurrent,
+    aten_reduce,
+    aten_view,
+)
+from .table import LOWERINGS
+
+__all__ = [
+    "LOWERINGS",
+    "aten_create",
+    "aten_index",
+    "aten_linear",
+    "aten_norm",
+    "aten_pointwise",
+    "aten_recurrent",
+    "aten_reduce",
+    "aten_view",
+]

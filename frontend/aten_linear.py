@@ -1,0 +1,202 @@
+"""Lowerings of ATen's products: matrices, linear layers, attention, and convolutions that are products of patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+import torch
+
+from ..ir import ops
+from ..ir.node import Node
+from ..ir.types import Dim, broadcast_shapes, product
+from .aten_view import part
+from .table import Call, NotLowered, Scalar, cast, expand, lowers, permute, plain, reshape
+
+
+@lowers("mm.default", "bmm.default")
+def _mm(call: Call, a: Node, b: Node) -> Node:
+    return ops.matmul(a, b)
+
+
+@lowers("matmul.default", "linalg_matmul.default", "dot.default", "vdot.default", "inner.default", "mv.default")
+def _matmul(call: Call, a: Node, b: Node) -> Node:
+    if call.name == "aten.inner.default":
+        if not a.tensor_type.rank or not b.tensor_type.rank:
+            return ops.mul(a, b)
+        b = ops.transpose(b, -1, -2) if b.tensor_type.rank > 1 else b
+        if a.tensor_type.rank > 1 and b.tensor_type.rank > 2:
+            raise NotLowered("an inner product of tensors of higher rank")
+    left = a if a.tensor_type.rank > 1 else reshape(a, (1, a.shape[0]))
+    right = b if b.tensor_type.rank > 1 else reshape(b, (b.shape[0], 1))
+    return reshape(ops.matmul(left, right), call.shape)
+
+
+@lowers("outer.default", "ger.default")
+def _outer(call: Call, a: Node, b: Node) -> Node:
+    column, row = reshape(a, (a.shape[0], 1)), reshape(b, (1, b.shape[0]))
+    return ops.mul(cast(column, call.dtype), cast(row, call.dtype))
+
+
+@lowers("linear.default")
+def _linear(call: Call, x: Node, weight: Node, bias: Node | None = None) -> Node:
+    if weight.tensor_type.rank == 1:
+        y = reshape(ops.linear(x, reshape(weight, (1, weight.shape[0]))), call.shape)
+        return y if bias is None else ops.add(y, bias)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return ops.add(ops.linear(x, weight), bias)
+    return ops.linear(x, weight) if bias is None else ops.linear(x, weight, bias)
+
+
+@lowers("addmm.default", "addbmm.default", "baddbmm.default", "addmv.default")
+def _addmm(call: Call, x: Node, a: Node, b: Node, *, beta: Scalar = 1, alpha: Scalar = 1) -> Node:
+    if call.name == "aten.addbmm.default":
+        raise NotLowered("a product summed over its batch")
+    wide = torch.float32 if call.dtype in ops.HALF and (beta, alpha) != (1, 1) else call.dtype
+    right = reshape(b, (b.shape[0], 1)) if b.tensor_type.rank == 1 else b
+    y = cast(reshape(ops.matmul(a, right), call.shape), wide)
+    if alpha != 1:
+        y = ops.mul(y, ops.scalar(plain(alpha, wide), wide))
+    if beta == 0:
+        return cast(y, call.dtype)
+    x = cast(x, wide)
+    if beta != 1:
+        x = ops.mul(x, ops.scalar(plain(beta, wide), wide))
+    return cast(ops.add(y, x), call.dtype)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+@lowers("scaled_dot_product_attention.default")
+def _attention(
+    call: Call,
+    query: Node,
+    key: Node,
+    value: Node,
+    attn_mask: Node | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Node:
+    if dropout_p:
+        raise NotLowered("attention with dropout")
+    width = query.shape[-1]
+    factor = scale if scale is not None else 1 / math.sqrt(width) if isinstance(width, int) and width else None
+    if factor is None or isinstance(factor, sympy.Expr):
+        raise NotLowered("attention whose scale depends on a symbolic size")
+    rank = max(x.tensor_type.rank for x in (query, key, value))
+    q, k, v = (_of_rank_four(x, rank, heads) for x, heads in ((query, False), (key, True), (value, True)))
+    q, k, v = _common_batch(q, k, v)
+    mask = [] if attn_mask is None else [_mask(attn_mask, rank, q, k)]
+    return reshape(ops.attention(q, k, v, *mask, causal=bool(is_causal), scale=float(factor)), call.shape)
+
+
+def _of_rank_four(x: Node, rank: int, _: bool) -> Node:
+    """[..., S, D] as [B, H, S, D]: leading axes of 1, or the leading axes as one."""
+    shape = (*[1] * (rank - x.tensor_type.rank), *x.shape)
+    if rank <= 4:
+        return reshape(x, _padded(shape, rank))
+    return reshape(x, (product(shape[:-3]), *shape[-3:]))
+
+
+def _padded(shape: tuple[Dim, ...], rank: int) -> tuple[Dim, ...]:
+    # [B, S, D] is [B, 1, S, D]: its first axis may be symbolic, heads may not
+    return {2: (1, 1, *shape), 3: (shape[0], 1, *shape[1:]), 4: shape}[rank]
+
+
+def _common_batch(q: Node, k: Node, v: Node) -> tuple[Node, Node, Node]:
+    """Batch dims broadcast; key and value heads too."""
+    (batch,) = broadcast_shapes(q.shape[:1], k.shape[:1], v.shape[:1])
+    (heads,) = broadcast_shapes(k.shape[1:2], v.shape[1:2])
+    all_heads = q.shape[1] if q.shape[1] != 1 else heads
+    return (
+        expand(q, (batch, all_heads, *q.shape[2:])),
+        expand(k, (batch, heads, *k.shape[2:])),
+        expand(v, (batch, heads, *v.shape[2:])),
+    )
+
+
+def _mask(mask: Node, rank: int, q: Node, k: Node) -> Node:
+    if mask.dtype != torch.bool:
+        mask = cast(mask, q.dtype)
+    if rank == 3 and mask.tensor_type.rank == 3:
+        return reshape(mask, _padded(mask.shape, 3))
+    if mask.tensor_type.rank <= 4 and rank <= 4:
+        return mask
+    raise NotLowered("a mask of attention over more than two leading axes")
+
+
+# --- convolution ------------------------------------------------------------------------------------------------------
+
+
+def _all(value: Any, count: int) -> list[int]:
+    given = [value] if isinstance(value, int) else list(value)
+    return given * count if len(given) == 1 else given
+
+
+@lowers("conv1d.default", "conv2d.default", "conv3d.default")
+def _conv(
+    call: Call,
+    x: Node,
+    weight: Node,
+    bias: Node | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Node:
+    if isinstance(padding, str):
+        raise NotLowered("a convolution with padding by name")
+    return _of_patches(call, x, weight, bias, stride, padding, dilation, groups)
+
+
+@lowers("convolution.default")
+def _convolution(
+    call: Call,
+    x: Node,
+    weight: Node,
+    bias: Node | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Node:
+    if transposed:
+        raise NotLowered("a transposed convolution")
+    return _of_patches(call, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _of_patches(
+    call: Call, x: Node, weight: Node, bias: Node | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Node:
+    """A convolution whose patches do not overlap: each patch is a row, all rows one linear layer."""
+    kernel = weight.shape[2:]
+    count = len(kernel)
+    apart = tuple(_all(stride, count)) == kernel and not any(_all(padding, count))
+    if not apart or groups != 1 or set(_all(dilation, count)) != {1}:
+        raise NotLowered("a convolution whose patches overlap")
+    unbatched = x.tensor_type.rank == count + 1
+    if unbatched:
+        x = ops.unsqueeze(x, 0)
+    batch, channels = x.shape[:2]
+    grid = call.shape[-count:]
+    for at, (cells, size) in enumerate(zip(grid, kernel, strict=True)):
+        x = part(x, at + 2, 0, product((cells, size)))
+    # [B, C, h, p, w, q] -> [B, h, w, C, p, q] -> rows of C p q
+    split = reshape(x, (batch, channels, *(d for pair in zip(grid, kernel, strict=True) for d in pair)))
+    order = (0, *range(2, 2 + 2 * count, 2), 1, *range(3, 3 + 2 * count, 2))
+    rows = reshape(permute(split, order), (batch, product(grid), product((channels, *kernel))))
+    matrix = reshape(weight, (weight.shape[0], product(weight.shape[1:])))
+    y = ops.linear(rows, matrix) if bias is None else ops.linear(rows, matrix, bias)
+    y = reshape(permute(y, (0, 2, 1)), (batch, weight.shape[0], *grid))
+    return reshape(y, call.shape) if unbatched else y
+
+
+__all__: list[str] = []

@@ -1,0 +1,227 @@
+"""Sizes: PyTorch's symbolic integers in terms of a graph's own symbols, their ranges and the guards between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from ..ir.dims import normal_form
+from ..ir.errors import CaptureError
+from ..ir.types import Dim, Shape, SymbolRange, TensorType, symbol
+from .capture import Guard
+
+_NEGATED = {sympy.Ne: sympy.Eq}
+
+
+class Sizes:
+    """Translates the sizes of one capture.
+
+    Attributes:
+        shape_env: where PyTorch keeps its symbols, what it learnt of them, and the guards.
+        renamed: PyTorch's free symbols to ours, in the order in which the inputs show them.
+    """
+
+    def __init__(self, shape_env: ShapeEnv | None) -> None:
+        self.shape_env = shape_env
+        self.renamed: dict[sympy.Symbol, Any] = {}
+        self._merged: dict[sympy.Symbol, Any] = {}
+        self._cache: dict[Any, Any] = {}
+        self._low: dict[sympy.Symbol, int] = {}
+        self._high: dict[sympy.Symbol, int | None] = {}
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def torch_expression(self, value: Any) -> Any:
+        """What PyTorch knows a size to be, in its own free symbols, merged ones replaced."""
+        expression = value.node.expr if isinstance(value, torch.SymInt) else value
+        if self.shape_env is not None:
+            expression = self.shape_env.replace(sympy.sympify(expression))
+        return sympy.sympify(expression).xreplace(self._merged)
+
+    def merge(self, one: sympy.Symbol, other: sympy.Symbol) -> None:
+        """Assume two of PyTorch's symbols equal: the first stands for both."""
+        a, b = self.torch_expression(one), self.torch_expression(other)
+        if a != b and b.is_Symbol:
+            self._merged = {s: e.xreplace({b: a}) for s, e in self._merged.items()} | {b: a}
+
+    def name(self, free: sympy.Symbol, name: str) -> None:
+        """Give a free symbol of PyTorch's its name in the graph, and the range that PyTorch knows."""
+        ours = symbol(name)
+        self.renamed[free] = ours
+        known = self.shape_env.var_to_range[free] if self.shape_env is not None else None
+        self._low[ours] = max(0, _bound(known.lower, 0) or 0) if known is not None else 0
+        self._high[ours] = _bound(known.upper, None) if known is not None else None
+
+    def restrict(self, ours: sympy.Symbol, low: int | None = None, high: int | None = None) -> None:
+        """Narrow a symbol's range."""
+        if low is not None:
+            self._low[ours] = max(self._low[ours], low)
+        if high is not None:
+            now = self._high[ours]
+            self._high[ours] = high if now is None else min(now, high)
+        self._cache.clear()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def expression(self, value: Any) -> Any:
+        """A size or condition of PyTorch's over our symbols."""
+        expression = self.torch_expression(value)
+        if expression not in self._cache:
+            strange = expression.free_symbols - self.renamed.keys()
+            if strange:
+                raise CaptureError(
+                    f"the size {expression} depends on values that are known only when the model runs "
+                    f"({', '.join(sorted(map(str, strange)))}): keep such code outside of the compiled part"
+                )
+            self._cache[expression] = self.simplify(expression.xreplace(self.renamed))
+        return self._cache[expression]
+
+    def dim(self, value: Any) -> Dim:
+        """An integer of PyTorch's, symbolic or not, as a dim."""
+        if isinstance(value, int):
+            return int(value)
+        found = self.expression(value)
+        return normal_form(found) if isinstance(found, sympy.Expr) else int(found)
+
+    def shape(self, dims: Iterable[Any]) -> Shape:
+        """:meth:`dim` of each."""
+        return tuple(self.dim(d) for d in dims)
+
+    def type_of(self, tensor: torch.Tensor) -> TensorType:
+        """The type of a fake tensor."""
+        return TensorType(self.shape(tensor.shape), tensor.dtype)
+
+    def simplify(self, expression: Any) -> Any:
+        """An expression without the Min and Max that the ranges decide."""
+        chosen = expression
+        for term in list(sympy.preorder_traversal(expression)):
+            if type(term).__name__ in ("Min", "Max") and len(term.args) == 2:
+                decided = self._decide(type(term).__name__, *term.args)
+                if decided is not None:
+                    chosen = chosen.xreplace({term: decided})
+        return chosen
+
+    def _decide(self, name: str, a: Any, b: Any) -> Any:
+        (a_low, a_high), (b_low, b_high) = self.bounds(a), self.bounds(b)
+        if a_high is not None and b_low is not None and a_high <= b_low:
+            return a if name == "Min" else b
+        if b_high is not None and a_low is not None and b_high <= a_low:
+            return b if name == "Min" else a
+        difference_low, difference_high = self.bounds(normal_form(a - b))
+        if difference_low is not None and difference_low >= 0:
+            return b if name == "Min" else a
+        if difference_high is not None and difference_high <= 0:
+            return a if name == "Min" else b
+        return None
+
+    def bounds(self, dim: Any) -> tuple[int | None, int | None]:
+        """The least and the greatest value of a dim that is linear in symbols; None where unbounded or unknown."""
+        low: int | None = 0
+        high: int | None = 0
+        for term in sympy.Add.make_args(sympy.sympify(dim)):
+            factor, rest = term.as_coeff_Mul()
+            if not factor.is_Integer or not (rest == 1 or rest in self._low):
+                return None, None
+            ends = (1, 1) if rest == 1 else (self._low[rest], self._high[rest])
+            scaled = [None if end is None else int(factor) * end for end in (ends if factor >= 0 else ends[::-1])]
+            low = None if low is None or scaled[0] is None else low + scaled[0]
+            high = None if high is None or scaled[1] is None else high + scaled[1]
+        return low, high
+
+    def ranges(self) -> tuple[SymbolRange, ...]:
+        """The range of each symbol."""
+        return tuple(SymbolRange(s, self._low[s], self._high[s]) for s in dict.fromkeys(self.renamed.values()))
+
+    # --- guards ------------------------------------------------------------------------------------------------------
+
+    def settle(self, conditions: Iterable[tuple[Any, str]]) -> tuple[Guard, ...]:
+        """What remains of PyTorch's guards when those on one symbol have narrowed its range."""
+        pending = list(conditions)
+        remaining: list[tuple[Any, str]] = []
+        changed = True
+        while changed:
+            changed, remaining = False, []
+            for condition, where in pending:
+                translated = self.simplify(self._plain(condition))
+                if translated in (sympy.true, True):
+                    continue
+                if self._absorb(translated):
+                    changed = True
+                else:
+                    remaining.append((condition, where))
+            pending = remaining
+        found = {self.simplify(self._plain(c)): where for c, where in reversed(remaining)}
+        return tuple(Guard(c, where) for c, where in reversed(found.items()) if c not in (sympy.true, True))
+
+    def _plain(self, condition: Any) -> Any:
+        """A condition over our symbols, its sides in normal form."""
+        translated = self.expression(condition)
+        if isinstance(translated, sympy.core.relational.Relational):
+            return translated.func(normal_form(translated.lhs), normal_form(translated.rhs))
+        return translated
+
+    def _absorb(self, condition: Any) -> bool:
+        """Narrow a range by a condition that says no more than that."""
+        if isinstance(condition, sympy.And):
+            return all([self._absorb(part) for part in condition.args])
+        if isinstance(condition, sympy.Eq):
+            return self._absorb_minimum(condition.lhs, condition.rhs) or self._absorb_minimum(
+                condition.rhs, condition.lhs
+            )
+        if isinstance(condition, sympy.Ne):
+            return self._absorb_unequal(condition)
+        if not isinstance(condition, sympy.core.relational.Relational):
+            return False
+        # lhs - rhs {>=, >, <=, <} 0 with one symbol
+        difference = sympy.expand(condition.lhs - condition.rhs)
+        free = difference.free_symbols
+        if len(free) != 1 or not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
+            return False
+        (s,) = free
+        if s not in self._low or sympy.degree(difference, s) != 1:
+            return False
+        slope, offset = difference.coeff(s), difference.subs(s, 0)
+        if not (slope.is_Integer and offset.is_Integer):
+            return False
+        strict = 1 if isinstance(condition, sympy.Gt | sympy.Lt) else 0
+        if isinstance(condition, sympy.Le | sympy.Lt):
+            slope, offset = -slope, -offset
+        # slope * s + offset >= strict
+        if slope > 0:
+            self.restrict(s, low=int(sympy.ceiling((strict - offset) / slope)))
+        else:
+            self.restrict(s, high=int(sympy.floor((offset - strict) / -slope)))
+        return True
+
+    def _absorb_minimum(self, minimum: Any, value: Any) -> bool:
+        """Min(s, c) == s says that s is at most c."""
+        if type(minimum).__name__ != "Min" or value not in minimum.args or value not in self._low:
+            return False
+        others = [a for a in minimum.args if a != value]
+        if not all(a.is_Integer for a in others):
+            return False
+        self.restrict(value, high=int(min(others)))
+        return True
+
+    def _absorb_unequal(self, condition: Any) -> bool:
+        """s != low narrows the range by one."""
+        value, end = condition.lhs, condition.rhs
+        if value not in self._low or not sympy.sympify(end).is_Integer:
+            return False
+        if int(end) == self._low[value]:
+            self.restrict(value, low=int(end) + 1)
+            return True
+        return int(end) < self._low[value]
+
+
+def _bound(end: Any, otherwise: int | None) -> int | None:
+    return int(end) if getattr(end, "is_Integer", False) or isinstance(end, int) else otherwise
+
+
+def substitution(sizes: Mapping[str, int]) -> dict[sympy.Symbol, int]:
+    """Sizes by symbol from sizes by name."""
+    return {symbol(name): size for name, size in sizes.items()}

@@ -1,0 +1,1 @@
+"""From kernels to results: the compile pipeline, executables, memory, caches and artifacts."""

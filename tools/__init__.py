@@ -1,0 +1,1 @@
+"""The command line, the built-in models and the benchmarks."""
