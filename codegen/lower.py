@@ -181,7 +181,7 @@ class _Lowering:
         for node in self.region.nodes:
             if node.has(Trait.REDUCTION, Trait.SCAN):
                 shape = node.inputs[0].shape
-                self.row_axes = (shape, self.axes_for(shape), frozenset(reduced_axes(node)))
+                self.row_axes = (shape, self.axes_for(shape), frozenset(ops.reduced_axes(node)))
                 return
 
     def rows_of_output(self, node: Node) -> tuple[Axis, ...]:
@@ -197,7 +197,7 @@ class _Lowering:
 
     def reduction(self, node: Node, index: tuple[Index, ...]) -> Expr:
         operand = node.inputs[0]
-        reduced = reduced_axes(node)
+        reduced = ops.reduced_axes(node)
         if self.row_axes is None or operand.shape != self.row_axes[0] or frozenset(reduced) != self.row_axes[2]:
             raise UnsupportedError(f"{node.op.name} of {operand.type} over axes {reduced}: not the rows of this kernel")
         axes = self.row_axes[1]
@@ -224,7 +224,7 @@ class _Lowering:
         if node.is_a(ops.cumsum):
             return [i for d, i in enumerate(index) if d != node.attrs["dim"]]
         if node.attrs["keepdim"]:
-            reduced = reduced_axes(node)
+            reduced = ops.reduced_axes(node)
             return [i for d, i in enumerate(index) if d not in reduced]
         return list(index)
 
@@ -360,17 +360,6 @@ class _Lowering:
             bias = self.value(node.inputs[2], (index[-1],))
             return Apply("add", (ref, bias), node.dtype)
         return ref
-
-
-def reduced_axes(node: Node) -> tuple[int, ...]:
-    """The axes that a reduction, a norm or a scan combines along, in rising order."""
-    attrs = node.attrs
-    if "dims" in attrs:
-        return tuple(attrs["dims"])  # type: ignore[arg-type]
-    if "dim" in attrs:
-        return (int(attrs["dim"]),)  # type: ignore[arg-type]
-    rank = node.inputs[0].tensor_type.rank
-    return tuple(range(rank - int(attrs.get("axes", 1)), rank))  # type: ignore[arg-type]
 
 
 def view_index(node: Node, index: tuple[Index, ...], bounds: Bounds) -> tuple[Index, ...]:

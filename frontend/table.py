@@ -29,6 +29,10 @@ class NotLowered(Exception):
     """Raised by a lowering for arguments that it does not cover; the message is the reason for the fallback."""
 
 
+class NeedsFunctional(Exception):
+    """The graph holds something that only PyTorch's own functionalisation resolves; the message says what."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of an ATen operator.

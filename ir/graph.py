@@ -48,6 +48,7 @@ class Graph(Interned):
         mutations: Iterable[Mutation] = (),
         symbols: Iterable[SymbolRange] = (),
     ) -> Graph:
+        """The graph of these parts; one object for equal parts."""
         key = (tuple(inputs), tuple(outputs), tuple(mutations), tuple(sorted(symbols, key=lambda s: str(s.symbol))))
         found = _INTERNED.get(key)
         if found is not None:
@@ -64,7 +65,7 @@ class Graph(Interned):
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes, operands before users; inputs first, used or not; mutated weights even where nothing reads them."""
+        """All nodes, operands before users: inputs first, used or not; weights that are only written to last."""
         return tuple(topological(self.inputs + self.roots + tuple(m.target for m in self.mutations)))
 
     @cached_property

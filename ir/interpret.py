@@ -103,7 +103,7 @@ class _Run:
         return nullcontext() if device.type == "cpu" else device
 
     def roots(self, nodes: Sequence[Node], roots: Sequence[Node]) -> list[torch.Tensor]:
-        """The values of the roots; ``nodes`` are all they need, operands first. Others are freed after their last use."""
+        """The values of the roots, of ``nodes`` that are all they need, operands first; each is freed once unused."""
         uses = dict.fromkeys(nodes, 0)
         for x in (*(x for node in nodes for x in node.inputs), *roots):
             uses[x] += 1

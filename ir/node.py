@@ -59,7 +59,7 @@ REQUIRED: Any = _Required()
 
 @dataclass(frozen=True)
 class Var:
-    """A variable of a pattern: stands for any node where an operand is expected, for any value where an attribute is."""
+    """A variable of a pattern: any node where an operand is expected, any value where an attribute is."""
 
     name: str
 
@@ -111,10 +111,12 @@ class Node(Interned):
 
     @property
     def shape(self) -> tuple[Dim, ...]:
+        """The dims of a node that is one tensor."""
         return self.tensor_type.shape
 
     @property
     def dtype(self) -> torch.dtype:
+        """The element type of a node that is one tensor."""
         return self.tensor_type.dtype
 
     @property
@@ -289,7 +291,7 @@ def _canonical(value: Any) -> AttrValue:
     if isinstance(value, list | tuple):
         return tuple(_canonical(v) for v in value)
     if value is None or isinstance(value, _AS_IT_IS):
-        return value  # type: ignore[return-value]
+        return value
     if isinstance(value, sympy.Expr):
         return canonical_dim(value)
     if isinstance(value, int | float):

@@ -11,8 +11,8 @@
     }
 
 Attributes follow the operands as ``name=value`` and are left out where they equal their default; tuples are written
-``[1, 2]``, several results ``(f32[2], i64[2])``, a region as a graph of its own. Names begin with ``%`` and mean nothing:
-equal graphs are one object whatever their values were called. ``parse_graph(print_graph(g)) is g``.
+``[1, 2]``, several results ``(f32[2], i64[2])``, a region as a graph of its own. Names of values begin with ``%`` and
+mean nothing: equal graphs are one object whatever their values were called. ``parse_graph(print_graph(g)) is g``.
 """
 
 from __future__ import annotations

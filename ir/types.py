@@ -56,6 +56,7 @@ class TensorType:
 
     @property
     def rank(self) -> int:
+        """The number of dims."""
         return len(self.shape)
 
     @property
@@ -69,9 +70,11 @@ class TensorType:
         return self.numel * self.dtype.itemsize
 
     def with_shape(self, shape: Iterable[Dim]) -> TensorType:
+        """The same element type in another shape."""
         return TensorType(tuple(shape), self.dtype)
 
     def with_dtype(self, dtype: torch.dtype) -> TensorType:
+        """The same shape of another element type."""
         return TensorType(self.shape, dtype)
 
     def __str__(self) -> str:
@@ -167,6 +170,14 @@ def concrete(dim: Dim, sizes: Mapping[sympy.Symbol, int]) -> int:
         TypeRuleError: a symbol of the dim has no size, or the value is no whole number.
     """
     return dim if isinstance(dim, int) else value_of(dim, sizes)
+
+
+def differ(left: Dim, right: Dim) -> bool:
+    """Whether two dims are known to differ: not where that rests on a division, a remainder, a minimum or a maximum."""
+    difference = canonical_dim(left - right)
+    if isinstance(difference, int):
+        return difference != 0
+    return not difference.atoms(sympy.Function)
 
 
 def broadcast_dims(left: Dim, right: Dim) -> Dim:

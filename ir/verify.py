@@ -122,7 +122,7 @@ class _View:
     # --- a node ---
 
     def check_node(self, node: Node, declared: Declared) -> None:
-        """A node is no pattern, its operands are tensors, its type is what its rule infers, its symbols are declared."""
+        """A node is no pattern, reads tensors, has the type that its rule infers, and uses declared symbols."""
         self.require(not isinstance(node.type, UnknownType), "a pattern in a graph", node)
         self.require(
             not any(isinstance(v, Var) for v in _flat(tuple(node.attrs.values()))), "a pattern in a graph", node

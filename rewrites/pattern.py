@@ -223,8 +223,9 @@ class _State:
         if want.op in COMMUTATIVE and operands[0] is not operands[1]:
             orders.append(operands[::-1])
         narrow = [order for order in orders if _no_scalar_widens(patterns, order, have)]
-        if not narrow:
-            return self.fail(have, lambda: "a constant widens the result")
+        if len(narrow) < len(orders):
+            self.agreed += 1  # the operand that is a constant does agree
+            self.fail(have, lambda: "a constant widens the result")
         return [[*zip(patterns, order, strict=True), *tail] for order in narrow]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import sympy
 
@@ -27,6 +26,7 @@ from .contraction import (
     unflatten,
 )
 from .expression import Scope, compute_type, index_text, scalar, store_line
+from .nest import Nest
 from .source import Source
 
 
@@ -40,57 +40,22 @@ def tile_heights(tile_m: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
 
 
-@dataclass
-class _Matmul:
-    program: Program
-    schedule: MatmulSchedule
-    src: Source
-    names: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.c: Contraction = contraction(self.program, dot_stage(self.program))
-        self.scope = Scope(self.program, self.src)
+class _Matmul(Nest):
+    def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
+        super().__init__(src, schedule.vector)
+        self.program = program
+        self.schedule = schedule
+        self.c: Contraction = contraction(program, dot_stage(program))
+        self.scope = Scope(program, src)
         self.acc = compute_type(self.c.dtype)
-        self.panel = panel_load(self.program, self.c.right)
+        self.panel = panel_load(program, self.c.right)
         self.left: Strided | None = None
-        if len(self.c.reduced) == 1 and not self.schedule.pack_left:
-            self.left = strided_load(self.program, self.c.left, self.c.reduced[0])
+        if len(self.c.reduced) == 1 and not schedule.pack_left:
+            self.left = strided_load(program, self.c.left, self.c.reduced[0])
         self.pack_left = self.left is None
-        self.pack_right = self.schedule.pack_right or self.panel is None
+        self.pack_right = schedule.pack_right or self.panel is None
         self.terms = flat_size(self.c.reduced)
         self.columns = flat_size(self.c.columns)
-
-    # names are made once and are unique in the module
-    def __getitem__(self, name: str) -> str:
-        if name not in self.names:
-            self.names[name] = self.src.fresh(name)
-        return self.names[name]
-
-    def let(self, name: str, value: str) -> str:
-        """A name for a value that TVM puts in place wherever it is used."""
-        self.src.line(f"{self[name]}: T.let = {value}")
-        return self[name]
-
-    def var(self, name: str, value: str) -> str:
-        """A variable: TVM does not look through it, so that indices stay short; LLVM keeps it in a register."""
-        self.src.line(f"{self[name]} = {value}")
-        return self[name]
-
-    def alloc(self, name: str, count: int, dtype: str = "") -> str:
-        scope = "local" if count <= 16384 else "global"
-        self.src.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype or self.acc}", scope="{scope}")')
-        return self[name]
-
-    @contextmanager
-    def loop(self, name: str, extent: str, kind: str = "range") -> Iterator[str]:
-        with self.src.block(f"for {self[name]} in {kind}({extent})"):
-            yield self[name]
-
-    @contextmanager
-    def vectors(self, count: int | str, kind: str = "T.unroll") -> Iterator[str]:
-        """A loop over ``count`` vectors; gives the text of the element's index."""
-        with self.loop("i", str(count), kind) as i, self.loop("v", str(self.schedule.vector), "T.vectorized") as v:
-            yield f"({i} * {self.schedule.vector} + {v})"
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -137,7 +102,7 @@ class _Matmul:
     def _streamed(self) -> None:
         """Both operands in place: each tile of rows runs over all terms."""
         s = self.schedule
-        self.alloc("part", s.tile_m * s.tile_n)
+        self.buffer("part", s.tile_m * s.tile_n, self.acc)
         with self.loop("tile", self["tiles"]) as tile:
             row = self.var("row", f"{self['first']} + {tile} * {s.tile_m}")
             count = self.var("count", f"T.min({self['last']} - {row}, {s.tile_m})")
@@ -150,11 +115,11 @@ class _Matmul:
     def _blocked(self) -> None:
         """An operand is copied: block of terms by block of terms, all tiles of rows."""
         s = self.schedule
-        self.alloc("part", s.block_m * s.tile_m * s.tile_n)
+        self.buffer("part", s.block_m * s.tile_m * s.tile_n, self.acc)
         if self.pack_right:
-            self.alloc("right", s.block_k * s.tile_n)
+            self.buffer("right", s.block_k * s.tile_n, self.acc)
         if self.pack_left:
-            self.alloc("left", s.block_m * s.tile_m * s.block_k)
+            self.buffer("left", s.block_m * s.tile_m * s.block_k, self.acc)
         self._clear(f"{self['tiles']} * {s.tile_m}")
         with self._term_blocks():
             if self.pack_right:
@@ -170,7 +135,7 @@ class _Matmul:
 
     def _clear(self, rows: str) -> None:
         with self.vectors(f"{rows} * {self.schedule.tile_n // self.schedule.vector}", "range") as e:
-            self.src.line(f"{self['part']}[{e}] = T.{self.acc}(0)")
+            self.line(f"{self['part']}[{e}] = T.{self.acc}(0)")
 
     @contextmanager
     def _term_blocks(self) -> Iterator[None]:
@@ -189,29 +154,28 @@ class _Matmul:
     # --- copies of the operands ---------------------------------------------------------------------------------------
 
     def _pack_right(self) -> None:
-        """``right[k, n]``: a panel of the right operand; columns past the last are zero."""
+        """``right[k, n]``: a block of a panel of the right operand; columns past the last are zero."""
         s = self.schedule
-        total = index_text(self.columns, self.scope)
         with self.loop("k", self["terms"]) as k:
             scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
-            with self.loop("j", str(s.tile_n // s.vector)) as j:
+            with self.loop("j", s.tile_n // s.vector) as j:
+                if self.panel is not None:
+                    with self.lanes() as v:
+                        e = f"{j} * {s.vector} + {v}"
+                        self.line(f"{self['right']}[{k} * {s.tile_n} + {e}] = {self._panel_text(k, e, scope)}")
+                    return
                 base = self.var("base", f"{self['column']} + {j} * {s.vector}")
-                full, rest = f"{base} + {s.vector} <= {total}", f"for {self['n']} in range({s.vector})"
-                for head, guard in ((f"if {full}", False), ("else", True)):
-                    loop = rest if guard else f"for {self['n']} in T.vectorized({s.vector})"
-                    with self.src.block(head), self.src.block(loop):
-                        self._copy_right(f"{k} * {s.tile_n} + {j} * {s.vector} + {self['n']}", base, scope, guard)
-
-    def _copy_right(self, to: str, base: str, scope: Scope, guard: bool) -> None:
-        column = f"({base} + {self['n']})"
-        if self.panel is not None:
-            value = self._panel_text(f"{self['k']}", f"{self['j']} * {self.schedule.vector} + {self['n']}", scope)
-        else:
-            value = scalar(self.c.right, scope.at(self._column_axes(base, self["n"], guard)))
-            if guard:
-                inside = f"{column} < {index_text(self.columns, scope)}"
-                value = f"T.if_then_else({inside}, {value}, T.{self.acc}(0))"
-        self.src.line(f"{self['right']}[{to}] = {value}")
+                to = f"{self['right']}[{k} * {s.tile_n} + {j} * {s.vector}"
+                total = index_text(self.columns, self.scope)
+                with self.src.block(f"if {base} + {s.vector} <= {total}"), self.lanes() as v:
+                    value = scalar(self.c.right, scope.at(self._column_axes(base, v, not self._vectorisable())))
+                    self.line(f"{to} + {v}] = {value}")
+                with self.src.block("else"), self.loop("n", s.vector) as n:
+                    with self.src.block(f"if {base} + {n} < {total}"):
+                        value = scalar(self.c.right, scope.at(self._column_axes(base, n, True)))
+                        self.line(f"{to} + {n}] = {value}")
+                    with self.src.block("else"):
+                        self.line(f"{to} + {n}] = T.{self.acc}(0)")
 
     def _pack_left(self) -> None:
         """``left[row, k]`` for the rows of this task."""
@@ -226,7 +190,7 @@ class _Matmul:
 
     def _copy_left(self, k: str, scope: Scope) -> None:
         at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
-        self.src.line(f"{self['left']}[{self['r']} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
+        self.line(f"{self['left']}[{self['r']} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
 
     # --- the register tile --------------------------------------------------------------------------------------------
 
@@ -246,30 +210,29 @@ class _Matmul:
         s = self.schedule
         width = s.tile_n // s.vector
         # one buffer for each vector of columns: TVM puts buffers on the stack, and LLVM in registers, up to 1 KiB only
-        accs = [self.alloc(f"acc{rows}_{j}_", rows * s.vector) for j in range(width)]
+        accs = [self.buffer(f"acc{j}_", rows * s.vector, self.acc) for j in range(width)]
         if self.left is not None:
             self._row_bases(rows)
         with self.vectors(rows) as e:
             for acc in accs:
-                self.src.line(f"{acc}[{e}] = T.{self.acc}(0)")
+                self.line(f"{acc}[{e}] = T.{self.acc}(0)")
         with self.loop("k", self["terms"]) as k, self.vectors(rows) as e:
             for j, acc in enumerate(accs):
                 right = self._right_text(k, f"({j * s.vector} + {self['v']})")
-                self.src.line(f"{acc}[{e}] = {acc}[{e}] + {self._left_text(self['i'], k)} * {right}")
+                self.line(f"{acc}[{e}] = {acc}[{e}] + {self._left_text(self['i'], k)} * {right}")
         with self.vectors(rows) as e:
             for j, acc in enumerate(accs):
                 to = f"{self['part']}[{part} + {self['i']} * {s.tile_n} + {j * s.vector} + {self['v']}]"
-                self.src.line(f"{to} = {to} + {acc}[{e}]")
+                self.line(f"{to} = {to} + {acc}[{e}]")
 
     def _row_bases(self, rows: int) -> None:
         """The offset of each row of the left operand, so that the loop over terms only adds to it."""
         assert self.left is not None
-        bases = self.alloc(f"bases{rows}_", rows, "int64")
+        bases = self.buffer("bases", rows, "int64")
         with self.loop("r", str(rows), "T.unroll") as r:
-            row = self.var(f"m{rows}_", f"T.min({self['row']} + {r}, {self['last']} - 1)")
+            row = self.var("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
             scope = self.scope.at(unflatten(self.c.rows, row, self.scope))
-            self.src.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
-        self.names["bases"] = bases
+            self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
 
     def _left_text(self, r: str, k: str) -> str:
         if self.left is None:
@@ -340,11 +303,11 @@ class _Matmul:
         for stage in self.program.stages:
             if stage.combine is None:
                 name = self.src.fresh("s")
-                self.src.line(f"{name}: T.let = {scalar(stage.value, scope)}")
+                self.line(f"{name}: T.let = {scalar(stage.value, scope)}")
                 scope = scope.knowing({stage.name: name})
         for store in self.program.stores:
             param = self.program.param(store.param)
-            self.src.line(store_line(param, store.index, scalar(store.value, scope), scope))
+            self.line(store_line(param, store.index, scalar(store.value, scope), scope))
 
 
 def _row_major(axes: tuple[Axis, ...], index: sympy.Expr | int) -> bool:

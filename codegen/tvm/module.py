@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -148,3 +149,14 @@ def host_cpu() -> str:
 def set_threads(count: int) -> None:
     """Size TVM's thread pool; it takes half of the cores by default."""
     tvm.get_global_func("runtime.config_threadpool")(1, count)
+
+
+def version() -> str:
+    """What native code depends on besides its source and processor."""
+    return f"tvm {tvm.__version__}"
+
+
+def load(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Host functions of a library that ``build`` made and ``export_library`` wrote."""
+    library = tvm.runtime.load_module(str(path))
+    return {name: library[name] for name in names}

@@ -6,12 +6,13 @@ TVM simplifies floats as if they were real numbers: ``x + c - c`` becomes ``x``,
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from tvm import tirx
-from tvm.ir import Expr
 from tvm.script import tirx as script
 from tvm.script.ir_builder import IRBuilder
+
+Expr = Any  # a tvm.ir.Expr of primitive type: tvm has no type stubs
 
 SIGN_BIT: Final = -0x80000000
 

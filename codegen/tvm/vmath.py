@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import Final
 
 from tvm import tirx
-from tvm.ir import Expr
 
 from .scalar import (
     INF,
     NAN,
     Bindings,
+    Expr,
     absolute,
     at_most,
     bits,

@@ -1,25 +1,17 @@
 """The operators, one :class:`~smelt.ir.node.OpDef` each: import this module as ``ops`` and call ``ops.add(x, y)``."""
 
+from .activation import clamp, gelu, leaky_relu, relu, silu, softplus, swiglu
 from .attention import attention, causal_mask, repeat_heads, safe_softmax
 from .base import is_float
 from .composite import (
-    HALF,
-    accumulated_dtype,
-    clamp,
     embedding,
-    gelu,
     layer_norm,
-    leaky_relu,
     linear,
     log_softmax,
     mean,
-    relu,
     rms_norm,
     rope,
-    silu,
     softmax,
-    softplus,
-    swiglu,
     var,
 )
 from .contraction import matmul
@@ -74,7 +66,8 @@ from .pointwise import (
     where,
 )
 from .recurrent import GATES, recurrence
-from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, sum
+from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduced_axes, sum
+from .rounding import HALF, accumulated_dtype
 from .source import arange, full, input, scalar, scalar_like, weight
 from .structure import aten_call, fused, item, resolve, results
 from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose, unsqueeze
@@ -152,6 +145,7 @@ __all__ = [
     "prod",
     "reciprocal",
     "recurrence",
+    "reduced_axes",
     "relu",
     "remainder",
     "repeat_heads",

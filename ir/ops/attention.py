@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from ..node import REQUIRED, Node, Trait
 from ..types import Dim, TensorType, broadcast_shapes, product
-from .base import declare, require, same_dtype
-from .composite import in_float32
+from .base import declare, is_float, require, require_dtype, same_dtype
 from .contraction import matmul
 from .pointwise import add, bit_and, div, eq, exp, le, mul, sub, where
 from .reduction import amax
 from .reduction import sum as sum_
+from .rounding import in_float32
 from .source import arange, scalar, scalar_like
 from .view import expand, permute, reshape
 
@@ -23,6 +23,7 @@ def _attention_type(
     q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, causal: bool, scale: float
 ) -> TensorType:
     same_dtype("attention", (q, k, v))
+    require_dtype("attention", q, is_float)
     require(q.rank == k.rank == v.rank == 4, f"attention: q, k, v need rank 4 [B, H, S, D], got {q}, {k}, {v}")
     require(k.shape[:3] == v.shape[:3] and q.shape[3] == k.shape[3], f"attention: {q}, {k} and {v} do not fit")
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -39,14 +40,14 @@ def _attention_value(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor, causal: bool, scale: float
 ) -> torch.Tensor:
     if causal and mask:
-        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
         m = mask[0] & allowed if mask[0].dtype == torch.bool else mask[0].masked_fill(~allowed, float("-inf"))
         mask, causal = (m,), False
     groups = q.shape[1] // k.shape[1] if k.shape[1] else 1
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    # a mask of another float type than q comes only when q was widened for a reference
-    bias = [m if m.dtype == torch.bool else m.to(q.dtype) for m in mask]
+    # PyTorch takes no masks of rank below 2
+    bias = [m[(None,) * (4 - m.ndim)] for m in mask]
     return F.scaled_dot_product_attention(q, k, v, bias[0] if bias else None, is_causal=causal, scale=scale)
 
 

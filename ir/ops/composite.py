@@ -1,132 +1,39 @@
-"""Composite operators: known by name to rewrites and code generation, defined by their decomposition.
+"""Composite operators along rows, products with weights, look-ups: known by name, defined by their decomposition.
 
-Half types are computed in float32 and rounded once at the end, as PyTorch's own kernels do.
+Half types are computed in float32 and rounded once at the end.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
+import sympy
 import torch
 import torch.nn.functional as F
 
-from ..node import REQUIRED, Node, OpDef, Trait
-from ..types import Dim, TensorType, canonical_dim, product
-from .base import axes, axis, declare, elements, is_float, per_element, pointwise, require, same_dtype
+from ..node import REQUIRED, Node, Trait
+from ..types import Dim, TensorType, broadcast_shapes, canonical_dim, product
+from .base import (
+    axes,
+    axis,
+    declare,
+    elements,
+    is_float,
+    is_integer,
+    is_number,
+    per_element,
+    require,
+    require_dtype,
+    same_dtype,
+)
 from .contraction import matmul
 from .indexing import index
-from .pointwise import (
-    add,
-    cast,
-    div,
-    erf,
-    exp,
-    gt,
-    log,
-    log1p,
-    maximum,
-    minimum,
-    mul,
-    neg,
-    rsqrt,
-    sigmoid,
-    sub,
-    tanh,
-    where,
-)
+from .pointwise import add, div, exp, log, mul, neg, rsqrt, sub
 from .reduction import amax, reduced_shape
 from .reduction import sum as sum_
+from .rounding import accumulated_dtype, evaluated_in_float32, in_float32
 from .source import scalar_like
 from .view import concat, permute, reshape, slice_
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-def accumulated_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over elements of ``dtype`` are kept."""
-    return torch.float32 if dtype in HALF else dtype
-
-
-def in_float32(define: Callable[..., Node]) -> Callable[..., Node]:
-    """Compute a definition in float32 where the operands are of a half type, and round its result once."""
-
-    def wrapped(*inputs: Node, **attrs: Any) -> Node:
-        dtype = inputs[0].dtype
-        if dtype not in HALF:
-            return define(*inputs, **attrs)
-        wide = [cast(x, dtype=torch.float32) if x.dtype == dtype else x for x in inputs]
-        return cast(define(*wide, **attrs), dtype=dtype)
-
-    return wrapped
-
-
-# --- activations ------------------------------------------------------------------------------------------------------
-
-
-def _activation(
-    name: str, evaluate: Callable[..., Any], define: Callable[..., Node], flops: int, **attrs: Any
-) -> OpDef:
-    return pointwise(name, evaluate, flops=flops, floats=True, decompose=in_float32(define), attrs=attrs)
-
-
-relu = pointwise("relu", torch.relu, decompose=lambda x: maximum(x, scalar_like(0, x)))
-silu = _activation("silu", F.silu, lambda x: mul(x, sigmoid(x)), 13)
-
-
-def _gelu(x: Node, *, approximate: str) -> Node:
-    half = mul(scalar_like(0.5, x), x)
-    if approximate == "none":
-        # 0.5 x (1 + erf(x / sqrt 2))
-        return mul(half, add(scalar_like(1.0, x), erf(mul(x, scalar_like(math.sqrt(0.5), x)))))
-    # 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
-    cubed = mul(mul(x, x), x)
-    inner = mul(scalar_like(math.sqrt(2 / math.pi), x), add(x, mul(scalar_like(0.044715, x), cubed)))
-    return mul(half, add(scalar_like(1.0, x), tanh(inner)))
-
-
-gelu = _activation("gelu", F.gelu, _gelu, 20, approximate="none")
-
-
-def _softplus(x: Node, *, beta: float, threshold: float) -> Node:
-    scaled = mul(x, scalar_like(beta, x))
-    soft = div(log1p(exp(scaled)), scalar_like(beta, x))
-    return where(gt(scaled, scalar_like(threshold, x)), x, soft)
-
-
-softplus = _activation("softplus", F.softplus, _softplus, 25, beta=1.0, threshold=20.0)
-
-
-def _leaky_relu(x: Node, *, slope: float) -> Node:
-    return where(gt(x, scalar_like(0.0, x)), x, mul(x, scalar_like(slope, x)))
-
-
-leaky_relu = _activation("leaky_relu", lambda x, *, slope: F.leaky_relu(x, slope), _leaky_relu, 2, slope=0.01)
-
-
-def _clamp(x: Node, *, low: Any, high: Any) -> Node:
-    if low is not None:
-        x = maximum(x, scalar_like(low, x))
-    return x if high is None else minimum(x, scalar_like(high, x))
-
-
-def _clamp_value(x: torch.Tensor, *, low: Any, high: Any) -> torch.Tensor:
-    return x if low is None and high is None else torch.clamp(x, low, high)
-
-
-clamp = pointwise("clamp", _clamp_value, flops=2, decompose=_clamp, attrs={"low": None, "high": None})
-
-
-# silu(g) * u
-swiglu = pointwise(
-    "swiglu",
-    lambda gate, up: F.silu(gate) * up,
-    2,
-    flops=14,
-    floats=True,
-    decompose=in_float32(lambda gate, up: mul(mul(gate, sigmoid(gate)), up)),
-)
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +101,8 @@ def _mean(x: Node, *, dims: tuple[int, ...], keepdim: bool) -> Node:
 mean = declare(
     "mean",
     infer=_reduced,
-    evaluate=lambda x, *, dims, keepdim: x.mean(dims, keepdim),
+    # PyTorch takes no axes for all of them
+    evaluate=lambda x, *, dims, keepdim: x.mean(dims, keepdim) if dims else x,
     attrs={"dims": None, "keepdim": False},
     traits={Trait.COMPOSITE, Trait.REDUCTION},
     flops=lambda node: product(node.inputs[0].shape),
@@ -205,15 +113,22 @@ mean = declare(
 
 def _var(x: Node, *, dims: tuple[int, ...], keepdim: bool, correction: int) -> Node:
     centred = sub(x, _mean(x, dims=dims, keepdim=True))
-    count = canonical_dim(_count(x, dims) - correction)
-    # torch divides by max(0, n - correction): 0 / 0 is NaN there too
-    return div(sum_(mul(centred, centred), dims=dims, keepdim=keepdim), scalar_like(count, x))
+    # as in PyTorch, never negative: too few elements give NaN or infinity
+    count = sympy.Max(0, _count(x, dims) - correction)
+    return div(sum_(mul(centred, centred), dims=dims, keepdim=keepdim), scalar_like(canonical_dim(count), x))
+
+
+def _var_value(x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool, correction: int) -> torch.Tensor:
+    if not dims:
+        # of one element: PyTorch takes no axes for all of them
+        return x.unsqueeze(-1).var(-1, correction=correction)
+    return x.var(dims, keepdim=keepdim, correction=correction)
 
 
 var = declare(
     "var",
     infer=_reduced,
-    evaluate=lambda x, *, dims, keepdim, correction: x.var(dims, keepdim=keepdim, correction=correction),
+    evaluate=_var_value,
     attrs={"dims": None, "keepdim": False, "correction": 1},
     traits={Trait.COMPOSITE, Trait.REDUCTION},
     flops=lambda node: 4 * product(node.inputs[0].shape),
@@ -226,6 +141,7 @@ def _norm_type(x: TensorType, *affine: TensorType, eps: float, axes: int = 1) ->
     require(is_float(x.dtype) and 1 <= axes <= x.rank, f"a norm over {axes} axes of {x}")
     for a in affine:
         require(a.shape == x.shape[x.rank - axes :], f"a norm over {axes} axes of {x} with an affine of {a}")
+        require(a.dtype in (x.dtype, accumulated_dtype(x.dtype)), f"a norm of {x} with an affine of {a}: insert a cast")
     return x
 
 
@@ -240,8 +156,9 @@ def _layer_norm(x: Node, *affine: Node, eps: float, axes: int) -> Node:
     return add(y, affine[1]) if len(affine) > 1 else y
 
 
+@evaluated_in_float32
 def _layer_norm_value(x: torch.Tensor, *affine: torch.Tensor, eps: float, axes: int) -> torch.Tensor:
-    return F.layer_norm(x, x.shape[x.ndim - axes :], *affine, eps=eps)
+    return F.layer_norm(x, x.shape[x.ndim - axes :], *affine, eps=eps)  # type: ignore[misc, arg-type]
 
 
 # layer_norm(x [, weight [, bias]]) over the last axes: (x - mean) / sqrt(var + eps) * weight + bias
@@ -263,6 +180,7 @@ def _rms_norm(x: Node, *affine: Node, eps: float) -> Node:
     return mul(y, affine[0]) if affine else y
 
 
+@evaluated_in_float32
 def _rms_norm_value(x: torch.Tensor, *affine: torch.Tensor, eps: float) -> torch.Tensor:
     y = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     return y * affine[0] if affine else y
@@ -284,6 +202,7 @@ rms_norm = declare(
 
 
 def _linear_type(x: TensorType, w: TensorType, *bias: TensorType) -> TensorType:
+    require_dtype("linear", x, is_number)
     require(w.rank == 2 and x.rank >= 1, f"linear: weight {w} must be [out, in]")
     require(x.shape[-1] == w.shape[1], f"linear: {x} has not the {w.shape[1]} features of the weight {w}")
     for b in bias:
@@ -312,6 +231,7 @@ linear = declare(
 
 def _embedding_type(w: TensorType, ids: TensorType) -> TensorType:
     require(w.rank == 2, f"embedding: the table is {w}, not a matrix")
+    require_dtype("embedding by an index", ids, is_integer)
     return TensorType((*ids.shape, w.shape[1]), w.dtype)
 
 
@@ -333,8 +253,11 @@ embedding = declare(
 
 
 def _rope_type(x: TensorType, cos: TensorType, sin: TensorType) -> TensorType:
-    from_type: TensorType = mul.infer(x, cos)
-    require(from_type.shape == x.shape and cos == sin, f"rope: {cos} and {sin} do not fit {x}")
+    same_dtype("rope", (x, cos, sin))
+    require_dtype("rope", x, is_float)
+    require(x.rank > 0 and cos == sin, f"rope: {cos} and {sin} do not fit {x}")
+    require(broadcast_shapes(x.shape, cos.shape) == x.shape, f"rope: {cos} does not fit {x}")
+    require(canonical_dim(x.shape[-1] % 2) == 0, f"rope: {x} has no two halves")
     return x
 
 
@@ -357,7 +280,7 @@ rope = declare(
     infer=_rope_type,
     evaluate=_rope_value,
     arity=(3, 3),
-    traits={Trait.COMPOSITE, Trait.POINTWISE},
+    traits={Trait.COMPOSITE},
     flops=per_element(4),
     decompose=_rope,
 )

@@ -7,15 +7,20 @@ from typing import Any
 import torch
 
 from ..node import REQUIRED, Trait
-from ..types import Dim, TensorType, broadcast_shapes
-from .base import axis, declare, per_element, require, same_dtype
-
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+from ..types import Dim, TensorType, broadcast_shapes, canonical_dim
+from .base import axis, declare, is_integer, per_element, require, require_dtype, same_dtype
 
 
 def _check_indices(name: str, indices: tuple[TensorType, ...]) -> None:
     for i in indices:
-        require(i.dtype in INTEGERS, f"{name}: an index is {i}, not an integer tensor")
+        require_dtype(f"{name} by an index", i, is_integer)
+
+
+def _no_longer(name: str, i: TensorType, x: TensorType, *, but: int | None = None) -> None:
+    """An index may not reach past what it picks from, on the axes along which it does not choose."""
+    for d, (have, want) in enumerate(zip(x.shape, i.shape, strict=True)):
+        known = isinstance(have, int) and isinstance(want, int)
+        require(d == but or not known or want <= have, f"{name}: index {i} is longer than {x} along axis {d}")
 
 
 def _index_type(x: TensorType, *indices: TensorType, dim: int, wrap: bool) -> TensorType:
@@ -53,6 +58,7 @@ index = declare(
 def _gather_type(x: TensorType, i: TensorType, *, dim: int) -> TensorType:
     _check_indices("gather", (i,))
     require(i.rank == x.rank, f"gather: index {i} and {x} differ in rank")
+    _no_longer("gather", i, x, but=dim)
     return x.with_shape(i.shape)
 
 
@@ -87,7 +93,7 @@ def _index_put(
 ) -> torch.Tensor:
     for offset, i in enumerate(indices):
         _check_range(i, x.shape[dim + offset], wrap=True)
-    picks: list[Any] = [torch.arange(n) for n in x.shape[:dim]]
+    picks: list[Any] = [torch.arange(n, device=x.device) for n in x.shape[:dim]]
     rank = max(i.ndim for i in indices)
     picks = [p.reshape(-1, *([1] * (len(picks) - 1 - n + rank))) for n, p in enumerate(picks)]
     return x.index_put((*picks, *(i.long() for i in indices)), value, accumulate)
@@ -110,6 +116,8 @@ def _scatter_type(x: TensorType, i: TensorType, src: TensorType, *, dim: int, re
     require(i.rank == x.rank == src.rank, f"scatter: {x}, {i} and {src} differ in rank")
     require(reduce in ("none", "add"), f"scatter: unknown reduce {reduce!r}")
     same_dtype("scatter", (x, src))
+    _no_longer("scatter", i, src)
+    _no_longer("scatter", i, x, but=dim)
     return x
 
 
@@ -134,10 +142,15 @@ scatter = declare(
 
 def _slice_put_type(x: TensorType, src: TensorType, *, dim: int, start: Dim, step: int) -> TensorType:
     same_dtype("slice_put", (x, src))
+    require(x.rank > 0 and isinstance(step, int) and step > 0, f"slice_put: into {x} in steps of {step}")
     others = x.rank == src.rank and all(
         a == b for i, (a, b) in enumerate(zip(x.shape, src.shape, strict=True)) if i != dim
     )
     require(others, f"slice_put: {src} does not fit {x} outside axis {dim}")
+    # 0 <= start, and the last element written is inside, as far as it can be told
+    for gap in (start, x.shape[dim] - start - (src.shape[dim] - 1) * step - 1):
+        short = canonical_dim(gap)
+        require(not isinstance(short, int) or short >= 0, f"slice_put: {src} at {start} does not fit {x}")
     return x
 
 

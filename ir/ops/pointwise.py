@@ -8,47 +8,58 @@ import torch
 
 from ..node import REQUIRED, Trait
 from ..types import TensorType, broadcast_shapes
-from .base import declare, per_element, pointwise, require, same_dtype
+from .base import (
+    declare,
+    is_bits,
+    is_float,
+    is_number,
+    is_real,
+    per_element,
+    pointwise,
+    require,
+    require_dtype,
+    same_dtype,
+)
 
 # arithmetic
 add = pointwise("add", torch.add, 2)
-sub = pointwise("sub", torch.sub, 2)
+sub = pointwise("sub", torch.sub, 2, of=is_number)
 mul = pointwise("mul", torch.mul, 2)
-div = pointwise("div", torch.div, 2, floats=True)
-floor_div = pointwise("floor_div", lambda a, b: torch.div(a, b, rounding_mode="floor"), 2)
-trunc_div = pointwise("trunc_div", lambda a, b: torch.div(a, b, rounding_mode="trunc"), 2)
-remainder = pointwise("remainder", torch.remainder, 2)  # sign of the divisor
-fmod = pointwise("fmod", torch.fmod, 2)  # sign of the dividend
-pow = pointwise("pow", torch.pow, 2, flops=10)
+div = pointwise("div", torch.div, 2, of=is_float)
+floor_div = pointwise("floor_div", lambda a, b: torch.div(a, b, rounding_mode="floor"), 2, of=is_number)
+trunc_div = pointwise("trunc_div", lambda a, b: torch.div(a, b, rounding_mode="trunc"), 2, of=is_number)
+remainder = pointwise("remainder", torch.remainder, 2, of=is_number)  # sign of the divisor
+fmod = pointwise("fmod", torch.fmod, 2, of=is_number)  # sign of the dividend
+pow = pointwise("pow", torch.pow, 2, flops=10, of=is_number)
 maximum = pointwise("maximum", torch.maximum, 2)  # NaN if either is NaN
 minimum = pointwise("minimum", torch.minimum, 2)
-atan2 = pointwise("atan2", torch.atan2, 2, floats=True, flops=10)
-neg = pointwise("neg", torch.neg)
-abs = pointwise("abs", torch.abs)
+atan2 = pointwise("atan2", torch.atan2, 2, of=is_float, flops=10)
+neg = pointwise("neg", torch.neg, of=is_number)
+abs = pointwise("abs", torch.abs, of=is_number)
 sign = pointwise("sign", torch.sign)
-reciprocal = pointwise("reciprocal", torch.reciprocal, floats=True)
+reciprocal = pointwise("reciprocal", torch.reciprocal, of=is_float)
 
 # rounding
-floor = pointwise("floor", torch.floor, floats=True)
-ceil = pointwise("ceil", torch.ceil, floats=True)
-round = pointwise("round", torch.round, floats=True)  # half to even
-trunc = pointwise("trunc", torch.trunc, floats=True)
+floor = pointwise("floor", torch.floor, of=is_float)
+ceil = pointwise("ceil", torch.ceil, of=is_float)
+round = pointwise("round", torch.round, of=is_float)  # half to even
+trunc = pointwise("trunc", torch.trunc, of=is_float)
 
 # elementary functions; flops are those of a vectorised polynomial
-exp = pointwise("exp", torch.exp, floats=True, flops=10)
-exp2 = pointwise("exp2", torch.exp2, floats=True, flops=10)
-expm1 = pointwise("expm1", torch.expm1, floats=True, flops=12)
-log = pointwise("log", torch.log, floats=True, flops=10)
-log1p = pointwise("log1p", torch.log1p, floats=True, flops=12)
-log2 = pointwise("log2", torch.log2, floats=True, flops=10)
-sqrt = pointwise("sqrt", torch.sqrt, floats=True, flops=4)
-rsqrt = pointwise("rsqrt", torch.rsqrt, floats=True, flops=5)
-sin = pointwise("sin", torch.sin, floats=True, flops=12)
-cos = pointwise("cos", torch.cos, floats=True, flops=12)
-tan = pointwise("tan", torch.tan, floats=True, flops=20)
-tanh = pointwise("tanh", torch.tanh, floats=True, flops=14)
-sigmoid = pointwise("sigmoid", torch.sigmoid, floats=True, flops=12)
-erf = pointwise("erf", torch.erf, floats=True, flops=14)
+exp = pointwise("exp", torch.exp, of=is_float, flops=10)
+exp2 = pointwise("exp2", torch.exp2, of=is_float, flops=10)
+expm1 = pointwise("expm1", torch.expm1, of=is_float, flops=12)
+log = pointwise("log", torch.log, of=is_float, flops=10)
+log1p = pointwise("log1p", torch.log1p, of=is_float, flops=12)
+log2 = pointwise("log2", torch.log2, of=is_float, flops=10)
+sqrt = pointwise("sqrt", torch.sqrt, of=is_float, flops=4)
+rsqrt = pointwise("rsqrt", torch.rsqrt, of=is_float, flops=5)
+sin = pointwise("sin", torch.sin, of=is_float, flops=12)
+cos = pointwise("cos", torch.cos, of=is_float, flops=12)
+tan = pointwise("tan", torch.tan, of=is_float, flops=20)
+tanh = pointwise("tanh", torch.tanh, of=is_float, flops=14)
+sigmoid = pointwise("sigmoid", torch.sigmoid, of=is_float, flops=12)
+erf = pointwise("erf", torch.erf, of=is_float, flops=14)
 
 # comparison
 eq = pointwise("eq", torch.eq, 2, result=torch.bool)
@@ -57,13 +68,13 @@ lt = pointwise("lt", torch.lt, 2, result=torch.bool)
 le = pointwise("le", torch.le, 2, result=torch.bool)
 gt = pointwise("gt", torch.gt, 2, result=torch.bool)
 ge = pointwise("ge", torch.ge, 2, result=torch.bool)
-isnan = pointwise("isnan", torch.isnan, floats=True, result=torch.bool)
+isnan = pointwise("isnan", torch.isnan, of=is_float, result=torch.bool)
 
 # logic on bool, bits on integers
-bit_and = pointwise("bit_and", torch.bitwise_and, 2)
-bit_or = pointwise("bit_or", torch.bitwise_or, 2)
-bit_xor = pointwise("bit_xor", torch.bitwise_xor, 2)
-bit_not = pointwise("bit_not", torch.bitwise_not)
+bit_and = pointwise("bit_and", torch.bitwise_and, 2, of=is_bits)
+bit_or = pointwise("bit_or", torch.bitwise_or, 2, of=is_bits)
+bit_xor = pointwise("bit_xor", torch.bitwise_xor, 2, of=is_bits)
+bit_not = pointwise("bit_not", torch.bitwise_not, of=is_bits)
 
 
 def _where_type(cond: TensorType, a: TensorType, b: TensorType) -> TensorType:
@@ -82,6 +93,8 @@ where = declare(
 
 
 def _cast_type(x: TensorType, *, dtype: torch.dtype) -> TensorType:
+    require_dtype("cast", x, is_real)
+    require_dtype("cast", x.with_dtype(dtype), is_real)
     return x.with_dtype(dtype)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ..node import REQUIRED, Node, Trait
 from ..types import Dim, TensorType, TupleType
-from .base import declare, require, same_dtype
+from .base import declare, is_float, require, require_dtype, same_dtype
 
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
 
@@ -16,7 +16,8 @@ def _recurrence_type(
 ) -> TupleType:
     require(kind in GATES, f"recurrence: unknown kind {kind!r}")
     same_dtype("recurrence", (gates, w, bias, *states))
-    require(w.rank == 2 and gates.rank == 3, f"recurrence: gates {gates} and weight {w}")
+    require_dtype("recurrence", gates, is_float)
+    require(w.rank == 2 and gates.rank == 3 and bias.rank == 1, f"recurrence: {gates}, {w} and {bias} do not fit")
     hidden = w.shape[1]
     require(w.shape[0] == gates.shape[2] == bias.shape[0] == GATES[kind] * hidden, f"recurrence: {gates}, {w}, {bias}")
     require(len(states) == (2 if kind == "lstm" else 1), f"recurrence: {kind} with {len(states)} states")

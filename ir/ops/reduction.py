@@ -7,9 +7,20 @@ from typing import Any
 
 import torch
 
-from ..node import REQUIRED, OpDef, Trait
+from ..node import REQUIRED, Node, OpDef, Trait
 from ..types import TensorType
-from .base import axes, axis, declare, per_element, per_input_element, require
+from .base import (
+    axes,
+    axis,
+    declare,
+    is_bool,
+    is_number,
+    is_real,
+    per_element,
+    per_input_element,
+    require,
+    require_dtype,
+)
 
 
 def reduced_shape(x: TensorType, dims: tuple[int, ...], keepdim: bool) -> tuple[Any, ...]:
@@ -23,9 +34,10 @@ def _normal_dims(x: TensorType, *, dims: Any, keepdim: bool) -> dict[str, Any]:
     return {"dims": axes(dims, x.rank)}
 
 
-def _reduction(name: str, evaluate: Callable[..., Any], result: torch.dtype | None = None) -> OpDef:
+def _reduction(name: str, evaluate: Callable[..., Any], of: Callable[[torch.dtype], bool] = is_real) -> OpDef:
     def infer(x: TensorType, *, dims: tuple[int, ...], keepdim: bool) -> TensorType:
-        return TensorType(reduced_shape(x, dims, keepdim), result or x.dtype)
+        require_dtype(name, x, of)
+        return x.with_shape(reduced_shape(x, dims, keepdim))
 
     return declare(
         name,
@@ -68,13 +80,14 @@ sum = _reduction("sum", _sum)
 prod = _reduction("prod", _prod)
 amax = _reduction("amax", _amax)  # NaN if any is NaN
 amin = _reduction("amin", _amin)
-any = _reduction("any", _any)
-all = _reduction("all", _all)
+any = _reduction("any", _any, is_bool)
+all = _reduction("all", _all, is_bool)
 
 
 def _arg(name: str, evaluate: Callable[..., Any]) -> OpDef:
     def infer(x: TensorType, *, dim: int, keepdim: bool) -> TensorType:
         require(x.rank > 0, f"{name}: needs an axis, got {x}")
+        require_dtype(name, x, is_number)
         return TensorType(reduced_shape(x, (dim,), keepdim), torch.int64)
 
     return declare(
@@ -91,12 +104,29 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> OpDef:
 argmax = _arg("argmax", torch.argmax)  # the first of equals; NaN counts as largest
 argmin = _arg("argmin", torch.argmin)
 
+
+def _cumsum_type(x: TensorType, *, dim: int) -> TensorType:
+    require_dtype("cumsum", x, is_number)
+    return x
+
+
 cumsum = declare(
     "cumsum",
-    infer=lambda x, *, dim: x,
+    infer=_cumsum_type,
     evaluate=lambda x, *, dim: x.cumsum(dim, dtype=x.dtype),
     attrs={"dim": REQUIRED},
     traits={Trait.SCAN},
     flops=per_element(1),
     normalise=lambda x, *, dim: {"dim": axis(dim, x.rank)},
 )
+
+
+def reduced_axes(node: Node) -> tuple[int, ...]:
+    """The axes that a reduction, a norm or a scan combines along, in rising order."""
+    attrs = node.attrs
+    if "dims" in attrs:
+        return tuple(attrs["dims"])  # type: ignore[arg-type]
+    if "dim" in attrs:
+        return (int(attrs["dim"]),)  # type: ignore[arg-type]
+    rank = node.inputs[0].tensor_type.rank
+    return tuple(range(rank - int(attrs.get("axes", 1)), rank))  # type: ignore[arg-type]

@@ -9,11 +9,16 @@ import torch
 
 from ..node import REQUIRED, Node, Trait
 from ..types import Dim, Shape, TensorType
-from .base import declare, require
+from .base import declare, is_number, number, require, require_dtype
 
 
 def _declared(*, shape: Shape, dtype: torch.dtype, **_: Any) -> TensorType:
-    return TensorType(tuple(shape), dtype)
+    return TensorType(shape, dtype)
+
+
+def _named(*, name: str, shape: Shape, dtype: torch.dtype) -> TensorType:
+    require(isinstance(name, str), f"a name must be a string, not {name!r}")
+    return TensorType(shape, dtype)
 
 
 def _bound_outside(**_: Any) -> torch.Tensor:
@@ -22,7 +27,7 @@ def _bound_outside(**_: Any) -> torch.Tensor:
 
 input = declare(
     "input",
-    infer=_declared,
+    infer=_named,
     evaluate=_bound_outside,
     arity=(0, 0),
     attrs={"name": REQUIRED, "shape": REQUIRED, "dtype": REQUIRED},
@@ -30,7 +35,7 @@ input = declare(
 )
 weight = declare(
     "weight",
-    infer=_declared,
+    infer=_named,
     evaluate=_bound_outside,
     arity=(0, 0),
     attrs={"name": REQUIRED, "shape": REQUIRED, "dtype": REQUIRED},
@@ -39,10 +44,12 @@ weight = declare(
 
 
 def _full(*, shape: Shape, value: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.full(shape, value, dtype=dtype)
+    # through float64, because torch.full refuses what a half type rounds to infinity
+    wide = torch.float64 if dtype.is_floating_point else dtype
+    return torch.full(shape, value, dtype=wide).to(dtype)
 
 
-# value may be a dim: then the tensor holds a size
+# value may be a dim: then the tensor holds a size. In normal form it is a bool, int or float as the dtype says
 full = declare(
     "full",
     infer=_declared,
@@ -50,18 +57,29 @@ full = declare(
     arity=(0, 0),
     attrs={"shape": REQUIRED, "value": REQUIRED, "dtype": REQUIRED},
     traits={Trait.CREATION},
+    normalise=lambda *, shape, value, dtype: {"value": number(value, dtype)},
 )
 
 
 def _arange_type(*, size: Dim, start: Any, step: Any, dtype: torch.dtype) -> TensorType:
-    require(not isinstance(size, int) or size >= 0, f"arange: negative size {size}")
-    return TensorType((size,), dtype)
+    result = TensorType((size,), dtype)
+    require_dtype("arange", result, is_number)
+    return result
+
+
+def _arange_numbers(*, size: Dim, start: Any, step: Any, dtype: torch.dtype) -> dict[str, Any]:
+    # whole numbers stay integers whatever the dtype: 0 and 1 are the defaults
+    return {"start": _whole(number(start, dtype)), "step": _whole(number(step, dtype))}
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _arange(*, size: int, start: Any, step: Any, dtype: torch.dtype) -> torch.Tensor:
     # computed in a wide type and cast once, as PyTorch does
     wide = torch.float64 if dtype.is_floating_point else torch.int64
-    return (torch.arange(size, dtype=wide) * step + start).to(dtype)
+    return torch.arange(size, dtype=wide).mul_(step).add_(start).to(dtype)
 
 
 # arange(n, a, s)[i] = a + s * i
@@ -72,6 +90,7 @@ arange = declare(
     arity=(0, 0),
     attrs={"size": REQUIRED, "start": 0, "step": 1, "dtype": torch.int64},
     traits={Trait.CREATION},
+    normalise=_arange_numbers,
 )
 
 

@@ -14,7 +14,8 @@ from .base import declare, require
 
 
 def _item_type(x: TupleType, *, index: int) -> TensorType:
-    require(isinstance(x, TupleType) and 0 <= index < len(x.items), f"item: {x} has no result {index}")
+    require(isinstance(x, TupleType), f"item: {x} is one tensor")
+    require(isinstance(index, int) and 0 <= index < len(x.items), f"item: {x} has no result {index}")
     return x.items[index]
 
 
@@ -36,6 +37,7 @@ def results(node: Node) -> tuple[Node, ...]:
 
 
 def _region_type(*types: TensorType, region: Graph, layouts: tuple[tuple[int, ...], ...]) -> Type:
+    require(isinstance(region, Graph), f"fused: the region is {region!r}, not a graph")
     expected = tuple(node.type for node in region.inputs)
     require(types == expected, f"fused: operands {list(map(str, types))}, the region takes {list(map(str, expected))}")
     require(len(layouts) == len(region.outputs), f"fused: {len(layouts)} layouts for {len(region.outputs)} results")
@@ -68,6 +70,8 @@ fused = declare(
 
 
 def _call_type(*_: Type, types: tuple[TensorType, ...], **__: Any) -> Type:
+    several = isinstance(types, tuple) and len(types) > 0 and all(isinstance(t, TensorType) for t in types)
+    require(several, f"aten.call: the types of the results are {types!r}")
     return types[0] if len(types) == 1 else TupleType(types)
 
 
@@ -99,14 +103,18 @@ def _fill(template: Any, operands: tuple[torch.Tensor, ...]) -> Any:
 
 
 def _call(*operands: torch.Tensor, target: str, args: Any, kwargs: Any, types: Any, serial: int) -> Any:
+    operator = resolve(target)
+    if operator._schema.is_mutable:
+        operands = tuple(x.clone() for x in operands)
     positional = [_fill(t, operands) for t in args]
     named = {name: _fill(t, operands) for name, t in kwargs}
-    found = resolve(target)(*positional, **named)
-    return tuple(found) if isinstance(found, list | tuple) else found
+    found = operator(*positional, **named)
+    results = tuple(found) if isinstance(found, list | tuple) else (found,)
+    return results if len(types) > 1 else results[0]
 
 
-# an operator without a lowering, executed by PyTorch. args and kwargs are templates (see _fill); serial tells calls with
-# effects (random numbers) apart, and is 0 for pure ones.
+# an operator without a lowering, executed by PyTorch. args and kwargs are templates (see _fill); serial tells calls
+# with effects (random numbers) apart, and is 0 for pure ones. One that writes to its operands writes to copies.
 aten_call = declare(
     "aten.call",
     infer=_call_type,

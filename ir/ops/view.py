@@ -7,16 +7,17 @@ from typing import Any
 import torch
 
 from ..node import REQUIRED, Node, Trait
-from ..types import Dim, Shape, TensorType, broadcast_dims, canonical_dim, product
-from .base import axes, axis, declare, require, same_dtype
+from ..types import Dim, Shape, TensorType, broadcast_dims, canonical_dim, differ, product
+from .base import axes, axis, declare, number, require, same_dtype
 
 
 def _reshape_type(x: TensorType, *, shape: Shape) -> TensorType:
-    require(product(shape) == x.numel, f"reshape: {x} has not the elements of {list(shape)}")
+    require(not differ(product(shape), x.numel), f"reshape: {x} has not the elements of {list(shape)}")
     return x.with_shape(shape)
 
 
-# elements in row-major order are unchanged
+# elements in row-major order are unchanged. Where it rests on a division whether the numbers of elements are equal,
+# 2 * (s // 2) and s, they are taken to be: whoever captured the model has proved it
 reshape = declare(
     "reshape",
     infer=_reshape_type,
@@ -59,12 +60,12 @@ expand = declare(
 
 
 def _slice_type(x: TensorType, *, dim: int, start: Dim, stop: Dim, step: int) -> TensorType:
-    length = canonical_dim((stop - start + step - 1) // step) if step != 1 else canonical_dim(stop - start)
-    for bound in (start, length):
-        require(not isinstance(bound, int) or bound >= 0, f"slice: [{start}:{stop}:{step}] of {x} is out of range")
-    size = x.shape[dim]
-    if isinstance(size, int) and isinstance(stop, int):
-        require(stop <= size, f"slice: stop {stop} is past the end of {x}")
+    require(x.rank > 0 and isinstance(step, int) and step > 0, f"slice: of {x} in steps of {step}")
+    # 0 <= start <= stop <= size, as far as it can be told
+    for gap in (start, stop - start, x.shape[dim] - stop):
+        short = canonical_dim(gap)
+        require(not isinstance(short, int) or short >= 0, f"slice: [{start}:{stop}:{step}] of {x} is out of range")
+    length = canonical_dim((stop - start + step - 1) // step)
     return x.with_shape(length if i == dim else d for i, d in enumerate(x.shape))
 
 
@@ -96,6 +97,7 @@ flip = declare(
 
 def _concat_type(*types: TensorType, dim: int) -> TensorType:
     first = types[0]
+    require(first.rank > 0, f"concat: needs an axis, got {first}")
     for t in types[1:]:
         others_equal = t.rank == first.rank and all(
             a == b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != dim
@@ -133,6 +135,7 @@ pad = declare(
     evaluate=_pad,
     attrs={"low": REQUIRED, "high": REQUIRED, "value": 0},
     traits={Trait.CONCAT},
+    normalise=lambda x, *, low, high, value: {"value": number(value, x.dtype)},
 )
 
 

@@ -1,0 +1,70 @@
+"""Writing loop nests: names, variables, local buffers and vector loops of one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .source import Source
+
+# What generated kernels are built with. Storage rewriting would merge local buffers and drop their annotations.
+PASS_CONFIG = {"tirx.disable_storage_rewrite": True}
+
+Text = str
+
+
+class Nest:
+    """A kernel's source with its names. A name is asked for by a short prefix and is unique in the module."""
+
+    def __init__(self, src: Source, vector: int) -> None:
+        self.src = src
+        self.vector = vector
+        self.texts: dict[str, Text] = {}
+
+    def __getitem__(self, name: str) -> Text:
+        """How the thing declared under a name is spelled."""
+        return self.texts[name]
+
+    def line(self, text: str) -> None:
+        self.src.line(text)
+
+    def let(self, name: str, value: Text) -> Text:
+        """A name for a value that TVM puts in place wherever it is used."""
+        self.texts[name] = self.src.fresh(name)
+        self.line(f"{self[name]}: T.let = {value}")
+        return self[name]
+
+    def var(self, name: str, value: Text, dtype: str = "int64") -> Text:
+        """A variable: TVM does not look through it, so that indices stay short; LLVM keeps it in a register."""
+        self.texts[name] = f"{self.buffer(name, 1, dtype)}[0]"
+        self.line(f"{self[name]} = {value}")
+        return self[name]
+
+    def buffer(self, name: str, count: int, dtype: str) -> Text:
+        """A buffer on the stack; one that is indexed by constants only becomes registers.
+
+        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM.
+        """
+        self.texts[name] = self.src.fresh(name)
+        marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
+        self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}", {marks})')
+        return self[name]
+
+    @contextmanager
+    def loop(self, name: str, extent: Text | int, kind: str = "range") -> Iterator[Text]:
+        """A loop; gives the text of its index."""
+        self.texts[name] = self.src.fresh(name)
+        with self.src.block(f"for {self[name]} in {kind}({extent})"):
+            yield self[name]
+
+    @contextmanager
+    def lanes(self) -> Iterator[Text]:
+        """One vector: gives the text of the lane."""
+        with self.loop("v", self.vector, "T.vectorized") as v:
+            yield v
+
+    @contextmanager
+    def vectors(self, count: Text | int, kind: str = "T.unroll") -> Iterator[Text]:
+        """``count`` vectors side by side: gives the text of the element's index. ``i`` is the index of the vector."""
+        with self.loop("i", count, kind) as i, self.lanes() as v:
+            yield f"({i} * {self.vector} + {v})"

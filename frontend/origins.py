@@ -1,0 +1,40 @@
+"""Where a node of an FX graph comes from in the model's source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..ir.node import Origin
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH = str(PurePath(torch.__file__).parent)
+
+
+def origin_of(node: fx.Node) -> Origin:
+    """The line of the model, and the path of the module in it, that called an operator."""
+    return Origin(source_of(node), module_of(node), "frontend")
+
+
+def source_of(node: fx.Node) -> str:
+    """The innermost line outside of PyTorch, ``file.py:12``; PyTorch's own where there is no other."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    outside = [frame for frame in frames if not within_torch(frame[0])]
+    chosen = (outside or frames)[-1:]
+    return "".join(f"{PurePath(file).name}:{line}" for file, line in chosen)
+
+
+def within_torch(file: str) -> bool:
+    """Whether a file is one of PyTorch's."""
+    return file.startswith(_TORCH)
+
+
+def module_of(node: fx.Node) -> str:
+    """The qualified name of the innermost module that was running."""
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
+    return str(paths[-1]).removeprefix("L['self'].").removeprefix("L['self']") if paths else ""

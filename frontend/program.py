@@ -1,0 +1,309 @@
+"""From an exported program to a capture: weights, sizes, guards, the lowered graph and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sympy
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from ..ir import ops
+from ..ir.errors import UnsupportedError
+from ..ir.graph import Graph, Mutation
+from ..ir.node import Node, Trait
+from .arguments import Leaf
+from .branches import excludes_only_small
+from .capture import Capture, Guard, OutputSpec, Specialised
+from .lower import Lowering, flat, mark
+from .memory import Memory
+from .origins import origin_of
+from .sizes import Sizes
+from .table import NeedsFunctional
+
+
+class Unfit(Exception):
+    """The captured program does not hold for the example's own sizes; the message says why."""
+
+
+def build(
+    module: nn.Module,
+    program: ExportedProgram,
+    leaves: tuple[Leaf, ...],
+    in_spec: pytree.TreeSpec,
+    branches: Sequence[tuple[Any, str]],
+    signature: Any,
+    fallback: str,
+) -> Capture:
+    """Lower an exported program.
+
+    Raises:
+        Unfit: the program does not hold for the sizes of ``leaves``.
+        NeedsFunctional: the program must go through PyTorch's functionalisation first.
+        UnsupportedError: it needs what smelt does not do, or a fallback where ``fallback`` is ``"error"``.
+    """
+    return Builder(module, program, leaves).capture(in_spec, branches, signature, fallback)
+
+
+class Builder:
+    """The state of one build."""
+
+    def __init__(self, module: nn.Module, program: ExportedProgram, leaves: tuple[Leaf, ...]) -> None:
+        self.module = module
+        self.program = program
+        self.leaves = leaves
+        self.placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+        self.weights = WeightTable(module, program)
+        kinds = [spec.kind for spec in program.graph_signature.input_specs]
+        self.arguments = [n for n, kind in zip(self.placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
+        fakes = [v for n in self.placeholders if isinstance(v := n.meta.get("val"), torch.Tensor)]
+        self.fake_mode: Any = next((getattr(v, "fake_mode", None) for v in fakes), None)
+        self.sizes = Sizes(self.fake_mode.shape_env if self.fake_mode is not None else None)
+
+    def capture(self, in_spec: pytree.TreeSpec, branches: Sequence[tuple[Any, str]], signature: Any, fallback: str) -> Capture:
+        conditions = [*self._conditions(), *branches]
+        self._name_sizes(conditions)
+        guards = self.sizes.settle(conditions)
+        inputs = self._inputs()
+        lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode)
+        nodes = iter(inputs)
+        bindings = [
+            self.weights.node(spec) if spec.kind != InputKind.USER_INPUT else next(nodes)
+            for spec in self.program.graph_signature.input_specs
+        ]
+        result, memory = lowering.run(self.program.graph_module, bindings)
+        if lowering.fallbacks and fallback == "error":
+            listed = "\n".join(f"  {f}" for f in lowering.listed())
+            raise UnsupportedError(f"operators without a lowering, and fallback is 'error':\n{listed}")
+        more = self._conditions()[len(conditions) - len(branches) :]
+        guards = (*guards, *self.sizes.settle([*more]), *self._own_conditions(lowering))
+        outputs, specs, mutations = self._results(result, memory, bindings, inputs)
+        graph = Graph((x for x in inputs if isinstance(x, Node)), outputs, mutations, self.sizes.ranges())
+        self._check_example(graph, guards)
+        used = {str(w.attrs["name"]) for w in graph.weights()} | {str(m.target.attrs["name"]) for m in mutations}
+        return Capture(
+            graph=graph,
+            weights={name: t for name, t in self.weights.tensors.items() if name in used},
+            inputs=tuple(leaf.spec() for leaf in self.leaves),
+            in_spec=in_spec,
+            outputs=specs,
+            out_spec=self.program.call_spec.out_spec,  # type: ignore[arg-type]
+            fallbacks=lowering.listed(),
+            specialised=self._specialised(),
+            guards=guards,
+            signature=signature,
+        )
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    def _conditions(self) -> list[tuple[Any, str]]:
+        """PyTorch's guards, without those on its own decisions about size 0 and 1."""
+        env = self.sizes.shape_env
+        if env is None:
+            return []
+        return [(g.expr, str(g.sloc)) for g in env.guards if not excludes_only_small(g.expr)]
+
+    def _tensor_arguments(self) -> Iterable[tuple[Leaf, Tensor]]:
+        for leaf, node in zip(self.leaves, self.arguments, strict=True):
+            if leaf.is_tensor:
+                yield leaf, node.meta["val"]
+
+    def _name_sizes(self, conditions: Sequence[tuple[Any, str]]) -> None:
+        """Name the symbols of the arguments' dims in order, after deciding which of them are one."""
+        named: dict[str, Any] = {}
+        first: dict[int, Any] = {}
+        for leaf, fake in self._tensor_arguments():
+            for axis, size in enumerate(fake.shape):
+                symbol = self.sizes.torch_expression(size)
+                name = leaf.axes.get(axis, "")
+                if not symbol.is_Symbol:
+                    continue
+                if name:
+                    self.sizes.merge(named.setdefault(name, symbol), symbol)
+                elif axis == 0:
+                    # the first axes of one length are one batch
+                    self.sizes.merge(first.setdefault(leaf.value.shape[0], symbol), symbol)
+        self._enter_names({symbol: name for name, symbol in named.items()})
+        self._merge_by_guards(conditions, {symbol: name for name, symbol in named.items()})
+
+    def _enter_names(self, names: dict[Any, str]) -> None:
+        self.sizes.renamed.clear()
+        wanted = {self.sizes.torch_expression(s): n for s, n in names.items()}
+        count = 0
+        for _, fake in self._tensor_arguments():
+            for size in fake.shape:
+                for symbol in sorted(self.sizes.torch_expression(size).free_symbols, key=str):
+                    if symbol not in self.sizes.renamed:
+                        name = wanted.get(symbol)
+                        if name is None:
+                            name, count = f"s{count}", count + 1
+                        self.sizes.name(symbol, name)
+
+    def _merge_by_guards(self, conditions: Sequence[tuple[Any, str]], names: dict[Any, str]) -> None:
+        """Take equal dims of one axis for the same size where a guard relates them in a way that this settles.
+
+        A mask viewed as ``[batch, -1]`` leaves only ``rows * columns % batch == 0``, and sizes that no kernel can use.
+        """
+        open_guards = self.sizes.settle(conditions)
+        if not open_guards:
+            return
+        unsettled = {s for g in open_guards for s in g.condition.free_symbols}
+        alike: dict[tuple[int, int], Any] = {}
+        merged = False
+        for leaf, fake in self._tensor_arguments():
+            for axis, size in enumerate(fake.shape):
+                symbol = self.sizes.torch_expression(size)
+                if symbol.is_Symbol and self.sizes.renamed[symbol] in unsettled:
+                    other = alike.setdefault((axis, leaf.value.shape[axis]), symbol)
+                    merged = merged or self.sizes.torch_expression(other) != symbol
+                    self.sizes.merge(other, symbol)
+        if merged:
+            self._enter_names(names)
+
+    def _own_conditions(self, lowering: Lowering) -> tuple[Guard, ...]:
+        return tuple(Guard(c, where) for c, where in lowering.conditions)
+
+    def _check_example(self, graph: Graph, guards: Sequence[Guard]) -> None:
+        sizes: dict[sympy.Symbol, int] = {}
+        for node, leaf in zip(graph.inputs, (leaf for leaf in self.leaves if leaf.is_tensor), strict=True):
+            for dim, actual in zip(node.shape, leaf.value.shape, strict=True):
+                if isinstance(dim, sympy.Symbol) and sizes.setdefault(dim, actual) != actual:
+                    raise Unfit(f"{leaf.name}: {dim} would be both {sizes[dim]} and {actual}")
+                if isinstance(dim, int) and dim != actual:
+                    raise Unfit(f"{leaf.name}: a dim of {actual} was captured as {dim}")
+        for known in graph.symbols:
+            if known.symbol in sizes and sizes[known.symbol] not in known:
+                raise Unfit(f"{known.symbol} is {sizes[known.symbol]}, captured for {known}")
+        for guard in guards:
+            if not guard.holds(sizes):
+                raise Unfit(f"the sizes of the example break the guard {guard}")
+
+    def _specialised(self) -> tuple[Specialised, ...]:
+        found = []
+        env = self.sizes.shape_env
+        for leaf, fake in self._tensor_arguments():
+            for axis in leaf.axes:
+                dim = self.sizes.dim(fake.shape[axis])
+                if isinstance(dim, int):
+                    where = str(env.replacements_slocs.get(self._symbol_of(fake, axis), "")) if env is not None else ""
+                    found.append(Specialised(leaf.name, axis, dim, where.strip("()")))
+        return tuple(found)
+
+    @staticmethod
+    def _symbol_of(fake: Tensor, axis: int) -> Any:
+        size: Any = fake.shape[axis]
+        return size.node._expr if isinstance(size, torch.SymInt) else None
+
+    # --- values ------------------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> list[Any]:
+        made: list[Any] = []
+        for leaf, node in zip(self.leaves, self.arguments, strict=True):
+            if not leaf.is_tensor:
+                made.append(leaf.value)
+                continue
+            type_ = self.sizes.type_of(node.meta["val"])
+            made.append(ops.input(name=leaf.name, shape=type_.shape, dtype=type_.dtype))
+            mark(made[-1], origin_of(node))
+        return made
+
+    def _results(
+        self, result: Any, memory: Memory, bindings: Sequence[Any], inputs: Sequence[Any]
+    ) -> tuple[list[Node], tuple[OutputSpec, ...], list[Mutation]]:
+        """Graph outputs, how each leaf of the result is had from them, and what the caller's tensors become."""
+        returned = self._output_node().args[0]
+        by_name = {n.name: b for n, b in zip(self.placeholders, bindings, strict=True)}
+        outputs: list[Node] = []
+        specs: list[OutputSpec] = []
+        mutations = [Mutation(memory_target(by_name[n.name]), value) for n, value in memory.written().items()]
+        for spec, node, value in zip(self.program.graph_signature.output_specs, returned, result, strict=True):
+            if spec.kind == OutputKind.USER_OUTPUT:
+                specs.append(self._output(node, value, outputs))
+            elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+                mutations.append(Mutation(self.weights.named(str(spec.target)), value))
+            elif spec.kind == OutputKind.USER_INPUT_MUTATION:
+                mutations.append(Mutation(by_name[str(spec.target)], value))
+            else:
+                raise NeedsFunctional(f"an output of kind {spec.kind}")
+        return outputs, tuple(specs), [m for m in mutations if m.target is not m.value]
+
+    def _output_node(self) -> fx.Node:
+        return next(n for n in reversed(self.program.graph.nodes) if n.op == "output")
+
+    def _output(self, node: Any, value: Any, outputs: list[Node]) -> OutputSpec:
+        if isinstance(node, fx.Node) and node in self.arguments:
+            return OutputSpec("input", index=self.arguments.index(node))
+        if isinstance(value, Node):
+            if value not in outputs:
+                outputs.append(value)
+            return OutputSpec("tensor", index=outputs.index(value))
+        if isinstance(value, sympy.Expr):
+            return OutputSpec("size", dim=value)
+        return OutputSpec("constant", value=value)
+
+
+def memory_target(target: Any) -> Node:
+    """The node of a tensor of the caller's that is written."""
+    if not isinstance(target, Node) or not target.has(Trait.SOURCE):
+        raise NeedsFunctional("a write to a constant")
+    return target
+
+
+class WeightTable:
+    """The tensors of a model by name, one name for each."""
+
+    def __init__(self, module: nn.Module, program: ExportedProgram) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._program = program
+        self._names: dict[Any, str] = {}
+        self._own: dict[str, Tensor] = {}
+        self._constants = 0
+        for name, tensor in [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]:
+            self._own[name] = tensor
+            self._names.setdefault(_identity(tensor), name)
+
+    def node(self, spec: Any) -> Any:
+        """The node of a lifted parameter, buffer or constant."""
+        target = str(spec.target)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            return self.named(target)
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            return self.constant(target, self._program.constants[target])
+        raise UnsupportedError(f"the model holds {target}, which is not a tensor ({spec.kind.name})")
+
+    def named(self, name: str) -> Node:
+        """The node of a parameter or buffer; of the first name it has where it is tied."""
+        return self._weight(self._names[_identity(self._own[name])], self._own[name])
+
+    def constant(self, name: str, value: Tensor) -> Node:
+        """The node of a tensor that the model made or holds outside of its parameters and buffers."""
+        known = self._names.get(_identity(value))
+        if known is not None and known in self._own:
+            return self._weight(known, self._own[known])
+        if value.ndim == 0 and not value.dtype.is_complex and value.device.type == "cpu":
+            return ops.scalar(value.item(), value.dtype)
+        if known is None:
+            known = f"constant.{self._constants}"
+            self._constants += 1
+            self._names[_identity(value)] = known
+        return self._weight(known, value)
+
+    def _weight(self, name: str, tensor: Tensor) -> Node:
+        self.tensors[name] = tensor.detach() if tensor.requires_grad else tensor
+        return ops.weight(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
+
+
+def _identity(tensor: Tensor) -> Any:
+    """What two tensors share that are one: memory, shape and strides. Without memory a tensor is only itself."""
+    where = (tensor.data_ptr(), tensor.device) if tensor.numel() else id(tensor)
+    return where, tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+__all__ = ["Builder", "Unfit", "WeightTable", "build", "flat"]

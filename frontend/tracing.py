@@ -1,0 +1,80 @@
+"""The settings under which PyTorch traces a model for us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.fx.experimental._config as symbolic_config
+from torch import Tensor
+from torch._decomp import decomposition_table
+
+from .branches import recorded_branches
+
+
+@contextmanager
+def tracing() -> Iterator[list[tuple[Any, str]]]:
+    """Trace for inference, at any size; yields the branches that the model takes (see :mod:`.branches`).
+
+    ``backed_size_oblivious`` is what keeps one capture valid at size 1. By default PyTorch takes every symbolic size to
+    be 2 or more, decides ``size > 1`` without a guard, and makes a dim whose example is 1 a constant. With it, symbols
+    range from 0, a condition that the model itself asks is decided by the example and guarded, and what PyTorch asks
+    for its own ends (does this dim broadcast?) takes the general answer: no.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(symbolic_config.patch(backed_size_oblivious=True))
+        # fused inference paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: one operator each, for one layout
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        for op, shapes in RECURRENT.items():
+            stack.enter_context(_shapes_only(op, shapes))
+        yield stack.enter_context(recorded_branches())
+
+
+@contextmanager
+def _shapes_only(op: Any, rule: Callable[..., Any]) -> Iterator[None]:
+    """Find the shapes of a recurrent layer by a rule: PyTorch's own way unrolls it and so fixes the sequence length."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    decomposition, kernel = decomposition_table.get(op), op.py_kernels.get(key)
+    if decomposition is not None:
+        decomposition_table[op] = rule
+    if kernel is not None:
+        op.py_kernels[key] = rule
+    op._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        if decomposition is not None:
+            decomposition_table[op] = decomposition
+        if kernel is not None:
+            op.py_kernels[key] = kernel
+        op._dispatch_cache.clear()
+
+
+def _outputs(x: Tensor, h: Tensor, bidirectional: bool) -> Tensor:
+    return x.new_empty((*x.shape[:2], h.shape[2] * (2 if bidirectional else 1)))
+
+
+def _one_state(
+    x: Tensor, hx: Tensor, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _outputs(x, hx, bidirectional), torch.empty_like(hx)
+
+
+def _two_states(
+    x: Tensor, hx: Any, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _outputs(x, hx[0], bidirectional), torch.empty_like(hx[0]), torch.empty_like(hx[1])
+
+
+RECURRENT: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.rnn_tanh.input: _one_state,
+    torch.ops.aten.rnn_relu.input: _one_state,
+    torch.ops.aten.gru.input: _one_state,
+    torch.ops.aten.lstm.input: _two_states,
+}

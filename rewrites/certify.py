@@ -1,0 +1,167 @@
+"""The harness that every rule is held to.
+
+A certificate is earned on the rule's own samples, for random sizes, dtypes and values: the replacement has the type and
+the value of what it replaces, the rule fires on its samples and refuses its near misses, its guard does refuse
+something, it does not fire on its own result, and together with all other rules it comes to an end.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.errors import SmeltError
+from ..ir.graph import Graph
+from ..ir.node import Node
+from ..ir.types import Dim, symbol
+from .driver import RuleSet, rewrite
+from .log import Log
+from .pattern import Match, brief, instantiate
+from .rule import EXACT, Domain, Rule, RuleError
+from .sample import DTYPE_CLASSES, Sample
+from .values import Inputs, difference
+
+SIZES = (1, 2, 3, 5, 8, 0)  # of dims in lower case; the last is rare
+NUMBERS = (1, 2, 3, 4)  # of dims with a capital
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way in which a rule breaks a promise."""
+
+    rule: str
+    check: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.check}: {self.detail}"
+
+
+def certify(rule: Rule, rules: Sequence[Rule] = (), cases: int = 20, seed: int = 0) -> list[Fault]:
+    """The faults of a rule, none for a sound one; ``rules`` are those that it will run with, ``cases`` are per sample.
+
+    The same arguments draw the same cases.
+    """
+    return list(_Certificate(rule, RuleSet([rule, *(r for r in rules if r is not rule)]), cases, seed).faults())
+
+
+class _Certificate:
+    def __init__(self, rule: Rule, together: RuleSet, cases: int, seed: int) -> None:
+        self.rule, self.together, self.cases = rule, together, cases
+        self.random = random.Random(zlib.crc32(rule.name.encode()) + seed)
+
+    def faults(self) -> Iterator[Fault]:
+        if not self.rule.samples or not self.rule.near_misses:
+            yield self.fault("samples", "a rule needs samples and near misses")
+            return
+        for sample in self.rule.samples:
+            yield from self.sample_faults(sample)
+        yield from self.near_miss_faults()
+
+    def fault(self, check: str, detail: str) -> Fault:
+        return Fault(self.rule.name, check, detail)
+
+    def draw(self, sample: Sample, symbolic: bool) -> Mapping[str, Any]:
+        """What the variables stand for in one random case of a sample."""
+        sizes: dict[str, Dim] = {}
+        for name in sample.dims:
+            fixed = name[0].isupper()
+            sizes[name] = symbol(name) if symbolic and not fixed else self.random.choice(NUMBERS if fixed else self.sizes())
+        dtypes = {word: self.random.choice(DTYPE_CLASSES[word]) for word in sample.dtypes}
+        return sample.bindings(self.rule.variables, sizes, dtypes)
+
+    def sizes(self) -> Sequence[int]:
+        return SIZES if self.random.random() < 0.1 else SIZES[:-1]
+
+    # --- samples
+
+    def sample_faults(self, sample: Sample) -> Iterator[Fault]:
+        """The first fault of a sample."""
+        compared = 0
+        for case in range(self.cases):
+            node = instantiate(self.rule.pattern, self.draw(sample, symbolic=case % 2 == 0))
+            found = self.case_fault(node)
+            if isinstance(found, Fault):
+                yield found
+                return
+            compared += found
+        if not compared:
+            yield self.fault("samples", "a sample has no value in any case")
+
+    def case_fault(self, node: Node) -> Fault | bool:
+        """What is wrong with the rule on one node, or whether there were values to compare."""
+        try:
+            made = self.rule.apply(node)
+        except RuleError as error:
+            return self.fault("type", str(error))
+        if made is None:
+            return self.fault("fires", f"{self.rule.explain(node)}")
+        if self.fires_on(made):
+            return self.fault("fires twice", f"{brief(node)} -> {brief(made)}")
+        found = self.compare(node, made, [self.rule])
+        return found if isinstance(found, Fault) else self.final_fault(node) or found
+
+    def fires_on(self, node: Node) -> bool:
+        """Whether the rule fires on a node or anything below it."""
+        try:
+            return rewrite(Graph((), (node,)), RuleSet([self.rule])).outputs[0] is not node
+        except RuleError:
+            return True
+
+    def final_fault(self, node: Node) -> Fault | None:
+        """What is wrong with all rules together on one node."""
+        log = Log()
+        try:
+            final = rewrite(Graph((), (node,)), self.together, log=log).outputs[0]
+        except RuleError as error:
+            return self.fault("termination", str(error))
+        found = self.compare(node, final, [rule for rule in self.together.rules if rule.name in log.counts()])
+        return found if isinstance(found, Fault) else None
+    def compare(self, before: Node, after: Node, rules: Sequence[Rule]) -> Fault | bool:
+        """Whether two nodes have one value under the promises of the rules that led from one to the other."""
+        tolerance = max(rule.tolerance for rule in rules)
+        domain = max((rule.domain for rule in rules), key=list(Domain).index)
+        inputs = Inputs((before, after), domain, tolerance != EXACT, self.random)
+        try:
+            expected = inputs.evaluate(before)
+        except (RuntimeError, IndexError):
+            return False  # no value to keep, as for the largest of no elements
+        found = difference(expected, inputs.evaluate(after), tolerance)
+        names = ", ".join(rule.name for rule in rules)
+        return self.fault("value", f"{found}: {brief(before)} -> {brief(after)} by {names}") if found else True
+
+    # --- near misses
+
+    def near_miss_faults(self) -> Iterator[Fault]:
+        guarded = False
+        for i, miss in enumerate(self.rule.near_misses):
+            for symbolic in (False, True):
+                node = self.near_miss(miss, symbolic)
+                found = self.rule.explain(node)
+                if isinstance(found, Match):
+                    yield self.fault("refuses", f"it fires on near miss {i}: {brief(node)}")
+                    return
+                guarded = guarded or "guard" in found.reason
+        if self.rule.when is not None and not guarded:
+            yield self.fault("guard", "no near miss reaches the guard: it has never been seen to refuse")
+
+    def near_miss(self, miss: Any, symbolic: bool) -> Node:
+        if isinstance(miss, Sample):
+            return instantiate(self.rule.pattern, self.draw(miss, symbolic))
+        return build(miss, self.draw(self.rule.samples[0], symbolic))
+
+
+def build(function: Any, bindings: Mapping[str, Any]) -> Node:
+    """Call a near miss with the variables that it names."""
+    code = function.__code__
+    plain = code.co_varnames[: code.co_argcount]
+    starred = code.co_varnames[code.co_argcount : code.co_argcount + bool(code.co_flags & 4)]
+    node = function(*(bindings[name] for name in plain), *(x for name in starred for x in bindings[name]))
+    if not isinstance(node, Node):
+        raise SmeltError(f"a near miss is {node!r}, not a node")
+    return node
+
+

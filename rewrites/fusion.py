@@ -1,0 +1,436 @@
+"""Fusion: operators become groups, each group one ``fused`` node, and each fused node one kernel.
+
+Operators are taken in order; each joins the groups of its operands where that is legal and keeps the kernel's shape, or
+starts a group of its own. Views never make a kernel: whoever reads a view reads through it. What is decided, and what is
+refused and why, is kept in a :class:`FusionReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import sympy
+
+from ..ir import ops
+from ..ir.graph import Graph
+from ..ir.node import Node, Trait
+from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
+from .log import Fuel
+
+MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
+CHEAP_FLOPS = 4  # per element: a value this cheap may be computed again for each element it broadcasts to
+
+
+class Kind(Enum):
+    """What a group's kernel looks like; it decides what may join."""
+
+    MAP = "map"
+    ROWS = "rows"
+    MATMUL = "matmul"
+    ATTENTION = "attention"
+    RECURRENCE = "recurrence"
+    SCATTER = "scatter"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A fusion that was considered and not made. ``bytes_saved`` is what it would have kept out of memory."""
+
+    producer: Node
+    consumer: Node
+    reason: str
+    bytes_saved: Dim
+
+
+@dataclass
+class FusionReport:
+    """What fusion did."""
+
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Group:
+    """Operators that become one kernel. ``domain`` is the shape its loops run over, ``rows`` the axes it combines."""
+
+    kind: Kind
+    domain: Shape
+    nodes: list[Node]
+    rows: tuple[int, ...] = ()
+    first: int = 0  # the position of its first node in the graph's order
+
+
+def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
+    """The graph with every operator that a kernel can be made of inside a ``fused`` node."""
+    fusion = _Fusion(graph, fuel or Fuel(), report if report is not None else FusionReport())
+    for node in graph.nodes:
+        if is_kernel_work(node, graph):
+            fusion.place(node)
+    return build(graph, fusion.groups)
+
+
+def split(node: Node) -> Graph:
+    """The region of a fused node with each operator in a fused node of its own.
+
+    For a region that a backend cannot make one kernel of: its parts are tried one by one.
+    """
+    region = node.attrs["region"]
+    assert isinstance(region, Graph)
+    return fuse(region, Fuel(limit=0))
+
+
+def is_kernel_work(node: Node, graph: Graph) -> bool:
+    """Whether a node must be computed by a kernel: not a source, a view, a constant, or PyTorch's work."""
+    if node.has(Trait.SOURCE, Trait.VIEW, Trait.PROJECTION, Trait.OPAQUE, Trait.REGION):
+        return False
+    if node.has(Trait.CREATION):
+        return node in graph.roots or any(user.has(Trait.OPAQUE) for user in graph.users[node])
+    return True
+
+
+def through_views(node: Node) -> Node:
+    """The value that a chain of views looks at."""
+    while node.has(Trait.VIEW):
+        node = node.inputs[0]
+    return node
+
+
+def kind_of(node: Node) -> Kind:
+    """The kind of kernel an operator alone needs."""
+    if node.has(Trait.RECURRENCE):
+        return Kind.RECURRENCE
+    if node.has(Trait.SCATTER) and not node.is_a(ops.slice_put):
+        return Kind.SCATTER
+    if node.has(Trait.ATTENTION):
+        return Kind.ATTENTION
+    if node.has(Trait.CONTRACTION):
+        return Kind.MATMUL
+    return Kind.ROWS if node.has(Trait.REDUCTION, Trait.SCAN) else Kind.MAP
+
+
+class _Fusion:
+    def __init__(self, graph: Graph, fuel: Fuel, report: FusionReport) -> None:
+        self.graph, self.fuel, self.report = graph, fuel, report
+        self.position = {node: i for i, node in enumerate(graph.nodes)}
+        self.group_of: dict[Node, Group] = {}
+        self.roots = set(graph.roots)
+
+    @property
+    def groups(self) -> list[Group]:
+        return list(dict.fromkeys(self.group_of.values()))
+
+    # --- where a node goes --------------------------------------------------------------------------------------------
+
+    def place(self, node: Node) -> None:
+        """Put a node into the groups of its operands, or into one of its own."""
+        home = self.start(node)
+        for producer in self.producers(node):
+            group = self.group_of[producer]
+            if group is home:
+                continue
+            reason = self.refuse(home, group, node, producer)
+            if reason is None and self.fuel.take("fuse"):
+                home = self.merge(group, home, node)
+            elif reason is not None:
+                self.report.refusals.append(Refusal(producer, node, reason, 2 * producer.tensor_type.nbytes))
+
+    def start(self, node: Node) -> Group:
+        kind = kind_of(node)
+        domain = node.inputs[0].shape if kind is Kind.ROWS else () if kind is Kind.RECURRENCE else node.shape
+        rows = ops.reduced_axes(node) if kind is Kind.ROWS else ()
+        group = Group(kind, domain, [node], rows, self.position[node])
+        self.group_of[node] = group
+        return group
+
+    def producers(self, node: Node) -> list[Node]:
+        """The computed values that a node reads, products and attention first: those gain most from an epilogue."""
+        bases = dict.fromkeys(through_views(x) for x in node.inputs)
+        computed = [b for b in bases if b in self.group_of]
+        heavy = (Kind.MATMUL, Kind.ATTENTION)
+        return sorted(computed, key=lambda b: (self.group_of[b].kind not in heavy, -self.position[b]))
+
+    def merge(self, group: Group, home: Group, node: Node) -> Group:
+        """One group of two; the heavier kind stays."""
+        if len(home.nodes) > 1 or home.kind is Kind.ROWS or group.kind is Kind.MAP:
+            kept = home if home.kind is not Kind.MAP or group.kind is Kind.MAP else group
+        else:
+            kept = group
+        domain, rows, kind = kept.domain, kept.rows, kept.kind
+        if kind is Kind.MAP:
+            domain = node.shape
+        merged = Group(kind, domain, sorted(group.nodes + home.nodes, key=self.position.__getitem__), rows)
+        merged.first = min(group.first, home.first)
+        for member in merged.nodes:
+            self.group_of[member] = merged
+        return merged
+
+    # --- legality -----------------------------------------------------------------------------------------------------
+
+    def refuse(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        """Why the group of ``producer`` and the group of ``node`` cannot be one kernel; None when they can."""
+        if len(home.nodes) + len(group.nodes) > MAX_NODES:
+            return "the kernel would be too large"
+        shape = self.refuse_shapes(home, group, node, producer)
+        if shape is not None:
+            return shape
+        return "another kernel between them needs its result" if self.separated(group, home) else None
+
+    def refuse_shapes(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        alone = (Kind.RECURRENCE, Kind.SCATTER)
+        if home.kind in alone or group.kind in alone:
+            return f"a {group.kind.value} kernel stands alone"
+        if node.has(Trait.CONTRACTION, Trait.ATTENTION):
+            return "operands of a product are read many times"
+        if node.has(Trait.CONCAT, Trait.GATHER) or node.is_a(ops.slice_put):
+            return f"{node.op.name} reads its operands at other positions"
+        if home.kind is not Kind.MAP and group.kind not in (Kind.MAP, home.kind):
+            return f"a {group.kind.value} and a {home.kind.value} in one kernel"
+        if group.kind is Kind.MAP:
+            return self.refuse_map(home, group, node, producer)
+        return self.refuse_epilogue(home, group, node, producer)
+
+    def refuse_map(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        """A group of pointwise work before the node."""
+        if self.read_plainly(node, producer) and group.domain == home.domain and not node.is_a(ops.rope):
+            return None
+        if home.kind not in (Kind.MAP, Kind.ROWS):
+            return f"a {home.kind.value} kernel computes nothing before its product"
+        if not self.only_reader(group, node):
+            return "its value is read elsewhere too"
+        if any(n.has(Trait.GATHER, Trait.CONCAT) for n in group.nodes):
+            return "an indexed value is read through a view"
+        cheap = all(isinstance(n.op.flops(n), int) or n.has(Trait.POINTWISE) for n in group.nodes)
+        if product(group.domain) == product(home.domain) and not node.is_a(ops.rope):
+            return None
+        cost = sum(_flops_per_element(n) for n in group.nodes)
+        return None if cheap and cost <= CHEAP_FLOPS else "it would be computed again for each element it is used for"
+
+    def refuse_epilogue(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        """A row reduction or a product before the node."""
+        if node.is_a(ops.rope) or not node.has(Trait.POINTWISE, Trait.REDUCTION, Trait.SCAN):
+            return f"{node.op.name} cannot follow a {group.kind.value} in its kernel"
+        if not self.read_plainly(node, producer):
+            return "the value is read through a view"
+        if home.kind is Kind.MAP and home.domain not in self.result_shapes(group):
+            return "the shapes of the kernels differ"
+        if home.kind is Kind.ROWS and (home.domain, home.rows) != (group.domain, group.rows):
+            return "the rows of the kernels differ"
+        return None
+
+    @staticmethod
+    def result_shapes(group: Group) -> tuple[Shape, ...]:
+        """The shapes that a kernel of this group can store."""
+        if group.kind is not Kind.ROWS:
+            return (group.domain,)
+        kept = tuple(1 if i in group.rows else d for i, d in enumerate(group.domain))
+        dropped = tuple(d for i, d in enumerate(group.domain) if i not in group.rows)
+        return (group.domain, kept, dropped)
+
+    @staticmethod
+    def read_plainly(node: Node, producer: Node) -> bool:
+        """Whether the node reads the producer's value directly, at no other position than its own."""
+        return all(x is producer for x in node.inputs if through_views(x) is producer)
+
+    def only_reader(self, group: Group, node: Node) -> bool:
+        """Whether nothing but the node reads what the group computes, through whatever views."""
+        members = set(group.nodes)
+        stack = [user for member in group.nodes for user in self.graph.users[member] if user not in members]
+        if any(member in self.roots for member in group.nodes):
+            return False
+        while stack:
+            user = stack.pop()
+            if user in self.roots:
+                return False
+            if user.has(Trait.VIEW):
+                stack.extend(self.graph.users[user])
+            elif user is not node:
+                return False
+        return True
+
+    def separated(self, group: Group, home: Group) -> bool:
+        """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
+        members = set(group.nodes) | set(home.nodes)
+        stack = [x for n in home.nodes for x in n.inputs if x not in members]
+        stack += [x for n in group.nodes for x in n.inputs if x not in members]
+        seen: set[Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen or self.position[node] < group.first:
+                continue
+            seen.add(node)
+            for x in self.kernel_inputs(node):
+                if x in members:
+                    if not node.has(Trait.VIEW):
+                        return True
+                elif x not in seen:
+                    stack.append(x)
+        return False
+
+    def kernel_inputs(self, node: Node) -> Iterable[Node]:
+        """What must be computed before a node: its operands, and those of all nodes in its kernel."""
+        group = self.group_of.get(node)
+        if group is None:
+            return node.inputs
+        return (x for member in group.nodes for x in member.inputs)
+
+
+def _flops_per_element(node: Node) -> int:
+    flops, size = node.op.flops(node), node.tensor_type.numel
+    ratio = sympy.cancel(sympy.sympify(flops) / size) if size != 0 else 0
+    return int(ratio) if sympy.sympify(ratio).is_Integer else CHEAP_FLOPS + 1
+
+
+# --- building the fused graph -----------------------------------------------------------------------------------------
+
+
+def build(graph: Graph, groups: Sequence[Group]) -> Graph:
+    """The graph with each group as one ``fused`` node, in an order that its dependencies allow."""
+    builder = _Builder(graph)
+    for group in groups:
+        for node in group.nodes:
+            builder.group_of[node] = group
+    return graph.with_roots(builder.value)
+
+
+class _Builder:
+    """Rebuilds a graph bottom up. A group is built when one of its values is first asked for; no recursion."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.group_of: dict[Node, Group] = {}
+        self.new: dict[Node, Node] = {}
+
+    def value(self, root: Node) -> Node:
+        """What stands for a node in the new graph."""
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node in self.new:
+                stack.pop()
+                continue
+            waiting = [x for x in self.needs(node) if x not in self.new]
+            if waiting:
+                stack.extend(waiting)
+            else:
+                self.build(node)
+        return self.new[root]
+
+    def needs(self, node: Node) -> list[Node]:
+        group = self.group_of.get(node)
+        return list(node.inputs) if group is None else self.operands(group)
+
+    def operands(self, group: Group) -> list[Node]:
+        """The values from outside that a group reads, through views."""
+        members = set(group.nodes)
+        found: dict[Node, None] = {}
+        for node in group.nodes:
+            for x in node.inputs:
+                base = through_views(x)
+                if base not in members and not base.has(Trait.CREATION):
+                    found[base] = None
+        return list(found)
+
+    def build(self, node: Node) -> None:
+        group = self.group_of.get(node)
+        if group is None:
+            self.new[node] = node.with_inputs(tuple(self.new[x] for x in node.inputs))
+            return
+        operands = self.operands(group)
+        outputs = self.outputs(group)
+        region = make_region(operands, outputs, self.graph.symbols)
+        layouts = tuple(self.layout(x) for x in outputs)
+        made = ops.fused(*(self.new[x] for x in operands), region=region, layouts=layouts)
+        made.keep_origin(group.nodes[-1].origin)
+        made.origin.made_by = made.origin.made_by or "fuse"
+        results = ops.results(made)
+        if group.kind is Kind.RECURRENCE:
+            self.new[group.nodes[0]] = made
+            return
+        for output, result in zip(outputs, results, strict=True):
+            self.new[output] = result.keep_origin(output.origin)
+        for inner in group.nodes:
+            self.new.setdefault(inner, inner)  # never read outside: any value will do
+
+    def outputs(self, group: Group) -> list[Node]:
+        """The values of a group that are read outside of it, or by the caller."""
+        if group.kind is Kind.RECURRENCE:
+            return list(ops.results(group.nodes[0]))
+        members = set(group.nodes)
+        roots = set(self.graph.roots)
+        return [n for n in group.nodes if n in roots or any(self.leaves(u, members) for u in self.graph.users[n])]
+
+    def leaves(self, user: Node, members: set[Node]) -> bool:
+        """Whether a reader, or one of the readers of a view, stands outside the group."""
+        stack = [user]
+        roots = set(self.graph.roots)
+        while stack:
+            node = stack.pop()
+            if node in members:
+                continue
+            if not node.has(Trait.VIEW) or node in roots:
+                return True
+            stack.extend(self.graph.users[node])
+        return False
+
+    def layout(self, node: Node) -> tuple[int, ...]:
+        """The order of a result's axes in memory: that of the readers who permute it and then reshape."""
+        default = tuple(range(node.tensor_type.rank))
+        if node in self.graph.roots:
+            return default
+        for user in self.graph.users.get(node, ()):
+            if user.is_a(ops.permute) and any(u.is_a(ops.reshape) for u in self.graph.users[user]):
+                return tuple(user.attrs["dims"])  # type: ignore[arg-type]
+        return default
+
+
+def make_region(operands: Sequence[Node], outputs: Sequence[Node], symbols: Sequence[SymbolRange]) -> Graph:
+    """The graph of one kernel: operands become inputs "0", "1" and so on."""
+    new: dict[Node, Node] = {}
+    for i, x in enumerate(operands):
+        new[x] = ops.input(name=str(i), shape=x.shape, dtype=x.dtype)
+    for node in _inside(outputs, set(operands)):
+        new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
+    used = set(_symbols(_inside([new[x] for x in (*operands, *outputs)], set())))
+    return Graph(
+        (new[x] for x in operands), (new[x] for x in outputs), (), (r for r in symbols if r.symbol in used)
+    )
+
+
+def _inside(outputs: Sequence[Node], stop: set[Node]) -> list[Node]:
+    """The nodes between operands and outputs, operands before users."""
+    found: list[Node] = []
+    seen: set[Node] = set(stop)
+    stack = [(x, False) for x in reversed(outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            found.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((x, False) for x in reversed(node.inputs))
+    return found
+
+
+def _symbols(nodes: Iterable[Node]) -> Iterator[sympy.Symbol]:
+    """Every size symbol in the types and attributes of nodes."""
+    for node in nodes:
+        types = getattr(node.type, "items", (node.type,))
+        for type_ in types:
+            assert isinstance(type_, TensorType)
+            yield from symbols_of(type_.shape)
+        yield from symbols_of(_dims(tuple(node.attrs.values())))
+
+
+def _dims(values: Iterable[object]) -> list[Dim]:
+    found: list[Dim] = []
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, tuple):
+            stack.extend(value)
+        elif isinstance(value, sympy.Expr):
+            found.append(value)
+    return found

@@ -1,0 +1,156 @@
+"""From a capture to an executable: rewrites, fusion, kernels, native code. The whole way, in order."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..frontend.capture import Capture, Fallback
+from ..ir import ops
+from ..ir.graph import Graph
+from ..ir.verify import verify as verify_graph
+from ..rewrites.fusion import FusionReport, fuse
+from ..rewrites.log import Fuel, Log
+from ..rewrites.pipeline import Context, run_pipeline
+from .executable import Executable
+from .kernels import KernelInfo, KernelTable, describe, legalise
+from .plan import KernelStep, Plan, TorchStep, make_plan
+from .target import Target
+
+
+class Cache(Protocol):
+    """What keeps native code between processes."""
+
+    def get(self, key: str) -> Path | None:
+        """The library of a key, checked, if there is one."""
+
+    def put(self, key: str, build: Any) -> Path | None:
+        """Keep what ``build(path)`` writes; None when it cannot be kept."""
+
+
+@dataclass
+class Compilation:
+    """One compilation while it runs: what it has done and how long each stage took."""
+
+    target: Target
+    check: bool = False
+    timings: dict[str, float] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def keep(self, name: str, graph: Graph) -> Graph:
+        """Remember the graph after a stage; verified when asked."""
+        self.graphs[name] = graph
+        if self.check:
+            verify_graph(graph)
+        return graph
+
+
+def build_executable(
+    capture: Capture, target: Target, *, cache: Cache | None = None, verify: bool = False, fuel: Fuel | None = None
+) -> Executable:
+    """Compile a capture for a target.
+
+    Raises:
+        BackendError: the backend is missing or refuses the generated code.
+    """
+    work = Compilation(target, verify)
+    graph = work.keep("captured", capture.graph)
+    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify)
+    with work.stage("rewrite"):
+        graph = run_pipeline(graph, context)
+    work.graphs.update(context.snapshots)
+    report = FusionReport()
+    with work.stage("fuse"):
+        graph = work.keep("fuse", fuse(graph, context.fuel, report))
+    table = KernelTable(target.machine)
+    with work.stage("lower"):
+        graph = work.keep("final", legalise(graph, table))
+        plan = make_plan(graph, table)
+    with work.stage("codegen"):
+        hosts = _native(plan, target, cache)
+    with work.stage("pack"):
+        return Executable(
+            plan=plan,
+            weights=capture.weights,
+            derived=context.derived,
+            hosts=hosts,
+            graphs=work.graphs,
+            kernels=kernel_infos(plan),
+            fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
+            applications=context.log,
+            timings=work.timings,
+        )
+
+
+def kernel_infos(plan: Plan) -> tuple[KernelInfo, ...]:
+    """Each kernel of a plan, in the order of its first call."""
+    steps = [s for s in plan.steps if isinstance(s, KernelStep)]
+    calls = Counter(s.kernel.name for s in steps)
+    first = {s.kernel.name: s for s in reversed(steps)}
+    return tuple(
+        describe(first[name].kernel, calls[name], first[name].node.origin.module) for name in dict.fromkeys(calls)
+    )
+
+
+def _run_by_torch(plan: Plan, table: KernelTable) -> list[Fallback]:
+    return [
+        Fallback(s.node.attrs["region"].outputs[0].op.name, table.why(s.node), (s.node.origin.source,))  # type: ignore[union-attr]
+        for s in plan.steps
+        if isinstance(s, TorchStep) and s.node.is_a(ops.fused)
+    ]
+
+
+def _native(plan: Plan, target: Target, cache: Cache | None) -> list[Any]:
+    """The host functions of a plan's segments, PyTorch's steps between them."""
+    segments = list(plan.segments())
+    native = {f"main{i}": s for i, s in enumerate(segments) if isinstance(s, list)}
+    library = _library(plan, native, target, cache) if native else {}
+    return [library[f"main{i}"] if isinstance(s, list) else s for i, s in enumerate(segments)]
+
+
+def _library(
+    plan: Plan, native: Mapping[str, Sequence[KernelStep]], target: Target, cache: Cache | None
+) -> Mapping[str, Any]:
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm import module
+
+    module.set_threads(target.threads)
+    kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
+    sources = [k.source for k in kernels.values()]
+    symbols = tuple(r.symbol for r in plan.graph.symbols)
+    hosts = [
+        module.Host(
+            name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols
+        )
+        for name, steps in native.items()
+    ]
+    key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+    kept = cache.get(key) if cache is not None else None
+    if kept is not None:
+        return module.load(kept, list(native))
+    built = module.build(sources, hosts, target.cpu)
+    if cache is not None:
+        cache.put(key, built.export_library)
+    return {name: built[name] for name in native}
+
+
+def _digest(parts: Sequence[str]) -> str:
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part.encode())
+    return hashed.hexdigest()
+

@@ -1,0 +1,245 @@
+"""An executable: a plan with its native code and weights, run for any sizes of its symbols."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor
+
+from ..codegen.tvm.packing import pack_panels
+from ..ir import ops
+from ..ir.graph import Graph
+from ..ir.interpret import evaluate, interpret
+from ..ir.node import Node, Trait
+from ..ir.types import concrete
+from ..rewrites.memory import Interval, place
+from .kernels import KernelInfo, region_of
+from .plan import Buffer, Place, Plan, TorchStep
+
+ALIGNMENT = 64
+Sizes = Mapping[sympy.Symbol, int]
+HostFunction = Callable[[Tensor, Tensor], Any]
+
+
+@dataclass
+class Binding:
+    """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table."""
+
+    sizes: Tensor
+    addresses: np.ndarray[Any, np.dtype[np.int64]]
+    table: Tensor
+    shapes: dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
+    offsets: dict[int, int]
+    arena_bytes: int
+    arena_base: int = 0
+
+
+@dataclass
+class Executable:
+    """Runs a captured graph. Calls are serialised: intermediates lie in one arena.
+
+    Attributes:
+        graphs: the graph after each stage of the pipeline, by name, in order.
+        kernels: what the report shows of each kernel.
+        timings: seconds that each stage of the compilation took.
+    """
+
+    plan: Plan
+    weights: Mapping[str, Tensor]
+    derived: Mapping[str, Node]
+    hosts: Sequence[HostFunction | TorchStep]
+    graphs: Mapping[str, Graph]
+    kernels: tuple[KernelInfo, ...]
+    fallbacks: tuple[Any, ...] = ()
+    applications: Any = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bindings: dict[tuple[int, ...], Binding] = {}
+        self._symbols = tuple(r.symbol for r in self.plan.graph.symbols)
+        self._error = torch.zeros(1, dtype=torch.int64)
+        self._arena = torch.empty(0, dtype=torch.uint8)
+        self._packed: dict[int, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
+        self.refresh(self.weights)
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    def refresh(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights as they are now: derived ones are computed and packed ones packed again."""
+        with self._lock, torch.no_grad():
+            self.weights = weights
+            values = dict(weights)
+            for name, node in self.derived.items():
+                (values[name],) = evaluate([node], values)
+            self._values = {name: value.detach() for name, value in values.items()}
+            self._packed = {b.position: self._pack(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
+            self._bindings.clear()
+
+    def _pack(self, buffer: Buffer) -> Tensor:
+        value = self._values[buffer.name]
+        if buffer.packing is None:
+            return value if _usable(value) else value.contiguous().clone()
+        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
+
+    def _after_mutation(self, target: Node) -> None:
+        """Keep the copy that kernels read, where there is one, equal to a weight that was changed."""
+        position = self.plan.home[target].position
+        copy = self._packed.get(position)
+        if copy is not None and copy.data_ptr() != self._values[str(target.attrs["name"])].data_ptr():
+            copy.copy_(self._values[str(target.attrs["name"])])
+
+    # --- sizes --------------------------------------------------------------------------------------------------------
+
+    def arena_bytes(self, sizes: Sizes) -> int:
+        """The bytes that intermediates take for these sizes."""
+        return self._binding(sizes).arena_bytes
+
+    def _binding(self, sizes: Sizes) -> Binding:
+        key = tuple(sizes[s] for s in self._symbols)
+        found = self._bindings.get(key)
+        if found is None:
+            found = self._bindings[key] = self._bind(sizes, key)
+        return found
+
+    def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
+        buffers = self.plan.buffers
+        shapes = {b.position: (_numbers(b.type.shape, sizes), _numbers(b.strides, sizes)) for b in buffers}
+        arena = [b for b in buffers if b.place is Place.ARENA and b.position in self.plan.live]
+        intervals = [Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena]
+        placement = place(intervals)
+        offsets = {b.position: at for b, at in zip(arena, placement.offsets, strict=True)}
+        table = torch.zeros(len(buffers), dtype=torch.int64)
+        made = Binding(
+            torch.tensor(key or (0,), dtype=torch.int64), table.numpy(), table, shapes, offsets, placement.nbytes
+        )
+        for b in buffers:
+            if b.place is Place.ERROR:
+                made.addresses[b.position] = self._error.data_ptr()
+            elif b.place is Place.WEIGHT:
+                made.addresses[b.position] = self._packed[b.position].data_ptr()
+        return made
+
+    def _use_arena(self, binding: Binding) -> None:
+        """Point the binding's intermediates into the arena, which grows when it must."""
+        if self._arena.numel() < binding.arena_bytes + ALIGNMENT:
+            self._arena = torch.empty(binding.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+        base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+        if base != binding.arena_base:
+            for position, offset in binding.offsets.items():
+                binding.addresses[position] = base + offset
+            binding.arena_base = base
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, tensors: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
+        """The graph's outputs for input tensors (dense and of the declared types), and its mutations done.
+
+        Raises:
+            IndexError: an index from data was out of range.
+        """
+        with self._lock, torch.no_grad():
+            return _Call(self, self._binding(sizes), tensors, sizes).run()
+
+
+class _Call:
+    """One run: the tensors that exist during it, by table position."""
+
+    def __init__(self, executable: Executable, binding: Binding, tensors: Sequence[Tensor], sizes: Sizes) -> None:
+        self.executable, self.binding, self.sizes = executable, binding, sizes
+        self.plan = executable.plan
+        self.tensors: dict[int, Tensor] = {}
+        executable._use_arena(binding)
+        for node, tensor in zip(self.plan.graph.inputs, tensors, strict=True):
+            self.hold(self.plan.home[node].position, tensor)
+
+    def hold(self, position: int, tensor: Tensor) -> None:
+        self.tensors[position] = tensor
+        self.binding.addresses[position] = tensor.data_ptr()
+
+    def run(self) -> list[Tensor]:
+        for buffer in self.plan.buffers:
+            if buffer.place is Place.OUTPUT:
+                shape, strides = self.binding.shapes[buffer.position]
+                self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
+        for host in self.executable.hosts:
+            if isinstance(host, TorchStep):
+                self.torch_step(host)
+            else:
+                host(self.binding.table, self.binding.sizes)
+                self.check_indices()
+        outputs = [self.value(node) for node in self.plan.graph.outputs]
+        changed = [(self.value(m.target), self.value(m.value).clone()) for m in self.plan.graph.mutations]
+        for mutation, (target, value) in zip(self.plan.graph.mutations, changed, strict=True):
+            target.copy_(value)
+            self.executable._after_mutation(mutation.target)
+        return outputs
+
+    def check_indices(self) -> None:
+        if self.executable._error[0]:
+            self.executable._error.zero_()
+            raise IndexError("index out of range: an index given to embedding, gather or scatter is outside its tensor")
+
+    def torch_step(self, step: TorchStep) -> None:
+        operands = [self.value(x) for x in step.node.inputs]
+        if step.node.is_a(ops.fused):
+            results = interpret(region_of(step.node), operands, {}, sizes=self.sizes).outputs
+        else:
+            made = step.node.op.evaluate(*operands, **self.attrs(step.node))
+            results = made if isinstance(made, tuple) else (made,)
+        for position, result in zip(step.results, results, strict=True):
+            self.hold(position, result.contiguous())
+
+    def attrs(self, node: Node) -> dict[str, Any]:
+        return {name: _concrete_value(value, self.sizes) for name, value in node.attrs.items()}
+
+    def value(self, node: Node) -> Tensor:
+        """A node as a tensor: its buffer, seen through any views."""
+        views = []
+        while node.has(Trait.VIEW):
+            views.append(node)
+            node = node.inputs[0]
+        tensor = self.base(node)
+        for view in reversed(views):
+            tensor = view.op.evaluate(tensor, **self.attrs(view))
+        return tensor
+
+    def base(self, node: Node) -> Tensor:
+        buffer = self.plan.home[node]
+        if buffer.position in self.tensors:
+            return self.tensors[buffer.position]
+        if buffer.place is Place.WEIGHT:
+            return self.executable._values[buffer.name]
+        shape, strides = self.binding.shapes[buffer.position]
+        start = self.binding.arena_base - self.executable._arena.data_ptr() + self.binding.offsets[buffer.position]
+        nbytes = _nbytes(buffer, self.binding.shapes)
+        flat = self.executable._arena[start : start + nbytes].view(buffer.type.dtype)
+        return flat.as_strided(shape, strides)
+
+
+def _numbers(dims: Sequence[Any], sizes: Sizes) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else concrete(d, sizes) for d in dims)
+
+
+def _nbytes(buffer: Buffer, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
+    count = buffer.type.dtype.itemsize
+    for size in shapes[buffer.position][0]:
+        count *= size
+    return count
+
+
+def _usable(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0
+
+
+def _concrete_value(value: Any, sizes: Sizes) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_concrete_value(v, sizes) for v in value)
+    return concrete(value, sizes) if isinstance(value, sympy.Expr) else value

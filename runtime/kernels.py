@@ -1,0 +1,179 @@
+"""From a fused graph to kernels: each distinct region is lowered, scheduled and written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..codegen.lower import Operand, lower, strides_of
+from ..codegen.program import Program, can_fail
+from ..codegen.schedule import Machine, Schedule, default_schedule
+from ..ir import ops
+from ..ir.errors import UnsupportedError
+from ..ir.graph import Graph
+from ..ir.node import Node, Trait
+from ..ir.types import Dim, Shape, contiguous_strides
+from ..rewrites.fusion import split
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled function: the region it computes and how."""
+
+    name: str
+    region: Graph
+    program: Program
+    schedule: Schedule
+    source: str
+
+    @property
+    def checks_indices(self) -> bool:
+        """Whether it may report an index out of range."""
+        return can_fail(self.program)
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """A kernel as the report shows it.
+
+    Attributes:
+        calls: how often one run calls it.
+        flops, bytes: of one call, as dims: floating-point operations, and bytes of operands and results.
+        operators: what it computes, by operator name.
+        module: where in the model its first call comes from.
+    """
+
+    name: str
+    program: Program
+    schedule: Schedule
+    source: str
+    calls: int
+    flops: Dim
+    bytes: Dim
+    operators: tuple[str, ...]
+    module: str
+
+
+@dataclass
+class KernelTable:
+    """The kernels of a graph, made on demand."""
+
+    machine: Machine
+    kernels: dict[object, Kernel] = field(default_factory=dict)
+    refused: dict[object, str] = field(default_factory=dict)
+
+    def kernel_for(self, node: Node) -> Kernel | None:
+        """The kernel of a fused node; None where the backend cannot make one (``why`` tells)."""
+        key = self._key(node)
+        if key not in self.kernels and key not in self.refused:
+            try:
+                self.kernels[key] = self._make(node)
+            except UnsupportedError as error:
+                self.refused[key] = str(error)
+        return self.kernels.get(key)
+
+    def why(self, node: Node) -> str:
+        """Why a fused node has no kernel."""
+        return self.refused[self._key(node)]
+
+    def _key(self, node: Node) -> object:
+        return (node.attrs["region"], node.attrs["layouts"], tuple(operand_of(x) for x in node.inputs))
+
+    def _make(self, node: Node) -> Kernel:
+        from_tvm = _emitter()
+        region = region_of(node)
+        program = lower(region, [operand_of(x) for x in node.inputs], layouts_of(node))
+        schedule = default_schedule(program, self.machine)
+        name = f"k{len(self.kernels)}_{_label(region)}"
+        return Kernel(name, region, program, schedule, from_tvm(name, program, schedule))
+
+
+def region_of(node: Node) -> Graph:
+    """The region of a fused node."""
+    region = node.attrs["region"]
+    assert isinstance(region, Graph)
+    return region
+
+
+def layouts_of(node: Node) -> Sequence[Sequence[int]]:
+    """The layouts of a fused node's results."""
+    layouts = node.attrs["layouts"]
+    assert isinstance(layouts, tuple)
+    return layouts  # type: ignore[return-value]
+
+
+def operand_of(value: Node) -> Operand:
+    """How a value lies in memory when a kernel reads it."""
+    return Operand(strides_of_value(value), weight=value.is_a(ops.weight))
+
+
+def strides_of_value(value: Node) -> Shape:
+    """The strides of a value in memory: as its kernel stores it, row-major for everything else."""
+    source = value.inputs[0] if value.is_a(ops.item) else value
+    if source.is_a(ops.fused):
+        index = int(value.attrs["index"]) if value.is_a(ops.item) else 0  # type: ignore[arg-type]
+        return strides_of(value.shape, layouts_of(source)[index])
+    return contiguous_strides(value.shape)
+
+
+def legalise(graph: Graph, table: KernelTable) -> Graph:
+    """The graph with every region that cannot be one kernel taken apart, so that only single operators may remain."""
+    parts: dict[Node, tuple[Node, ...]] = {}
+
+    def transform(node: Node, inputs: tuple[Node, ...]) -> Node:
+        if node.is_a(ops.item) and inputs[0] in parts:
+            return parts[inputs[0]][int(node.attrs["index"])]  # type: ignore[arg-type]
+        new = node.with_inputs(inputs)
+        if not new.is_a(ops.fused) or table.kernel_for(new) is not None:
+            return new
+        pieces = split(new)
+        if sum(1 for n in pieces.nodes if n.is_a(ops.fused)) <= 1:
+            return new
+        results = _inline(pieces, inputs)
+        if len(results) == 1:
+            return results[0]
+        parts[new] = results
+        return new
+
+    return graph.rebuild(transform)
+
+
+def _inline(region: Graph, operands: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The outputs of a region on other operands."""
+    new = dict(zip(region.inputs, operands, strict=True))
+    for node in region.nodes:
+        if node not in new:
+            new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
+    return tuple(new[x] for x in region.outputs)
+
+
+def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
+    """What the report says of a kernel."""
+    region = kernel.region
+    work = [n for n in region.nodes if not n.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)]
+    types = [n.tensor_type for n in (*region.inputs, *region.outputs)]
+    return KernelInfo(
+        kernel.name,
+        kernel.program,
+        kernel.schedule,
+        kernel.source,
+        calls,
+        sum((n.op.flops(n) for n in work), start=0),
+        sum((t.nbytes for t in types), start=0),
+        tuple(n.op.name for n in work),
+        module,
+    )
+
+
+def _label(region: Graph) -> str:
+    """A short name after what the region computes."""
+    work = [n.op.name for n in region.nodes if not n.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)]
+    unique = list(dict.fromkeys(name.replace(".", "_") for name in work))
+    return "_".join(unique[:4]) or "copy"
+
+
+def _emitter() -> Callable[[str, Program, Schedule], str]:
+    # imported when a target asks for it: the GPU path runs on a machine without TVM
+    from ..codegen.tvm.module import kernel_text
+
+    return kernel_text

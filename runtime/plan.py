@@ -1,0 +1,184 @@
+"""The plan: buffers, and the steps that fill them, for all sizes of a graph's symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+
+from ..codegen.program import Format, Param
+from ..codegen.schedule import panel_tile
+from ..ir import ops
+from ..ir.graph import Graph
+from ..ir.node import Node, Trait
+from ..ir.types import Shape, TensorType, contiguous_strides
+from ..rewrites.fusion import through_views
+from ..rewrites.schedule import order
+from .kernels import Kernel, KernelTable, strides_of_value
+
+
+class Place(Enum):
+    """Where a buffer's memory comes from."""
+
+    INPUT = "input"  # the caller's tensor
+    WEIGHT = "weight"  # the model's tensor, or a packed copy
+    ARENA = "arena"  # planned ahead
+    OUTPUT = "output"  # allocated for each call: the caller keeps it
+    TORCH = "torch"  # what PyTorch returned
+    ERROR = "error"  # the cell in which kernels report an index out of range
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A weight as panels of ``tile`` columns of its (transposed) matrix."""
+
+    tile: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor in memory: row ``position`` of the address table."""
+
+    position: int
+    place: Place
+    type: TensorType
+    strides: Shape
+    name: str = ""  # of a weight
+    packing: Packing | None = None
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """One kernel call: the table positions of its parameters, in order, the error cell last."""
+
+    kernel: Kernel
+    buffers: tuple[int, ...]
+    node: Node
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """Something that PyTorch computes: an opaque call, or a region that no kernel could be made of."""
+
+    node: Node
+    results: tuple[int, ...]
+
+
+Step = KernelStep | TorchStep
+
+
+@dataclass
+class Plan:
+    """Everything that does not depend on sizes.
+
+    Attributes:
+        graph: the final graph.
+        buffers: by position in the address table.
+        steps: in order.
+        home: the buffer of each node that has one: sources, kernel results, results of PyTorch's steps.
+        live: for each buffer in the arena, the steps that write it first and read it last.
+    """
+
+    graph: Graph
+    buffers: list[Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    home: dict[Node, Buffer] = field(default_factory=dict)
+    live: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
+        """The steps with neighbouring kernel calls together: each list is one native call."""
+        run: list[KernelStep] = []
+        for step in self.steps:
+            if isinstance(step, KernelStep):
+                run.append(step)
+                continue
+            if run:
+                yield run
+                run = []
+            yield step
+        if run:
+            yield run
+
+
+def make_plan(graph: Graph, table: KernelTable) -> Plan:
+    """The plan of a fused graph."""
+    return _Planner(graph, table).run()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, table: KernelTable) -> None:
+        self.plan = Plan(graph)
+        self.graph, self.table = graph, table
+        self.packed: dict[tuple[str, Packing], Buffer] = {}
+        self.returned = {through_views(node) for node in graph.outputs}
+
+    def run(self) -> Plan:
+        self.error = self.buffer(Place.ERROR, TensorType((1,), torch.int64))
+        for node in self.graph.inputs:
+            self.plan.home[node] = self.buffer(Place.INPUT, node.tensor_type)
+        for node in self.graph.weights():
+            self.plan.home[node] = self.buffer(Place.WEIGHT, node.tensor_type, name=str(node.attrs["name"]))
+        for node in order(self.graph):
+            self.step(node)
+        self.find_lifetimes()
+        return self.plan
+
+    def buffer(self, place: Place, type_: TensorType, strides: Shape | None = None, name: str = "") -> Buffer:
+        dense = contiguous_strides(type_.shape) if strides is None else strides
+        made = Buffer(len(self.plan.buffers), place, type_, dense, name)
+        self.plan.buffers.append(made)
+        return made
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def step(self, node: Node) -> None:
+        kernel = self.table.kernel_for(node) if node.is_a(ops.fused) else None
+        results = ops.results(node)
+        if kernel is None:
+            made = [self.buffer(Place.TORCH, r.tensor_type) for r in results]
+            self.plan.steps.append(TorchStep(node, tuple(b.position for b in made)))
+        else:
+            made = [self.buffer(self.place_of(r), r.tensor_type, strides_of_value(r)) for r in results]
+            reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
+            positions = tuple(b.position for b in (*reads, *made, self.error))
+            self.plan.steps.append(KernelStep(kernel, positions, node))
+        self.plan.home.update(zip(results, made, strict=True))
+
+    def place_of(self, result: Node) -> Place:
+        return Place.OUTPUT if result in self.returned else Place.ARENA
+
+    def operand(self, value: Node, param: Param, kernel: Kernel) -> Buffer:
+        """The buffer that a kernel reads: a weight's packed copy where it asks for panels."""
+        if param.format is not Format.PANELS:
+            return self.plan.home[value]
+        packing = Packing(panel_tile(kernel.schedule), param.transposed)
+        key = (str(value.attrs["name"]), packing)
+        if key not in self.packed:
+            position = len(self.plan.buffers)
+            made = Buffer(position, Place.WEIGHT, value.tensor_type, param.strides, key[0], packing)
+            self.plan.buffers.append(made)
+            self.packed[key] = made
+        return self.packed[key]
+
+    # --- lifetimes ----------------------------------------------------------------------------------------------------
+
+    def find_lifetimes(self) -> None:
+        """From the step that writes a value to the last that reads it; the values of mutations stay to the end."""
+        live = self.plan.live
+        for at, step in enumerate(self.plan.steps):
+            for buffer in self.touched(step):
+                if buffer.place is Place.ARENA:
+                    first, _ = live.get(buffer.position, (at, at))
+                    live[buffer.position] = (first, at)
+        for root in self.graph.roots:
+            buffer = self.plan.home.get(through_views(root))
+            if buffer is not None and buffer.place is Place.ARENA:
+                live[buffer.position] = (live[buffer.position][0], len(self.plan.steps))
+
+    def touched(self, step: Step) -> list[Buffer]:
+        if isinstance(step, KernelStep):
+            return [self.plan.buffers[i] for i in step.buffers]
+        return [self.plan.home[b] for b in map(through_views, step.node.inputs) if b in self.plan.home]
