@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import sympy
 
 from ..ir.errors import UnsupportedError
 from ..ir.types import Dim, Shape, canonical_dim, product
-from .program import Index
+from .program import Affine, Expr, Index
 
-AffineIndex = sympy.Expr | int
-Bounds = Mapping[sympy.Symbol, Dim]
+Bounds: TypeAlias = Mapping[sympy.Symbol, Dim]
 
 
-def affine(index: Index) -> AffineIndex:
+def affine(index: Index) -> Affine:
     """An index that does not come from data.
 
     Raises:
         UnsupportedError: it does.
     """
-    if not isinstance(index, sympy.Expr | int):
+    if isinstance(index, Expr):
         raise UnsupportedError("an index from data goes through a view that computes with it")
     return index
 
 
-def split(linear: AffineIndex, size: Dim, bounds: Bounds) -> tuple[AffineIndex, AffineIndex]:
+def as_fraction(index: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Numerator and denominator, both without divisions of their own: (a + b) / 2 is not a / 2 + b / 2 in integers."""
+    factors = (f for term in sympy.Add.make_args(index) for f in sympy.Mul.make_args(term))
+    if any((f.is_Rational and not f.is_Integer) or (f.is_Pow and f.exp.is_negative) for f in factors):
+        return sympy.fraction(sympy.together(index))
+    return index, sympy.Integer(1)
+
+
+def split(linear: Affine, size: Dim, bounds: Bounds) -> tuple[Affine, Affine]:
     """Quotient and remainder of an index by ``size``, without a division where the axis bounds show it."""
     linear = sympy.expand(linear)
     whole, rest = [], []
@@ -43,7 +51,7 @@ def _denominator_free(expr: sympy.Expr) -> bool:
     return sympy.fraction(sympy.together(expr))[1] == 1
 
 
-def _plain(expr: AffineIndex) -> AffineIndex:
+def _plain(expr: Affine) -> Affine:
     return int(expr) if isinstance(expr, sympy.Expr) and expr.is_Integer else expr
 
 
@@ -67,7 +75,7 @@ def reshape_index(old: Shape, new: Shape, index: Sequence[Index], bounds: Bounds
         if len(old_axes) == 1 and len(new_axes) == 1:
             result[old_axes[0]] = index[new_axes[0]]
             continue
-        linear: AffineIndex = 0
+        linear: Affine = 0
         for axis in new_axes:
             linear = linear * new[axis] + affine(index[axis])
         for axis in reversed(old_axes[1:]):

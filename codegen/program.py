@@ -9,11 +9,11 @@ ones are one kernel. Schedules (tile sizes and the like) are kept apart, in ``co
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
-from functools import lru_cache
-from typing import Any, TypeVar, Union
+from functools import cache
+from typing import Any, TypeAlias, TypeVar, Union, cast
 
 import sympy
 import torch
@@ -21,10 +21,11 @@ import torch
 from ..ir.node import attr_key
 from ..ir.types import Dim, Shape, TensorType
 
-Index = Union[sympy.Expr, int, "Expr"]
+Affine: TypeAlias = Dim  # arithmetic on axes and sizes
+Index: TypeAlias = Union[Affine, "Expr"]  # or a value that comes from data
 
 
-@lru_cache(maxsize=None)
+@cache
 def axis_symbol(name: str) -> sympy.Symbol:
     """The symbol that stands for an axis in index maps. The underscore sets it apart from a size of the same name."""
     return sympy.Symbol(f"_{name}", integer=True, nonnegative=True)
@@ -39,6 +40,7 @@ class Axis:
 
     @property
     def symbol(self) -> sympy.Symbol:
+        """What stands for the axis in index maps."""
         return axis_symbol(self.name)
 
 
@@ -50,6 +52,8 @@ class Format(Enum):
 
 
 class Role(Enum):
+    """Whether a kernel reads or writes a parameter."""
+
     IN = "in"
     OUT = "out"
 
@@ -86,7 +90,7 @@ def _interned(cls: type[_T]) -> type[_T]:
         values = (*args, *(kwargs[name] for name in names[len(args) :]))
         key = (kind, tuple(attr_key(v) for v in values))
         found = _INTERNED.get(key)
-        return found if found is not None else _INTERNED.setdefault(key, object.__new__(kind))
+        return cast(_T, found if found is not None else _INTERNED.setdefault(key, object.__new__(kind)))
 
     cls.__new__ = new  # type: ignore[method-assign, assignment]
     return cls
@@ -106,7 +110,7 @@ class Const:
 class IndexValue:
     """An index expression (axes and sizes) as a number."""
 
-    index: sympy.Expr | int
+    index: Affine
     dtype: torch.dtype
 
 
@@ -126,7 +130,7 @@ class Ref:
     """The value of an earlier stage at a point of its axes."""
 
     stage: str
-    index: tuple[sympy.Expr | int, ...]
+    index: tuple[Affine, ...]
     dtype: torch.dtype
 
 
@@ -145,13 +149,14 @@ class Apply:
 class Guard:
     """``then`` where 0 <= index < size, ``otherwise`` elsewhere; the side not taken is not evaluated (no load)."""
 
-    index: sympy.Expr | int
+    index: Affine
     size: Dim
     then: Expr
     otherwise: Expr
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of both sides."""
         return self.then.dtype
 
 
@@ -166,10 +171,11 @@ class Checked:
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the value."""
         return self.value.dtype
 
 
-Expr = Const | IndexValue | Load | Ref | Apply | Guard | Checked
+Expr: TypeAlias = Const | IndexValue | Load | Ref | Apply | Guard | Checked
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -201,7 +207,7 @@ class Combine:
     kind: Combiner
     axes: tuple[Axis, ...]
     score: Expr | None = None
-    bound: sympy.Expr | int | None = None
+    bound: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,7 @@ class Stage:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the result."""
         if self.combine and self.combine.kind in (Combiner.ARGMAX, Combiner.ARGMIN):
             return torch.int64
         return self.value.dtype
@@ -242,12 +249,16 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class Store:
-    """``param[index] = value`` for each point of the axes."""
+    """``param[index] = value`` for each point of the axes; ``+=`` with ``accumulate``.
+
+    Only stores of a SCATTER program accumulate or have an index that comes from data.
+    """
 
     param: str
     axes: tuple[Axis, ...]
-    index: tuple[sympy.Expr | int, ...]
+    index: tuple[Index, ...]
     value: Expr
+    accumulate: bool = False
 
 
 class Skeleton(Enum):
@@ -258,6 +269,7 @@ class Skeleton(Enum):
     MATMUL = "matmul"  # one DOT stage, everything else after it at the same points
     ATTENTION = "attention"  # DOT, SOFTMAX_SUM
     RECURRENCE = "recurrence"
+    SCATTER = "scatter"  # stores one after another, the points of each in row-major order: the last writer wins
 
 
 @dataclass(frozen=True)
@@ -272,17 +284,21 @@ class Program:
     recurrence: Recurrence | None = None
 
     def param(self, name: str) -> Param:
+        """The parameter of that name."""
         return next(p for p in self.params if p.name == name)
 
     def stage(self, name: str) -> Stage:
+        """The stage of that name."""
         return next(s for s in self.stages if s.name == name)
 
     @property
     def inputs(self) -> tuple[Param, ...]:
+        """The parameters that are read, in order."""
         return tuple(p for p in self.params if p.role is Role.IN)
 
     @property
     def outputs(self) -> tuple[Param, ...]:
+        """The parameters that are written, in order."""
         return tuple(p for p in self.params if p.role is Role.OUT)
 
 
@@ -296,13 +312,17 @@ def operands(expr: Expr) -> tuple[Expr, ...]:
         case Checked():
             return (expr.value,)
         case Load():
-            return tuple(i for i in expr.index if not isinstance(i, sympy.Expr | int))
+            return tuple(i for i in expr.index if isinstance(i, Expr))
         case _:
             return ()
 
 
-def postorder(roots: tuple[Expr, ...] | list[Expr]) -> Iterator[Expr]:
-    """Every expression in the roots once, operands first. Not recursive."""
+def postorder(roots: Iterable[Expr], stop: Callable[[Expr], bool] | None = None) -> Iterator[Expr]:
+    """Every expression in the roots once, operands first; what is below one that ``stop`` accepts is left out.
+
+    Not recursive.
+    """
+    roots = tuple(roots)
     seen: set[Expr] = set()
     stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
@@ -312,11 +332,46 @@ def postorder(roots: tuple[Expr, ...] | list[Expr]) -> Iterator[Expr]:
         elif expr not in seen:
             seen.add(expr)
             stack.append((expr, True))
-            stack.extend((x, False) for x in reversed(operands(expr)) if x not in seen)
+            if stop is None or not stop(expr):
+                stack.extend((x, False) for x in reversed(operands(expr)) if x not in seen)
+
+
+def is_guard(expr: Expr) -> bool:
+    """Whether an expression evaluates one of its operands only: what ``postorder`` may have to stop at."""
+    return isinstance(expr, Guard)
+
+
+def stage_roots(stage: Stage) -> tuple[Expr, ...]:
+    """The expressions that a stage evaluates."""
+    score = stage.combine.score if stage.combine else None
+    return (stage.value,) if score is None else (score, stage.value)
+
+
+def store_roots(store: Store) -> tuple[Expr, ...]:
+    """The expressions that a store evaluates: those in its index, then its value."""
+    return (*(i for i in store.index if isinstance(i, Expr)), store.value)
+
+
+def program_roots(program: Program) -> tuple[Expr, ...]:
+    """The expressions of all stages, then of all stores, in order."""
+    stages = [x for stage in program.stages for x in stage_roots(stage)]
+    return (*stages, *(x for store in program.stores for x in store_roots(store)))
+
+
+def program_axes(program: Program) -> tuple[Axis, ...]:
+    """Every axis of a program once, in order of appearance."""
+    found: dict[Axis, None] = {}
+    for stage in program.stages:
+        found.update(dict.fromkeys(stage.axes))
+        found.update(dict.fromkeys(stage.combine.axes if stage.combine else ()))
+    for store in program.stores:
+        found.update(dict.fromkeys(store.axes))
+    if program.recurrence is not None:
+        r = program.recurrence
+        found.update(dict.fromkeys((r.time, r.batch, r.hidden)))
+    return tuple(found)
 
 
 def can_fail(program: Program) -> bool:
     """Whether the kernel checks indices that come from data, and so needs the error cell."""
-    exprs = [s.value for s in program.stages] + [s.value for s in program.stores]
-    exprs += [s.combine.score for s in program.stages if s.combine and s.combine.score is not None]
-    return any(isinstance(e, Checked) for e in postorder(exprs))
+    return any(isinstance(e, Checked) for e in postorder(program_roots(program)))

@@ -86,11 +86,12 @@ class AttentionSchedule:
 
 @dataclass(frozen=True)
 class RecurrenceSchedule:
-    """``rows`` of the batch in one task, the gates computed ``tile_n`` columns at a time."""
+    """At most ``rows`` of the batch in one of ``tasks``, the gates computed ``tile_n`` columns at a time."""
 
     rows: int = 4
     tile_n: int = 64
     vector: int = 16
+    tasks: int = 2
 
 
 Schedule = Union[MapSchedule, RowsSchedule, MatmulSchedule, AttentionSchedule, RecurrenceSchedule]
@@ -191,7 +192,7 @@ def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule,
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
     lanes = machine.lanes(_float_dtype(program.inputs))
-    return tuple(RecurrenceSchedule(rows=rows, tile_n=c * lanes, vector=lanes) for rows, c in ((4, 4), (8, 2), (1, 4)))
+    return tuple(RecurrenceSchedule(rows, c * lanes, lanes, machine.threads) for rows, c in ((4, 4), (8, 3), (1, 4)))
 
 
 def _float_dtype(params: tuple[Param, ...]) -> torch.dtype:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ir.errors import CaptureError
 from .capture import InputSpec
@@ -18,6 +18,8 @@ Dynamic = bool | Mapping[str, Mapping[int, str]]
 
 # Stands for a dim of 0 or 1 while a model is traced: a size that nothing is special about.
 ENLARGED = 3
+
+CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Leaf:
 
     name: str
     value: Any
-    axes: Mapping[int, str]
+    axes: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def is_tensor(self) -> bool:
@@ -56,7 +58,7 @@ def leaves_of(
     leaves = []
     for path, value in paths:
         name = _name(path, names)
-        if not (value is None or isinstance(value, Tensor | bool | int | float | complex | str | torch.dtype | torch.device)):
+        if value is not None and not isinstance(value, (Tensor, *CONSTANTS)):
             raise CaptureError(
                 f"argument {name} is a {type(value).__name__}: pass tensors, numbers, strings, None and containers of "
                 "them, or register the type with torch.utils._pytree.register_pytree_node"
@@ -88,10 +90,10 @@ def _symbolic_axes(name: str, value: Any, dynamic: Dynamic) -> dict[int, str]:
         return {}
     if dynamic is True:
         return dict.fromkeys(range(value.ndim), "")
-    named = {axis % max(value.ndim, 1): size for axis, size in dynamic.get(name, {}).items()}
-    if any(axis >= value.ndim for axis in dynamic.get(name, {})):
-        raise CaptureError(f"dynamic: argument {name} has rank {value.ndim}, axes {sorted(dynamic[name])} are named")
-    return named
+    named = dynamic.get(name, {})
+    if any(not -value.ndim <= axis < value.ndim for axis in named):
+        raise CaptureError(f"dynamic: argument {name} has rank {value.ndim}, axes {sorted(named)} are named")
+    return {axis % value.ndim: size for axis, size in named.items()}
 
 
 def _check_names(dynamic: Dynamic, leaves: list[Leaf]) -> None:
@@ -105,26 +107,79 @@ def _check_names(dynamic: Dynamic, leaves: list[Leaf]) -> None:
         )
 
 
-def example_of(leaf: Leaf, enlarge: bool | int) -> Any:
-    """What stands for a leaf while the model is traced.
+# --- examples ---------------------------------------------------------------------------------------------------------
 
-    Only types matter then, so a tensor is replaced by a fresh one: contiguous, sharing memory with no other, and with
-    dims of 0 and 1 enlarged, on all symbolic axes or on the first ones only. PyTorch decides by the example whether a
-    dim broadcasts, so a dim of 1 tells it too little.
+
+@dataclass(frozen=True)
+class Attempt:
+    """A way to make symbolic sizes.
+
+    PyTorch decides by the example whether a dim broadcasts, so an example of 0 or 1 tells it too little: such dims are
+    enlarged, or else fixed.
+
+    Attributes:
+        described: for the report.
+        enlarged: how many leading axes have small dims enlarged; None for all.
+        symbolic: whether any size is symbolic at all.
     """
-    if not leaf.is_tensor:
-        return leaf.value
-    value: Tensor = leaf.value
-    shape = list(value.shape)
-    for axis in leaf.axes:
-        if shape[axis] < 2 and (enlarge is True or (enlarge is not False and axis < enlarge)):
-            shape[axis] = ENLARGED
-    return torch.empty(shape, dtype=value.dtype, device=value.device)
+
+    described: str
+    enlarged: int | None
+    symbolic: bool = True
+
+    def example_of(self, leaf: Leaf) -> Tensor:
+        """What stands for a tensor while the model is traced.
+
+        Only types matter then, so it is a fresh one: contiguous, and sharing memory with no other.
+        """
+        value: Tensor = leaf.value
+        shape = list(value.shape)
+        symbolic = []
+        for axis in leaf.axes if self.symbolic else ():
+            if shape[axis] >= 2 or self.enlarged is None or axis < self.enlarged:
+                shape[axis] = shape[axis] if shape[axis] >= 2 else ENLARGED
+                symbolic.append(axis)
+        example = torch.empty(shape, dtype=value.dtype, device=value.device)
+        for axis in symbolic:
+            # what Dim.AUTO in torch.export's dynamic_shapes does
+            torch._dynamo.maybe_mark_dynamic(example, axis)
+        return example
 
 
-def enlargements(leaves: tuple[Leaf, ...]) -> list[bool | int]:
-    """The ways to enlarge small dims, the most general one first: all, those of the first axes, none."""
+def attempts(leaves: Sequence[Leaf]) -> list[Attempt]:
+    """The ways to try in order, the most general one first."""
     small = [axis for leaf in leaves for axis in leaf.axes if leaf.value.shape[axis] < 2]
-    if not small:
-        return [False]
-    return [True, 1, False] if any(axis > 0 for axis in small) else [True, False]
+    ways = [Attempt("all sizes symbolic", None)]
+    if any(axis > 0 for axis in small):
+        ways.append(Attempt("sizes of 0 and 1 fixed but for the first axes", 1))
+    if small:
+        ways.append(Attempt("sizes of 0 and 1 fixed", 0))
+    if any(leaf.axes for leaf in leaves):
+        ways.append(Attempt("all sizes fixed", 0, symbolic=False))
+    return ways
+
+
+class Flattened(nn.Module):
+    """A model as a module of its tensor arguments alone, in the order of the leaves; ``model`` is a part of it.
+
+    Constants are bound, so that an argument may be of any type that a model understands.
+    """
+
+    PREFIX = "model"
+
+    def __init__(self, model: Callable[..., Any], leaves: Sequence[Leaf], spec: pytree.TreeSpec) -> None:
+        super().__init__()
+        owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+        if isinstance(owner, nn.Module):
+            self.model = owner
+        self._call = [model]  # in a list, so that a module is not registered twice
+        self._leaves = leaves
+        self._spec = spec
+        self.training = False
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Call the model with the captured arguments, these tensors in their places."""
+        given = iter(tensors)
+        values = [next(given) if leaf.is_tensor else leaf.value for leaf in self._leaves]
+        args, kwargs = pytree.tree_unflatten(values, self._spec)
+        return self._call[0](*args, **kwargs)

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import sympy
 import torch
 
+from ..ir import ops
+from ..ir.node import Node
 from .origins import within_torch
 
-_NN = (str(PurePath(torch.nn.__file__).parent), torch.functional.__file__)
+
+@dataclass(frozen=True)
+class Branch:
+    """A condition on sizes, as it came out for the example, and the line that asked."""
+
+    condition: Any
+    file: str
+    line: int
+    function: str
+
+    @property
+    def where(self) -> str:
+        """The line, ``file.py:12``."""
+        return f"{PurePath(self.file).name}:{self.line}"
+
+
+# Python of PyTorch's that is written as a model is
+_MODEL_CODE = (str(PurePath(torch.nn.__file__).parent), torch.functional.__file__)
 
 
 @contextmanager
-def recorded_branches() -> Iterator[list[tuple[Any, str]]]:
-    """Record each condition on symbolic sizes that a model's Python branches on, as it came out, with its line.
+def recorded_branches() -> Iterator[list[Branch]]:
+    """Record each condition on symbolic sizes that a model's Python branches on.
 
     PyTorch guards every such condition, but it guards its own decisions as well: whether a tensor is contiguous, say,
-    which is so at size 1 whatever the strides. Those have no meaning here, where tensors have no strides. Only a branch
-    in Python code outside of PyTorch's internals makes a model of size 1 another one.
+    which one of size 1 is whatever its strides. Those have no meaning here, where tensors have no strides. Only a
+    branch in Python code outside of PyTorch's internals makes a model of size 1 another one.
     """
-    found: list[tuple[Any, str]] = []
+    found: list[Branch] = []
     original = torch.SymBool.__bool__
 
     def __bool__(self: torch.SymBool) -> bool:
@@ -32,11 +52,13 @@ def recorded_branches() -> Iterator[list[tuple[Any, str]]]:
         value = original(self)
         frame = sys._getframe(1)
         file = frame.f_code.co_filename
-        if not within_torch(file) or file.startswith(_NN):
-            where = f"{PurePath(file).name}:{frame.f_lineno}"
-            found.append((condition if value else sympy.Not(condition), where))
+        if not within_torch(file) or file.startswith(_MODEL_CODE):
+            asked = condition if value else sympy.Not(condition)
+            found.append(Branch(asked, file, frame.f_lineno, frame.f_code.co_name))
         return value
 
+    # PyTorch names the line that caused a guard, and looks for it outside of its own files: this frame must seem one
+    __bool__.__code__ = __bool__.__code__.replace(co_filename=torch.__file__)
     torch.SymBool.__bool__ = __bool__  # type: ignore[method-assign]
     try:
         yield found
@@ -46,10 +68,10 @@ def recorded_branches() -> Iterator[list[tuple[Any, str]]]:
 
 def excludes_only_small(condition: Any) -> bool:
     """Whether a condition says no more than that some size is not 0 or not 1."""
-    name = type(condition).__name__
     left, right = getattr(condition, "lhs", None), getattr(condition, "rhs", None)
     if left is None or right is None:
         return False
+    name = type(condition).__name__
     if left.is_Integer:
         left, right = right, left
         name = _MIRRORED.get(name, name)
@@ -70,3 +92,19 @@ _SMALL = {
     ("GreaterThan", 1),
     ("GreaterThan", 2),
 }
+
+
+def may_be_idle(branch: Branch) -> bool:
+    """Whether both ways of a branch are known to give the same result, provided that :func:`is_idle`.
+
+    transformers asks for attention whether there is more than one query: if not, it drops the causal mask, and it folds
+    grouped heads into queries, which changes nothing.
+    """
+    known = branch.function == "sdpa_attention_forward" and PurePath(branch.file).name == "sdpa_attention.py"
+    return known and excludes_only_small(branch.condition)
+
+
+def is_idle(nodes: Iterable[Node]) -> bool:
+    """Whether a causal mask hides nothing from a single query: wherever there is one, there is one key as well."""
+    causal = (n for n in nodes if n.op is ops.attention and n.attrs["causal"])
+    return all(n.inputs[0].shape[2] == n.inputs[1].shape[2] for n in causal)

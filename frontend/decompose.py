@@ -39,7 +39,7 @@ def decompose(name: str, node: fx.Node, fake_mode: Any) -> Decomposition | None:
     target = _overload(name)
     if target is None or torch.Tag.nondeterministic_seeded in target.tags:
         return None
-    if target not in _table() and not target._can_decompose():
+    if target not in _table() and not _is_composite(target):
         return None
     values = pytree.tree_map(lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v, (node.args, node.kwargs))
     leaves, spec = pytree.tree_flatten(values)
@@ -61,6 +61,13 @@ def decompose(name: str, node: fx.Node, fake_mode: Any) -> Decomposition | None:
     if any(n.target is target for n in module.graph.nodes):
         return None
     return Decomposition(module, isinstance(node.meta.get("val"), torch.Tensor))
+
+
+def _is_composite(target: torch._ops.OpOverload) -> bool:
+    try:
+        return target._can_decompose()
+    except RuntimeError:  # an operator of TorchScript's, which has no kernels
+        return False
 
 
 def _overload(name: str) -> torch._ops.OpOverload | None:

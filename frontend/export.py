@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.utils._pytree as pytree
 from torch import nn
-from torch.export import Dim as ExportDim
-from torch.export import ExportedProgram, ShapesCollection
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from ..ir.errors import CaptureError
-from .arguments import Dynamic, Leaf, enlargements, example_of, leaves_of
+from ..ir.errors import CaptureError, InputError, SmeltError, UnsupportedError
+from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of
 from .capture import Capture, normal_form, signature_of
-from .program import Unfit, build
+from .program import Request, Unfit, build
 from .table import NeedsFunctional
 from .tracing import tracing
 
@@ -48,61 +45,57 @@ def capture(
     signature = signature_of(model)
     args, named = normal_form(signature, args, kwargs or {})
     leaves, in_spec = leaves_of(signature, args, named, dynamic)
-    module = model if isinstance(model, nn.Module) else FunctionModule(model)
-    _check_device(module, leaves)
-    attempts = enlargements(leaves)
-    for attempt in attempts:
+    _check_device(model, leaves)
+    request = Request(Flattened(model, leaves, in_spec), leaves, in_spec, signature, fallback)
+    first: Exception | None = None
+    for attempt in attempts(leaves):
         try:
-            return _attempt(module, leaves, in_spec, attempt, signature, fallback)
-        except (Untraceable, Unfit) as failure:
-            if attempt is attempts[-1]:
-                raise _refusal(model, failure) from failure.__cause__
-    raise AssertionError("unreachable")
+            return _attempt(request, attempt, first)
+        except (Untraceable, Unfit, SmeltError) as failure:
+            first = first or failure
+            if _depends_on_data(failure):
+                break
+    assert first is not None
+    if isinstance(first, CaptureError | UnsupportedError | InputError):
+        raise first
+    raise _refusal(model, first) from first.__cause__
 
 
-def _attempt(
-    module: nn.Module,
-    leaves: tuple[Leaf, ...],
-    in_spec: pytree.TreeSpec,
-    enlarge: bool | int,
-    signature: Any,
-    fallback: str,
-) -> Capture:
-    examples = [example_of(leaf, enlarge) for leaf in leaves]
-    args, kwargs = pytree.tree_unflatten(examples, in_spec)
+def _attempt(request: Request, attempt: Attempt, earlier: Exception | None) -> Capture:
+    notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
+    examples = tuple(attempt.example_of(leaf) for leaf in request.leaves if leaf.is_tensor)
     with tracing() as branches:
-        program = _export(module, args, kwargs, leaves, examples)
         try:
-            return build(module, program, leaves, in_spec, branches, signature, fallback)
+            program = torch.export.export(request.module, examples, strict=False)
+        except Exception as error:
+            raise Untraceable(str(error)) from error
+        try:
+            return build(request, program, branches, notes)
         except NeedsFunctional:
             # rare: PyTorch traces the program again, which takes as long as the export did
             program = program.run_decompositions({})
-            return build(module, program, leaves, in_spec, branches, signature, fallback)
+            return build(request, program, branches, notes)
 
 
 class Untraceable(Exception):
     """``torch.export`` refused; the cause says why."""
 
 
-def _export(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: tuple[Leaf, ...], examples: list[Any]
-) -> ExportedProgram:
-    shapes = ShapesCollection()
-    for leaf, example in zip(leaves, examples, strict=True):
-        if leaf.axes:
-            shapes[example] = dict.fromkeys(leaf.axes, ExportDim.AUTO)
-    try:
-        wanted = shapes.dynamic_shapes(module, args, kwargs) if shapes else None
-        return torch.export.export(module, args, kwargs, dynamic_shapes=wanted, strict=False)
-    except Exception as error:
-        raise Untraceable(str(error)) from error
+def _depends_on_data(failure: Exception) -> bool:
+    """Whether a model branches on values: fixed sizes will not help it."""
+    return isinstance(failure.__cause__, GuardOnDataDependentSymNode) or isinstance(
+        failure.__cause__, torch._dynamo.exc.UserError
+    )
+
+
+def _line(failure: Exception) -> str:
+    return (str(failure).strip() or type(failure).__name__).split("\n")[0]
 
 
 def _refusal(model: Callable[..., Any], failure: Exception) -> CaptureError:
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))
-    reason = str(failure).strip().split("\n\n")[0]
     return CaptureError(
-        f"{name} cannot be captured as one graph: {reason}\n"
+        f"{name} cannot be captured as one graph: {_line(failure)}\n"
         "A model is traced once for all inputs: what its Python decides by the values of tensors cannot be traced. "
         'Compile the part below that code, or use torch.compile(model, backend="smelt"), which splits the model there.'
     )
@@ -117,29 +110,12 @@ def _check_inference(model: Callable[..., Any]) -> None:
         raise CaptureError(f"{type(model).__name__} is in training mode{where}: call .eval() on it first")
 
 
-def _check_device(module: nn.Module, leaves: tuple[Leaf, ...]) -> None:
-    tensors = [*module.parameters(), *module.buffers(), *(leaf.value for leaf in leaves if leaf.is_tensor)]
+def _check_device(model: Callable[..., Any], leaves: Sequence[Leaf]) -> None:
+    weights = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    # a 0-d tensor on the CPU goes with any device
+    tensors = [t for t in (*weights, *(leaf.value for leaf in leaves if leaf.is_tensor)) if t.ndim]
     devices = sorted({str(t.device) for t in tensors})
-    if len(devices) > 1:
-        raise CaptureError(f"weights and arguments are on several devices ({', '.join(devices)}): move them to one")
     if "meta" in devices:
         raise CaptureError("weights or arguments are on the meta device: they have no values; load the weights first")
-
-
-class FunctionModule(nn.Module):
-    """A function as a module, for ``torch.export``; a bound method keeps its module's parameters known by name."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-        owner = getattr(function, "__self__", None)
-        if isinstance(owner, nn.Module):
-            self.owner = owner
-        self.eval() if owner is None else None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self.function(*args, **kwargs)
-
-
-__all__ = ["FunctionModule", "capture", "functools"]
+    if len(devices) > 1:
+        raise CaptureError(f"weights and arguments are on several devices ({', '.join(devices)}): move them to one")

@@ -13,6 +13,7 @@ from ..ir.node import Origin
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH = str(PurePath(torch.__file__).parent)
+_HERE = str(PurePath(__file__).parent)
 
 
 def origin_of(node: fx.Node) -> Origin:
@@ -23,6 +24,7 @@ def origin_of(node: fx.Node) -> Origin:
 def source_of(node: fx.Node) -> str:
     """The innermost line outside of PyTorch, ``file.py:12``; PyTorch's own where there is no other."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = [frame for frame in frames if not frame[0].startswith(_HERE)]
     outside = [frame for frame in frames if not within_torch(frame[0])]
     chosen = (outside or frames)[-1:]
     return "".join(f"{PurePath(file).name}:{line}" for file, line in chosen)
@@ -37,4 +39,5 @@ def module_of(node: fx.Node) -> str:
     """The qualified name of the innermost module that was running."""
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
-    return str(paths[-1]).removeprefix("L['self'].").removeprefix("L['self']") if paths else ""
+    # the model is a part of the module that is exported
+    return str(paths[-1]).removeprefix("model").removeprefix(".") if paths else ""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..ir import ops
-from ..ir.errors import UnsupportedError
+from ..ir.binding import bind_symbols
+from ..ir.errors import InputError, UnsupportedError
 from ..ir.graph import Graph, Mutation
 from ..ir.node import Node, Trait
-from .arguments import Leaf
-from .branches import excludes_only_small
+from .arguments import Flattened, Leaf
+from .branches import Branch, excludes_only_small, is_idle, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
-from .lower import Lowering, flat, mark
+from .lower import Lowering, mark
 from .memory import Memory
 from .origins import origin_of
 from .sizes import Sizes
@@ -30,72 +34,81 @@ class Unfit(Exception):
     """The captured program does not hold for the example's own sizes; the message says why."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is captured: the module of tensor arguments, all arguments, and how calls are to be read."""
+
+    module: Flattened
+    leaves: tuple[Leaf, ...]
+    in_spec: pytree.TreeSpec
+    signature: inspect.Signature | None
+    fallback: str
+
+
 def build(
-    module: nn.Module,
-    program: ExportedProgram,
-    leaves: tuple[Leaf, ...],
-    in_spec: pytree.TreeSpec,
-    branches: Sequence[tuple[Any, str]],
-    signature: Any,
-    fallback: str,
+    request: Request, program: ExportedProgram, branches: Sequence[Branch], notes: tuple[str, ...] = ()
 ) -> Capture:
     """Lower an exported program.
 
     Raises:
-        Unfit: the program does not hold for the sizes of ``leaves``.
+        Unfit: the program does not hold for the sizes of the example.
         NeedsFunctional: the program must go through PyTorch's functionalisation first.
-        UnsupportedError: it needs what smelt does not do, or a fallback where ``fallback`` is ``"error"``.
+        UnsupportedError: it needs what smelt does not do, or a fallback where that is an error.
     """
-    return Builder(module, program, leaves).capture(in_spec, branches, signature, fallback)
+    return Builder(request, program).capture(branches, notes)
 
 
 class Builder:
     """The state of one build."""
 
-    def __init__(self, module: nn.Module, program: ExportedProgram, leaves: tuple[Leaf, ...]) -> None:
-        self.module = module
+    def __init__(self, request: Request, program: ExportedProgram) -> None:
+        self.request = request
         self.program = program
-        self.leaves = leaves
         self.placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        self.weights = WeightTable(module, program)
+        self.weights = WeightTable(request.module, program)
         kinds = [spec.kind for spec in program.graph_signature.input_specs]
-        self.arguments = [n for n, kind in zip(self.placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
-        fakes = [v for n in self.placeholders if isinstance(v := n.meta.get("val"), torch.Tensor)]
-        self.fake_mode: Any = next((getattr(v, "fake_mode", None) for v in fakes), None)
+        arguments = [n for n, kind in zip(self.placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
+        tensors = [leaf for leaf in request.leaves if leaf.is_tensor]
+        self.arguments = {node: leaf for node, leaf in zip(arguments, tensors, strict=True)}
+        fakes = [v for n in program.graph.nodes if isinstance(v := n.meta.get("val"), torch.Tensor)]
+        self.fake_mode: Any = next((v.fake_mode for v in fakes if isinstance(v, FakeTensor)), None)
         self.sizes = Sizes(self.fake_mode.shape_env if self.fake_mode is not None else None)
 
-    def capture(self, in_spec: pytree.TreeSpec, branches: Sequence[tuple[Any, str]], signature: Any, fallback: str) -> Capture:
-        conditions = [*self._conditions(), *branches]
-        self._name_sizes(conditions)
-        guards = self.sizes.settle(conditions)
+    def capture(self, branches: Sequence[Branch], notes: tuple[str, ...]) -> Capture:
+        """Lower the program: see :func:`build`."""
+        idle = [b for b in branches if may_be_idle(b)]
+        asked = [(b.condition, b.where) for b in branches if b not in idle]
+        conditions = self._conditions()
+        self._name_sizes([*conditions, *asked])
+        guards = self.sizes.settle([*conditions, *asked])
         inputs = self._inputs()
         lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode)
-        nodes = iter(inputs)
-        bindings = [
-            self.weights.node(spec) if spec.kind != InputKind.USER_INPUT else next(nodes)
-            for spec in self.program.graph_signature.input_specs
-        ]
+        bindings = self._bindings(inputs)
         result, memory = lowering.run(self.program.graph_module, bindings)
-        if lowering.fallbacks and fallback == "error":
+        if lowering.fallbacks and self.request.fallback == "error":
             listed = "\n".join(f"  {f}" for f in lowering.listed())
             raise UnsupportedError(f"operators without a lowering, and fallback is 'error':\n{listed}")
-        more = self._conditions()[len(conditions) - len(branches) :]
-        guards = (*guards, *self.sizes.settle([*more]), *self._own_conditions(lowering))
-        outputs, specs, mutations = self._results(result, memory, bindings, inputs)
-        graph = Graph((x for x in inputs if isinstance(x, Node)), outputs, mutations, self.sizes.ranges())
+        outputs, specs, mutations = self._results(result, memory, bindings)
+        graph = Graph(inputs, outputs, mutations)
+        late = self._conditions()[len(conditions) :]
+        if not is_idle(graph.nodes):
+            late.extend((b.condition, b.where) for b in idle)
+        guards = (*guards, *self.sizes.settle(late), *self.sizes.settle_own(lowering.conditions))
+        graph = Graph(graph.inputs, graph.outputs, graph.mutations, self.sizes.ranges())
         self._check_example(graph, guards)
         used = {str(w.attrs["name"]) for w in graph.weights()} | {str(m.target.attrs["name"]) for m in mutations}
         return Capture(
             graph=graph,
             weights={name: t for name, t in self.weights.tensors.items() if name in used},
-            inputs=tuple(leaf.spec() for leaf in self.leaves),
-            in_spec=in_spec,
+            inputs=tuple(leaf.spec() for leaf in self.request.leaves),
+            in_spec=self.request.in_spec,
             outputs=specs,
             out_spec=self.program.call_spec.out_spec,  # type: ignore[arg-type]
             fallbacks=lowering.listed(),
             specialised=self._specialised(),
             guards=guards,
-            signature=signature,
+            notes=notes,
+            signature=self.request.signature,
         )
 
     # --- sizes -------------------------------------------------------------------------------------------------------
@@ -108,9 +121,8 @@ class Builder:
         return [(g.expr, str(g.sloc)) for g in env.guards if not excludes_only_small(g.expr)]
 
     def _tensor_arguments(self) -> Iterable[tuple[Leaf, Tensor]]:
-        for leaf, node in zip(self.leaves, self.arguments, strict=True):
-            if leaf.is_tensor:
-                yield leaf, node.meta["val"]
+        for node, leaf in self.arguments.items():
+            yield leaf, node.meta["val"]
 
     def _name_sizes(self, conditions: Sequence[tuple[Any, str]]) -> None:
         """Name the symbols of the arguments' dims in order, after deciding which of them are one."""
@@ -164,20 +176,11 @@ class Builder:
         if merged:
             self._enter_names(names)
 
-    def _own_conditions(self, lowering: Lowering) -> tuple[Guard, ...]:
-        return tuple(Guard(c, where) for c, where in lowering.conditions)
-
     def _check_example(self, graph: Graph, guards: Sequence[Guard]) -> None:
-        sizes: dict[sympy.Symbol, int] = {}
-        for node, leaf in zip(graph.inputs, (leaf for leaf in self.leaves if leaf.is_tensor), strict=True):
-            for dim, actual in zip(node.shape, leaf.value.shape, strict=True):
-                if isinstance(dim, sympy.Symbol) and sizes.setdefault(dim, actual) != actual:
-                    raise Unfit(f"{leaf.name}: {dim} would be both {sizes[dim]} and {actual}")
-                if isinstance(dim, int) and dim != actual:
-                    raise Unfit(f"{leaf.name}: a dim of {actual} was captured as {dim}")
-        for known in graph.symbols:
-            if known.symbol in sizes and sizes[known.symbol] not in known:
-                raise Unfit(f"{known.symbol} is {sizes[known.symbol]}, captured for {known}")
+        try:
+            sizes = bind_symbols(graph, [leaf.value.shape for leaf in self.arguments.values()])
+        except InputError as error:
+            raise Unfit(str(error)) from error
         for guard in guards:
             if not guard.holds(sizes):
                 raise Unfit(f"the sizes of the example break the guard {guard}")
@@ -200,19 +203,22 @@ class Builder:
 
     # --- values ------------------------------------------------------------------------------------------------------
 
-    def _inputs(self) -> list[Any]:
-        made: list[Any] = []
-        for leaf, node in zip(self.leaves, self.arguments, strict=True):
-            if not leaf.is_tensor:
-                made.append(leaf.value)
-                continue
+    def _bindings(self, inputs: Sequence[Any]) -> list[Any]:
+        """The value of each placeholder: a weight, or the next of the arguments."""
+        arguments = iter(inputs)
+        specs = self.program.graph_signature.input_specs
+        return [next(arguments) if s.kind == InputKind.USER_INPUT else self.weights.node(s) for s in specs]
+
+    def _inputs(self) -> list[Node]:
+        made: list[Node] = []
+        for node, leaf in self.arguments.items():
             type_ = self.sizes.type_of(node.meta["val"])
             made.append(ops.input(name=leaf.name, shape=type_.shape, dtype=type_.dtype))
             mark(made[-1], origin_of(node))
         return made
 
     def _results(
-        self, result: Any, memory: Memory, bindings: Sequence[Any], inputs: Sequence[Any]
+        self, result: Any, memory: Memory, bindings: Sequence[Any]
     ) -> tuple[list[Node], tuple[OutputSpec, ...], list[Mutation]]:
         """Graph outputs, how each leaf of the result is had from them, and what the caller's tensors become."""
         returned = self._output_node().args[0]
@@ -236,7 +242,7 @@ class Builder:
 
     def _output(self, node: Any, value: Any, outputs: list[Node]) -> OutputSpec:
         if isinstance(node, fx.Node) and node in self.arguments:
-            return OutputSpec("input", index=self.arguments.index(node))
+            return OutputSpec("input", index=self.request.leaves.index(self.arguments[node]))
         if isinstance(value, Node):
             if value not in outputs:
                 outputs.append(value)
@@ -256,7 +262,7 @@ def memory_target(target: Any) -> Node:
 class WeightTable:
     """The tensors of a model by name, one name for each."""
 
-    def __init__(self, module: nn.Module, program: ExportedProgram) -> None:
+    def __init__(self, module: Flattened, program: ExportedProgram) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._program = program
         self._names: dict[Any, str] = {}
@@ -266,10 +272,11 @@ class WeightTable:
             *module.named_parameters(remove_duplicate=False),
             *module.named_buffers(remove_duplicate=False),
         ]:
-            self._own[name] = tensor
-            self._names.setdefault(_identity(tensor), name)
+            own = name.removeprefix(f"{Flattened.PREFIX}.")
+            self._own[own] = tensor
+            self._names.setdefault(_identity(tensor), own)
 
-    def node(self, spec: Any) -> Any:
+    def node(self, spec: Any) -> Node:
         """The node of a lifted parameter, buffer or constant."""
         target = str(spec.target)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -278,9 +285,10 @@ class WeightTable:
             return self.constant(target, self._program.constants[target])
         raise UnsupportedError(f"the model holds {target}, which is not a tensor ({spec.kind.name})")
 
-    def named(self, name: str) -> Node:
+    def named(self, target: str) -> Node:
         """The node of a parameter or buffer; of the first name it has where it is tied."""
-        return self._weight(self._names[_identity(self._own[name])], self._own[name])
+        tensor = self._own[target.removeprefix(f"{Flattened.PREFIX}.")]
+        return self._weight(self._names[_identity(tensor)], tensor)
 
     def constant(self, name: str, value: Tensor) -> Node:
         """The node of a tensor that the model made or holds outside of its parameters and buffers."""
@@ -306,4 +314,3 @@ def _identity(tensor: Tensor) -> Any:
     return where, tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-__all__ = ["Builder", "Unfit", "WeightTable", "build", "flat"]

@@ -14,9 +14,6 @@ from ..ir.errors import CaptureError
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, symbol
 from .capture import Guard
 
-_NEGATED = {sympy.Ne: sympy.Eq}
-
-
 class Sizes:
     """Translates the sizes of one capture.
 
@@ -53,7 +50,9 @@ class Sizes:
         ours = symbol(name)
         self.renamed[free] = ours
         known = self.shape_env.var_to_range[free] if self.shape_env is not None else None
-        self._low[ours] = max(0, _bound(known.lower, 0) or 0) if known is not None else 0
+        low = _bound(known.lower, 0) or 0 if known is not None else 0
+        # 1 and 2 are what PyTorch's decisions about strides come to; a model's own show among the guards
+        self._low[ours] = low if low > 2 else 0
         self._high[ours] = _bound(known.upper, None) if known is not None else None
 
     def restrict(self, ours: sympy.Symbol, low: int | None = None, high: int | None = None) -> None:
@@ -140,29 +139,46 @@ class Sizes:
 
     def settle(self, conditions: Iterable[tuple[Any, str]]) -> tuple[Guard, ...]:
         """What remains of PyTorch's guards when those on one symbol have narrowed its range."""
-        pending = list(conditions)
-        remaining: list[tuple[Any, str]] = []
+        return self._settle(list(conditions), self.expression)
+
+    def settle_own(self, conditions: Iterable[tuple[Any, str]]) -> tuple[Guard, ...]:
+        """:meth:`settle` for conditions over our symbols."""
+        return self._settle(list(conditions), lambda condition: condition)
+
+    def _settle(self, pending: list[tuple[Any, str]], translate: Any) -> tuple[Guard, ...]:
         changed = True
         while changed:
-            changed, remaining = False, []
+            changed, waiting = False, []
             for condition, where in pending:
-                translated = self.simplify(self._plain(condition))
-                if translated in (sympy.true, True):
-                    continue
-                if self._absorb(translated):
-                    changed = True
-                else:
-                    remaining.append((condition, where))
-            pending = remaining
-        found = {self.simplify(self._plain(c)): where for c, where in reversed(remaining)}
+                plain = self._plain(translate(condition))
+                if plain not in (sympy.true, True):
+                    absorbed = self._absorb(plain)
+                    changed = changed or absorbed
+                    waiting += [] if absorbed else [(condition, where)]
+            pending = waiting
+        found = {self._plain(translate(condition)): where for condition, where in reversed(pending)}
         return tuple(Guard(c, where) for c, where in reversed(found.items()) if c not in (sympy.true, True))
 
     def _plain(self, condition: Any) -> Any:
-        """A condition over our symbols, its sides in normal form."""
-        translated = self.expression(condition)
-        if isinstance(translated, sympy.core.relational.Relational):
-            return translated.func(normal_form(translated.lhs), normal_form(translated.rhs))
-        return translated
+        """A condition over our symbols, its sides in normal form and without what the ranges decide."""
+        if isinstance(condition, sympy.core.relational.Relational):
+            condition = condition.func(normal_form(condition.lhs), normal_form(condition.rhs))
+        return self._decided(self.simplify(condition))
+
+    def _decided(self, condition: Any) -> Any:
+        """True for an inequality that the ranges imply."""
+        if not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt | sympy.Ne):
+            return condition
+        low, high = self.bounds(sympy.expand(condition.lhs - condition.rhs))
+        above, below = (None if end is None else end for end in (low, high))
+        if isinstance(condition, sympy.Ne):
+            apart = (above is not None and above > 0) or (below is not None and below < 0)
+            return sympy.true if apart else condition
+        if isinstance(condition, sympy.Ge | sympy.Gt):
+            strict = isinstance(condition, sympy.Gt)
+            return sympy.true if above is not None and above >= int(strict) else condition
+        strict = isinstance(condition, sympy.Lt)
+        return sympy.true if below is not None and -below >= int(strict) else condition
 
     def _absorb(self, condition: Any) -> bool:
         """Narrow a range by a condition that says no more than that."""
@@ -176,16 +192,12 @@ class Sizes:
             return self._absorb_unequal(condition)
         if not isinstance(condition, sympy.core.relational.Relational):
             return False
-        # lhs - rhs {>=, >, <=, <} 0 with one symbol
-        difference = sympy.expand(condition.lhs - condition.rhs)
-        free = difference.free_symbols
-        if len(free) != 1 or not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
+        # slope * s + offset {>=, >, <=, <} 0
+        if not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
             return False
-        (s,) = free
-        if s not in self._low or sympy.degree(difference, s) != 1:
-            return False
-        slope, offset = difference.coeff(s), difference.subs(s, 0)
-        if not (slope.is_Integer and offset.is_Integer):
+        offset, term = sympy.expand(condition.lhs - condition.rhs).as_coeff_Add()
+        slope, s = term.as_coeff_Mul()
+        if s not in self._low or not (slope.is_Integer and offset.is_Integer):
             return False
         strict = 1 if isinstance(condition, sympy.Gt | sympy.Lt) else 0
         if isinstance(condition, sympy.Le | sympy.Lt):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,11 +13,11 @@ import torch.fx.experimental._config as symbolic_config
 from torch import Tensor
 from torch._decomp import decomposition_table
 
-from .branches import recorded_branches
+from .branches import Branch, recorded_branches
 
 
 @contextmanager
-def tracing() -> Iterator[list[tuple[Any, str]]]:
+def tracing() -> Iterator[list[Branch]]:
     """Trace for inference, at any size; yields the branches that the model takes (see :mod:`.branches`).
 
     ``backed_size_oblivious`` is what keeps one capture valid at size 1. By default PyTorch takes every symbolic size to
@@ -31,7 +33,33 @@ def tracing() -> Iterator[list[tuple[Any, str]]]:
         torch.backends.mha.set_fastpath_enabled(False)
         for op, shapes in RECURRENT.items():
             stack.enter_context(_shapes_only(op, shapes))
+        stack.enter_context(_quiet())
         yield stack.enter_context(recorded_branches())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's remarks on its own internals, and on attempts that fail, from the user."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    before = [logger.disabled for logger in loggers]
+    with warnings.catch_warnings():
+        for message in NEEDLESS:
+            warnings.filterwarnings("ignore", message)
+        for logger in loggers:
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger, disabled in zip(loggers, before, strict=True):
+                logger.disabled = disabled
+
+
+NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export")
+NEEDLESS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # recurrent layers refresh their list of flat weights on every call, with equal values
+    r"The tensor attributes? .*_flat_weights",
+)
 
 
 @contextmanager

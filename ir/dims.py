@@ -58,16 +58,37 @@ def normal_form(dim: sympy.Expr) -> int | sympy.Expr:
     Raises:
         TypeRuleError: the expression is a number that is not whole, or uses a function that sizes do not have.
     """
-    plain = dim.replace(lambda e: e.func in _FROM_TORCH, lambda e: _FROM_TORCH[e.func](*e.args))
-    expanded = sympy.expand(plain)
+    expanded = _settled(dim)
     if expanded.is_Integer:
         return int(expanded)
     if expanded.is_number:
         raise TypeRuleError(f"{dim} is not a size: it is not a whole number")
     for part in sympy.preorder_traversal(expanded):
-        if not (part.is_Symbol or part.is_Rational or part.func in _MEANING):
+        whole_power = not part.is_Pow or part.exp.is_Integer
+        if not whole_power or not (part.is_Symbol or part.is_Rational or part.func in _MEANING):
             raise TypeRuleError(f"{dim} is not a size: it uses {part.func.__name__}")
     return expanded
+
+
+def _settled(dim: sympy.Expr) -> sympy.Expr:
+    """The expression that building anew leaves as it is: sympy simplifies as it builds, and not always all at once."""
+    for _ in range(8):
+        again = sympy.expand(_rebuilt(dim))
+        if again == dim:
+            break
+        dim = again
+    return dim
+
+
+def _rebuilt(dim: Any) -> Any:
+    """The expression built anew from its leaves, in sympy's functions."""
+    if not dim.args:
+        return dim
+    args = [_rebuilt(arg) for arg in dim.args]
+    if dim.func in (sympy.Max, sympy.Min):
+        # which simplifications these find depends on the order of their arguments, and the order on the process
+        args.sort(key=str)
+    return _FROM_TORCH.get(dim.func, dim.func)(*args)
 
 
 # --- value ------------------------------------------------------------------------------------------------------------
@@ -182,6 +203,5 @@ def _floor_text(dim: Any) -> tuple[str, int]:
 
 def _call_text(dim: Any) -> str:
     name = next(name for name, function in FUNCTIONS.items() if dim.func is function)
-    args = [_text(arg)[0] for arg in dim.args]
-    # sympy keeps the arguments of Max and Min in an order that is not fixed
-    return f"{name}({', '.join(sorted(args) if name in ('Max', 'Min') else args)})"
+    args = sorted(dim.args, key=str) if name in ("Max", "Min") else dim.args
+    return f"{name}({', '.join(_text(arg)[0] for arg in args)})"

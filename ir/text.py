@@ -29,7 +29,7 @@ import torch
 from .dims import print_dim
 from .errors import GraphError
 from .graph import Graph
-from .node import Node, Trait, Var, attr_key
+from .node import WILDCARD, Node, Trait, Var, attr_key
 from .parse import parse_graph
 from .parse_values import MAX_DEPTH
 from .types import DTYPE_NAMES, TensorType, TupleType, Type
@@ -67,13 +67,15 @@ def print_node(graph: Graph, node: Node) -> str:
 
 
 def value_names(graph: Graph) -> dict[Node, str]:
-    """What each node is called in text: inputs and weights after themselves, all others by number."""
+    """What each node is called in text: inputs, weights and variables after themselves, all others by number."""
     names: dict[Node, str] = {}
     taken: dict[str, int] = {}
     numbered = 0
     for node in graph.nodes:
         if Trait.SOURCE in node.op.traits:
             names[node] = "%" + _free(_readable(node), taken)
+        elif node.op is WILDCARD:
+            names[node] = f"?{node.attrs['name']}"
         else:
             names[node] = f"%{numbered}"
             numbered += 1
@@ -109,6 +111,8 @@ def _graph(graph: Graph, style: _Style) -> str:
 
 def _body(graph: Graph, names: dict[Node, str], style: _Style) -> Iterator[str]:
     for node in graph.nodes:
+        if node.op is WILDCARD:
+            continue
         yield _node(node, names, style) + (_origin(node) if style.origins else "")
     for mutation in graph.mutations:
         yield f"mutate {names[mutation.target]} = {names[mutation.value]}"
@@ -116,6 +120,8 @@ def _body(graph: Graph, names: dict[Node, str], style: _Style) -> Iterator[str]:
 
 
 def _node(node: Node, names: dict[Node, str], style: _Style) -> str:
+    if node.op is WILDCARD:
+        return names[node]
     if Trait.SOURCE in node.op.traits:
         right = f"{node.op.name} {json.dumps(node.attrs['name'])}"
     else:

@@ -45,7 +45,7 @@ class Tokens:
         while offset < len(self.text):
             match = _PATTERN.match(self.text, offset)
             if match is None:
-                self.fail(f"cannot read {self.text[offset : offset + 20]!r}", Token("", "", offset))
+                self.fail(f"cannot read {self.text[offset : offset + 20].splitlines()[0]!r}", Token("", "", offset))
             if match.lastgroup != "space":
                 tokens.append(Token(match.lastgroup or "", match.group(), offset))
             offset = match.end()

@@ -37,6 +37,7 @@ class Rule:
     The parameters of ``before`` are the variables: it is called with them once, and what it builds with the IR's
     constructors is the pattern. A starred parameter stands for the operands that are left. ``after`` and ``when`` name
     the variables that they use, and ``root`` for the node that ``before`` fits; they get nodes and attribute values.
+    A double-starred parameter gets all variables that are not named.
 
     Attributes:
         name: in kebab-case.
@@ -153,15 +154,18 @@ _COMPLETE = 1_000_000  # further than any pattern: all of it matched
 def _by_name(function: Callable[..., Any], rule: Rule, role: str) -> Callable[[Node, Bindings], Any]:
     """A function of the matched node and its bindings that calls ``function`` with the variables that it names."""
     parameters = inspect.signature(function).parameters
-    unbound = [name for name in parameters if name not in rule.variables and name != "root"]
+    starred = [name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL]
+    double = [name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    plain = [name for name in parameters if name not in starred + double]
+    unbound = [name for name in plain + starred if name not in rule.variables and name != "root"]
     if unbound:
         raise RuleError(f"rule {rule.name}: `{role}` uses {', '.join(unbound)}, which `before` does not bind")
-    starred = [name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL]
-    plain = [name for name in parameters if name not in starred]
+    others = [name for name in rule.variables if name not in plain + starred] if double else []
 
     def call(root: Node, bindings: Bindings) -> Any:
         given = [root if name == "root" else bindings[name] for name in plain]
-        return function(*given, *(node for name in starred for node in bindings[name]))
+        operands = (node for name in starred for node in bindings[name])
+        return function(*given, *operands, **{name: bindings[name] for name in others})
 
     return call
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import sympy
 
 from ...ir.types import Dim, product
-from ..program import Axis
+from ..program import Axis, Checked, Expr, Guard, IndexValue, Load, Ref, postorder
 from .expression import Scope, index_text
 from .source import Source
 
@@ -67,6 +67,19 @@ def vector_loop(axis: Axis, lanes: int, scope: Scope, body: Body) -> None:
         body(scope.at({axis.symbol: f"({base} + {rest})"}))
 
 
+def lanes_along(axis: Axis, lanes: int, exprs: Sequence[Expr]) -> int:
+    """The lanes that a loop over an axis can have: one where an index that must be checked varies along it."""
+    for expr in postorder(list(exprs)):
+        if isinstance(expr, Checked) and any(_varies(x, axis) for x in postorder([expr])):
+            return 1
+    return lanes
+
+
+def _varies(expr: Expr, axis: Axis) -> bool:
+    index = expr.index if isinstance(expr, Load | Ref) else (expr.index,) if isinstance(expr, IndexValue | Guard) else ()
+    return any(isinstance(i, sympy.Expr) and axis.symbol in i.free_symbols for i in index)
+
+
 def serial_loop(axis: Axis, scope: Scope, body: Body) -> None:
     """All points of an axis, one by one."""
     name = scope.src.fresh("j")
@@ -91,5 +104,7 @@ def serial_axes(axes: Sequence[Axis], scope: Scope) -> Iterator[Scope]:
 def declare_local(src: Source, prefix: str, size: int, dtype: str) -> str:
     """A small buffer in registers or on the stack; returns its name."""
     name = src.fresh(prefix)
-    src.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", scope="local")')
+    # what TVM allocates by itself, even one element, is a call of its workspace allocator
+    marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
+    src.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", {marks})')
     return name

@@ -11,7 +11,7 @@ from ...ir.types import product
 from ..program import Axis, Program, Store
 from ..schedule import MapSchedule
 from .expression import Scope, index_text, scalars, store_line
-from .loops import parallel_axes, vector_loop
+from .loops import lanes_along, parallel_axes, vector_loop
 from .source import Source
 
 CHUNK = 2048  # elements that one parallel step of a flat loop handles
@@ -27,6 +27,8 @@ def emit_map(program: Program, schedule: MapSchedule, src: Source) -> None:
 def _emit_nest(axes: tuple[Axis, ...], stores: list[Store], lanes: int, scope: Scope) -> None:
     work = product(a.size for a in axes)
     inner = fastest_axis(stores[0])
+    if inner is not None:
+        lanes = lanes_along(inner, lanes, [s.value for s in stores])
     if inner is None:
         with parallel_axes(axes, scope, work) as point:
             emit_stores(stores, point)

@@ -26,6 +26,7 @@ from .attention import emit_attention
 from .expression import ERROR_PARAM, STORAGE, Scope, index_text
 from .map import emit_map
 from .matmul import emit_matmul
+from .nest import PASS_CONFIG
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .source import Source
@@ -134,8 +135,10 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
     module = parse_module(texts)
     for host in hosts:
         module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
     try:
-        return tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+        with tvm.transform.PassContext(config=PASS_CONFIG):
+            return tvm.compile(module, target=target)
     except Exception as error:
         raise BackendError(f"TVM cannot compile the kernels: {error}") from error
 

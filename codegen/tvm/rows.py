@@ -16,7 +16,7 @@ from ...ir.types import Dim, product
 from ..program import Axis, Combiner, Expr, Load, Program, Stage, Store, postorder
 from ..schedule import RowsSchedule
 from .expression import Scope, compute_type, index_text, scalar
-from .loops import declare_local, parallel_axes, serial_axes, serial_loop, vector_loop
+from .loops import declare_local, lanes_along, parallel_axes, serial_axes, serial_loop, vector_loop
 from .map import emit_stores, fastest_axis
 from .source import Source
 
@@ -109,7 +109,8 @@ def _emit_row_stores(stores: Sequence[Store], rows: tuple[Axis, ...], lanes: int
             if last is None:
                 emit_stores(group, at)
             else:
-                vector_loop(last, lanes, at, lambda point, group=group: emit_stores(group, point))  # type: ignore[misc]
+                width = lanes_along(last, lanes, [s.value for s in group])
+                vector_loop(last, width, at, lambda point, group=group: emit_stores(group, point))  # type: ignore[misc]
 
 
 def _emit_stage(stage: Stage, lanes: int, scope: Scope) -> str:
@@ -120,7 +121,7 @@ def _emit_stage(stage: Stage, lanes: int, scope: Scope) -> str:
         return _emit_arg(stage, scope)
     if kind not in _STEP:
         raise UnsupportedError(f"TVM: {kind.value} in a row")
-    width = _accumulators(axes[-1].size, lanes)
+    width = lanes_along(axes[-1], _accumulators(axes[-1].size, lanes), [stage.value])
     dtype = compute_type(stage.value.dtype)
     acc = _Accumulator(scope, kind, width, dtype)
     acc.start()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..node import Node, OpDef
 from ..types import TensorType
-from .base import is_float, is_number, number, pointwise
+from .base import is_float, is_number, number, pointwise, require
 from .pointwise import add, div, erf, exp, gt, log1p, maximum, minimum, mul, sigmoid, tanh, where
 from .rounding import evaluated_in_float32, in_float32
 from .source import scalar_like
@@ -21,6 +21,7 @@ def _activation(
     name: str, evaluate: Callable[..., Any], define: Callable[..., Node], flops: int, **attrs: Any
 ) -> OpDef:
     def normalise(x: TensorType, **given: Any) -> dict[str, Any]:
+        require(given.get("approximate", "none") in ("none", "tanh"), f"{name}: there is no {given.get('approximate')!r}")
         return {key: float(value) for key, value in given.items() if isinstance(value, int)}
 
     decompose = in_float32(define)

@@ -97,7 +97,7 @@ def same_dtype(name: str, types: tuple[TensorType, ...]) -> torch.dtype:
 
 def axis(dim: int, rank: int) -> int:
     """A non-negative axis. As in PyTorch, 0-d tensors let themselves be addressed as if they had one."""
-    require(isinstance(dim, int) and -max(rank, 1) <= dim < max(rank, 1), f"axis {dim} is out of range for rank {rank}")
+    require(type(dim) is int and -max(rank, 1) <= dim < max(rank, 1), f"axis {dim} is out of range for rank {rank}")
     return dim + rank if dim < 0 else dim
 
 

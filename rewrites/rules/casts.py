@@ -126,46 +126,63 @@ def _row_in_half(op: OpDef) -> Rule:
     )
 
 
-def _widened(nodes: Sequence[Node], dtype: torch.dtype) -> bool:
-    return all(x.op is cast and x.inputs[0].dtype == dtype for x in nodes)
+def _is_widened(w: Node, dtype: torch.dtype) -> bool:
+    return w.op is cast and w.dtype == torch.float32 and w.inputs[0].dtype == dtype
 
 
-def _wide_vector(N: int) -> Node:  # noqa: N803
-    return cast(input(name="w", shape=(N,), dtype=torch.float16), dtype=torch.float32)
+def _some_widened(x: Node, ws: Sequence[Node]) -> bool:
+    return x.dtype in HALF and any(_is_widened(w, x.dtype) for w in ws)
+
+
+def _narrowed(x: Node, ws: Sequence[Node]) -> list[Node]:
+    return [w.inputs[0] if _is_widened(w, x.dtype) else w for w in ws]
+
+
+def _widened_vector(N: int) -> Node:
+    return cast(input(name="w", shape=(N,), dtype=torch.bfloat16), dtype=torch.float32)
 
 
 COMPOSITES = (
     *map(_in_half, (gelu, silu, relu)),
     *map(_row_in_half, (softmax, log_softmax)),
-    # half(layer_norm(float32(x), float32(w), ...)) -> layer_norm(x, w, ...)
+    # half(layer_norm(float32(x), ...)) -> layer_norm(x, ...)
     Rule(
         name="layer-norm-in-half",
         before=lambda x, h, e, n, *ws: cast(layer_norm(cast(x, dtype=torch.float32), *ws, eps=e, axes=n), dtype=h),
-        when=lambda x, h, *ws: _is_half(x, h) and _widened(ws, h),
-        after=lambda x, e, n, *ws: layer_norm(x, *(w.inputs[0] for w in ws), eps=e, axes=n),
-        samples=[
-            shapes("bf16: m N", h=torch.bfloat16, e=1e-5, n=1),
-            shapes("f16: m N", _wide_vector, _wide_vector, h=torch.float16, e=1e-5, n=1),
-        ],
-        near_misses=[
-            shapes("bf16: m N", h=torch.float16, e=1e-5, n=1),
-            shapes("bf16: m N", "f32: N", h=torch.bfloat16, e=1e-5, n=1),
-        ],
+        when=lambda x, h: _is_half(x, h),
+        after=lambda x, e, n, *ws: layer_norm(x, *ws, eps=e, axes=n),
+        samples=[shapes("bf16: m N", h=torch.bfloat16, e=1e-5, n=1), shapes("f16: m N", "f32: N", h=torch.float16, e=0.1, n=1)],
+        near_misses=[shapes("bf16: m N", h=torch.float16, e=1e-5, n=1)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
-    # half(rms_norm(float32(x), float32(w))) -> rms_norm(x, w)
+    # half(rms_norm(float32(x), ...)) -> rms_norm(x, ...)
     Rule(
         name="rms-norm-in-half",
         before=lambda x, h, e, *ws: cast(rms_norm(cast(x, dtype=torch.float32), *ws, eps=e), dtype=h),
-        when=lambda x, h, *ws: _is_half(x, h) and _widened(ws, h),
-        after=lambda x, e, *ws: rms_norm(x, *(w.inputs[0] for w in ws), eps=e),
-        samples=[
-            shapes("bf16: m N", h=torch.bfloat16, e=1e-5),
-            shapes("f16: m N", _wide_vector, h=torch.float16, e=1e-5),
-        ],
-        near_misses=[shapes("bf16: m N", h=torch.float16, e=1e-5), shapes("bf16: m N", "f32: N", h=torch.bfloat16, e=1e-5)],
+        when=lambda x, h: _is_half(x, h),
+        after=lambda x, e, *ws: rms_norm(x, *ws, eps=e),
+        samples=[shapes("bf16: m N", h=torch.bfloat16, e=1e-5), shapes("f16: m N", "f32: N", h=torch.float16, e=0.1)],
+        near_misses=[shapes("bf16: m N", h=torch.float16, e=1e-5)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+    ),
+    # layer_norm(x, float32(w), ...) -> layer_norm(x, w, ...)
+    Rule(
+        name="layer-norm-of-widened-affine",
+        before=lambda x, e, n, *ws: layer_norm(x, *ws, eps=e, axes=n),
+        when=lambda x, *ws: _some_widened(x, ws),
+        after=lambda x, e, n, *ws: layer_norm(x, *_narrowed(x, ws), eps=e, axes=n),
+        samples=[shapes("bf16: m N", _widened_vector, e=1e-5, n=1)],
+        near_misses=[shapes("bf16: m N", "f32: N", e=1e-5, n=1), shapes("f32: m N", _widened_vector, e=1e-5, n=1)],
+    ),
+    # rms_norm(x, float32(w)) -> rms_norm(x, w)
+    Rule(
+        name="rms-norm-of-widened-affine",
+        before=lambda x, e, *ws: rms_norm(x, *ws, eps=e),
+        when=lambda x, *ws: _some_widened(x, ws),
+        after=lambda x, e, *ws: rms_norm(x, *_narrowed(x, ws), eps=e),
+        samples=[shapes("bf16: m N", _widened_vector, e=1e-5)],
+        near_misses=[shapes("bf16: m N", "f32: N", e=1e-5), shapes("f32: m N", _widened_vector, e=1e-5)],
     ),
 )

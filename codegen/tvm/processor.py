@@ -1,0 +1,50 @@
+"""What LLVM knows of this machine's processor: the name to compile for, and the features that are really there."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import tvm
+
+# The features that generated code may use by itself: vectors and bit manipulation. Others that a name implies, such as
+# wbnoinvd, are often hidden by a hypervisor and never generated.
+_GENERATED = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "gfni", "vaes", "vpclmul", "lzcnt", "popcnt", "movbe")
+_GENERIC = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
+
+
+class Processor(NamedTuple):
+    """A processor as code is generated for it: LLVM's name, and the features in order of the alphabet."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def host_processor() -> Processor:
+    """This machine's processor.
+
+    A virtual machine may hide features that the processor's name stands for, AVX-512 for one. Code for that name would
+    end in an illegal instruction, so the widest generic processor takes its place that has nothing hidden.
+    """
+    name = str(tvm.get_global_func("tvm.codegen.llvm.GetHostCPUName")())
+    present = _host_features()
+    if not present:
+        return Processor(name, _implied(name))
+    fitting = (name, *(generic for generic in _GENERIC if generic != name))
+    chosen = next((n for n in fitting if _generated(_implied(n)) <= present), "generic")
+    return Processor(chosen, tuple(sorted(present & set(_implied(chosen)))))
+
+
+def _host_features() -> set[str]:
+    found = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return {str(name) for name, there in found.items() if bool(there)} if found else set()
+
+
+def _implied(name: str) -> tuple[str, ...]:
+    target = tvm.target.Target({"kind": "llvm", "mcpu": name})
+    return tuple(sorted(str(feature) for feature in tvm.get_global_func("target.llvm_get_cpu_features")(target)))
+
+
+def _generated(features: tuple[str, ...]) -> set[str]:
+    return {feature for feature in features if feature.startswith(_GENERATED)}

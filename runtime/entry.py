@@ -1,0 +1,149 @@
+"""One capture of a model with its executable, the guards that say which calls it is for, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import sympy
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from ..frontend.capture import Capture, InputSpec, describe
+from ..ir.binding import bind_symbols
+from ..ir.errors import InputError
+from ..ir.types import concrete
+from .executable import Executable
+from .tensors import dense, overlap
+
+Sizes = Mapping[sympy.Symbol, int]
+
+
+class Mismatch(Exception):
+    """A call is not one that a capture is for; the message names the guard that failed."""
+
+
+class Runnable(Protocol):
+    """What a call is run by once its guards hold."""
+
+    def run(self, leaves: list[Any], sizes: Sizes) -> Any:
+        """The model's result."""
+
+
+class Aliased(Exception):
+    """Arguments share memory that the model writes to, which no capture can know; the message names them."""
+
+
+class Entry:
+    """A capture and its executable."""
+
+    def __init__(self, capture: Capture, executable: Executable) -> None:
+        self.capture = capture
+        self.executable = executable
+        self.sizes: Sizes | None = None
+        self._tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
+        targets = {mutation.target for mutation in capture.graph.mutations}
+        inputs = zip(self._tensors, capture.graph.inputs, strict=True)
+        self._written = [leaf for leaf, node in inputs if node in targets]
+        self._single = capture.out_spec.is_leaf() and capture.outputs[0].kind == "tensor"
+
+    # --- guards -------------------------------------------------------------------------------------------------------
+
+    def match(self, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> Sizes:
+        """The sizes of a call that this capture is for.
+
+        Raises:
+            Mismatch: it is for others.
+        """
+        capture = self.capture
+        if spec != capture.in_spec:
+            raise Mismatch(f"the arguments are {describe(spec)}, captured as {describe(capture.in_spec)}")
+        for expected, leaf in zip(capture.inputs, leaves, strict=True):
+            _match_leaf(expected, leaf)
+        for i, node in zip(self._tensors, capture.graph.inputs, strict=True):
+            _match_type(capture.inputs[i].name, leaves[i], node.dtype, len(node.shape))
+        sizes = self._bind(leaves)
+        for guard in capture.guards:
+            if not guard.holds(sizes):
+                raise Mismatch(f"the guard {guard} does not hold for {_assignment(sizes)}")
+        return sizes
+
+    def _bind(self, leaves: Sequence[Any]) -> Sizes:
+        pairs = [(s.dim, leaf) for s, leaf in zip(self.capture.inputs, leaves, strict=True) if s.kind == "symbol"]
+        known = {dim: value for dim, value in pairs if isinstance(dim, sympy.Symbol)}
+        try:
+            sizes = bind_symbols(self.capture.graph, [leaves[i].shape for i in self._tensors], known)
+        except InputError as error:
+            raise Mismatch(str(error)) from None
+        for spec, leaf in zip(self.capture.inputs, leaves, strict=True):
+            if spec.kind == "symbol" and spec.dim is not None and concrete(spec.dim, sizes) != leaf:
+                raise Mismatch(f"argument {spec.name} is {leaf}, captured as {spec.dim}")
+        return sizes
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, leaves: list[Any], sizes: Sizes) -> Any:
+        """The model's result for a call that matched.
+
+        Raises:
+            Aliased: the model writes to an argument that shares memory with another one.
+            IndexError: an index from data was out of range.
+        """
+        self.sizes = sizes
+        if self._written:
+            self._check_aliases(leaves)
+        given = [leaves[i] for i in self._tensors]
+        tensors = [dense(tensor) for tensor in given]
+        results = self.executable.run(tensors, sizes)
+        if self._written:
+            self._write_back(given, tensors)
+        if self._single:
+            return results[self.capture.outputs[0].index]
+        return self.capture.unflatten(results, leaves, sizes)
+
+    def _write_back(self, given: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+        """Pass on to the caller's tensors what was written to copies of them."""
+        written = set(self._written)
+        for leaf, tensor, copy in zip(self._tensors, given, tensors, strict=True):
+            if leaf in written and copy is not tensor:
+                with torch.no_grad():
+                    tensor.copy_(copy)
+
+    def _check_aliases(self, leaves: Sequence[Any]) -> None:
+        for leaf in self._written:
+            for other in self._tensors:
+                if other != leaf and overlap(leaves[leaf], leaves[other]):
+                    names = [self.capture.inputs[i].name for i in (leaf, other)]
+                    raise Aliased(f"the model writes to argument {names[0]}, which shares memory with {names[1]}")
+
+
+def _match_leaf(expected: InputSpec, leaf: Any) -> None:
+    """That a leaf is of the captured kind, and a constant has its value."""
+    name = expected.name
+    if expected.kind == "tensor":
+        if not isinstance(leaf, Tensor):
+            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as a tensor")
+    elif isinstance(leaf, Tensor):
+        raise Mismatch(f"argument {name} is a tensor, captured as {_brief(expected.value)}")
+    elif expected.kind == "symbol":
+        if isinstance(leaf, bool) or not isinstance(leaf, int):
+            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as an integer")
+    elif not expected.accepts(leaf):
+        raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as {_brief(expected.value)}")
+
+
+def _match_type(name: str, tensor: Tensor, dtype: torch.dtype, rank: int) -> None:
+    if tensor.dtype != dtype:
+        raise Mismatch(f"argument {name} is {tensor.dtype}, captured as {dtype}")
+    if tensor.ndim != rank:
+        raise Mismatch(f"argument {name} has {tensor.ndim} dims, captured with {rank}")
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}" if value is not None else "None"
+
+
+def _assignment(sizes: Sizes) -> str:
+    return ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())

@@ -1,0 +1,129 @@
+"""Targets: what kernels are compiled for and run on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..codegen.schedule import Machine
+from ..ir.errors import BackendError, UnsupportedError
+
+INSTALL_TVM = "pip install 'apache-tvm>=0.27.0.post1'"
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor that kernels are compiled for, and how many threads they may use.
+
+    Attributes:
+        kind: ``"cpu"``.
+        cpu: LLVM's name of the processor.
+        features: LLVM's names of the instruction set extensions that are there.
+        threads: how many threads a kernel may use.
+        machine: vector registers and caches, which schedules are made from.
+    """
+
+    kind: str
+    cpu: str
+    features: tuple[str, ...]
+    threads: int
+    machine: Machine
+
+    @classmethod
+    def detect(cls, spec: str | Target = "auto", threads: int | None = None) -> Target:
+        """The target of that name on this machine: ``"auto"`` and ``"cpu"`` are its processor.
+
+        Args:
+            spec: a name, or a target, which is returned as it is but for the threads.
+            threads: how many threads kernels may use; by default all cores that this process may run on.
+
+        Raises:
+            UnsupportedError: the name is that of a target there is no backend for.
+            BackendError: the package of the backend is not installed.
+            ValueError: the number of threads is not positive.
+        """
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads is {threads!r}: give a whole number from 1, or None for all cores")
+        if isinstance(spec, Target):
+            return spec if threads is None else spec.with_threads(threads)
+        if spec not in ("auto", "cpu"):
+            raise UnsupportedError(
+                f'there is no target {spec!r} yet: smelt compiles for the CPU only; say target="cpu" or target="auto"'
+            )
+        return _host(threads or usable_cores())
+
+    def with_threads(self, threads: int) -> Target:
+        """The same processor with another number of threads."""
+        return replace(self, threads=threads, machine=replace(self.machine, threads=threads))
+
+    @property
+    def fingerprint(self) -> str:
+        """What compiling a given source depends on: native code is only good where this is equal.
+
+        Threads, registers and caches are left out: they show in the source.
+        """
+        return json.dumps([self.kind, self.cpu, self.features, platform.system(), platform.machine()])
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"{self.kind} {self.cpu}, {self.machine.vector_bits}-bit vectors, {threads}"
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def require_tvm() -> None:
+    """Raise BackendError, with the command that installs it, where apache-tvm is absent."""
+    if find_spec("tvm") is None:
+        raise BackendError(f"the CPU target needs the package apache-tvm, which is not installed; run: {INSTALL_TVM}")
+
+
+def _host(threads: int) -> Target:
+    require_tvm()
+    # imported when a target asks for it: the GPU path runs on a machine without TVM
+    try:
+        from ..codegen.tvm.processor import host_processor
+    except ImportError as error:
+        raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL_TVM}") from error
+    processor = host_processor()
+    machine = machine_of(processor.features, platform.machine(), threads)
+    return Target("cpu", processor.name, processor.features, threads, machine)
+
+
+def machine_of(features: Iterable[str], architecture: str, threads: int) -> Machine:
+    """The register file and caches that schedules are made for, from LLVM's feature names."""
+    present = set(features)
+    if architecture.lower() in ("aarch64", "arm64"):
+        vector: dict[str, Any] = {"vector_bits": 128, "registers": 32}
+    elif {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= present:
+        vector = {"vector_bits": 512, "registers": 32, "has_bf16_dot": "avx512bf16" in present}
+    else:
+        vector = {"vector_bits": 256 if {"avx2", "fma"} <= present else 128, "registers": 16}
+    return Machine(threads=threads, **vector, **_cache_sizes())
+
+
+def _cache_sizes(folder: Path = _CACHES) -> dict[str, int]:
+    """The data caches of one core as arguments of Machine; empty where the system does not tell."""
+    found: dict[str, int] = {}
+    for cache in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        match = re.fullmatch(r"(\d+)([KMG]?)", size)
+        if match and kind != "Instruction" and level in ("1", "2") and int(match[1]) > 0:
+            found[f"l{level}_bytes"] = int(match[1]) * _UNITS[match[2]]
+    return found
