@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
@@ -28,6 +29,13 @@ from .program import (
 )
 
 _HALF = (torch.float16, torch.bfloat16)
+_ARITHMETIC: dict[Any, Callable[..., Any]] = {
+    sympy.Add: torch.add,
+    sympy.Mul: torch.mul,
+    sympy.Mod: torch.remainder,
+    sympy.Max: torch.maximum,
+    sympy.Min: torch.minimum,
+}
 
 
 @dataclass
@@ -180,13 +188,6 @@ class Points:
         if isinstance(index, sympy.Pow):
             return torch.pow(self.index(index.base), int(index.exp))
         first, *rest = map(self.index, index.args)
-        combine: Callable[[Tensor, Tensor], Tensor] = {
-            sympy.Add: torch.add,
-            sympy.Mul: torch.mul,
-            sympy.Mod: torch.remainder,
-            sympy.Max: torch.maximum,
-            sympy.Min: torch.minimum,
-        }[index.func]
         for other in rest:
-            first = combine(first, other)
+            first = _ARITHMETIC[index.func](first, other)
         return first

@@ -59,7 +59,8 @@ class Group:
     domain: Shape
     nodes: list[Node]
     rows: tuple[int, ...] = ()
-    first: int = 0  # the position of its first node in the graph's order
+    first: int = 0  # the positions of its first and last node in the graph's order
+    last: int = 0
 
 
 def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
@@ -140,7 +141,7 @@ class _Fusion:
         kind = kind_of(node)
         domain = node.inputs[0].shape if kind is Kind.ROWS else () if kind is Kind.RECURRENCE else node.shape
         rows = ops.reduced_axes(node) if kind is Kind.ROWS else ()
-        group = Group(kind, domain, [node], rows, self.position[node])
+        group = Group(kind, domain, [node], rows, self.position[node], self.position[node])
         self.group_of[node] = group
         return group
 
@@ -161,7 +162,7 @@ class _Fusion:
         if kind is Kind.MAP:
             domain = node.shape
         merged = Group(kind, domain, sorted(group.nodes + home.nodes, key=self.position.__getitem__), rows)
-        merged.first = min(group.first, home.first)
+        merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
         return merged
@@ -252,12 +253,13 @@ class _Fusion:
     def separated(self, group: Group, home: Group) -> bool:
         """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
         members = set(group.nodes) | set(home.nodes)
+        first = min(group.first, home.first)
         stack = [x for n in home.nodes for x in n.inputs if x not in members]
         stack += [x for n in group.nodes for x in n.inputs if x not in members]
         seen: set[Node] = set()
         while stack:
             node = stack.pop()
-            if node in seen or self.position[node] < group.first:
+            if node in seen or self.last_position(node) < first:
                 continue
             seen.add(node)
             for x in self.kernel_inputs(node):
@@ -267,6 +269,11 @@ class _Fusion:
                 elif x not in seen:
                     stack.append(x)
         return False
+
+    def last_position(self, node: Node) -> int:
+        """The last position in the kernel of a node: nothing before it can need a value that comes later."""
+        group = self.group_of.get(node)
+        return self.position[node] if group is None else group.last
 
     def kernel_inputs(self, node: Node) -> Iterable[Node]:
         """What must be computed before a node: its operands, and those of all nodes in its kernel."""

@@ -1,1 +1,34 @@
-"""The rewrite rules, one module per subject."""
+"""The rewrite rules, one module per subject, and the stages that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..rule import Rule
+from . import activations, algebra, attention, casts, constants, linear, masks, norm, rope, views
+
+# By stage. Each stage runs with the rules of those before it, so that what it builds is in normal form too.
+RULES: Mapping[str, Sequence[Rule]] = {
+    "canonicalise": (
+        *constants.RULES,
+        *algebra.RULES,
+        *casts.IDENTITIES,
+        *views.RULES,
+        *masks.RULES,
+    ),
+    "recognise": (
+        *linear.RULES,
+        *norm.RULES,
+        *activations.RULES,
+        *casts.COMPOSITES,
+        *rope.RULES,
+        *attention.FROM_PRIMITIVES,
+    ),
+    "simplify": (
+        *attention.OPERANDS,
+        *attention.MASK,
+        *activations.GATED,
+    ),
+}
+
+__all__ = ["RULES"]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ...ir.node import Node
 from ...ir.ops import (
     add,
@@ -13,6 +15,7 @@ from ...ir.ops import (
     div,
     erf,
     exp,
+    full,
     gelu,
     leaky_relu,
     lt,
@@ -22,6 +25,7 @@ from ...ir.ops import (
     neg,
     reciprocal,
     relu,
+    scalar,
     scalar_like,
     sigmoid,
     silu,
@@ -64,13 +68,21 @@ SIGMOID = (
         near_misses=[lambda x: div(x, add(exp(x), scalar_like(1.0, x)))],
         tolerance=ROUNDING,
     ),
+)
+
+GATED = (
     # silu(g) u -> swiglu(g, u)
     Rule(
         name="mul-silu-to-swiglu",
         before=lambda gate, up: mul(silu(gate), up),
+        when=lambda up: up.op is not full,
         after=lambda gate, up: swiglu(gate, up),
         samples=[shapes("m n", "m n"), shapes("m n", "n")],
-        near_misses=[lambda gate, up: mul(sigmoid(gate), up), lambda gate, up: sum_(mul(gate, silu(up)))],
+        near_misses=[
+            shapes("f32: m n", lambda: scalar(2.0, torch.float32)),
+            lambda gate, up: mul(sigmoid(gate), up),
+            lambda gate, up: sum_(mul(gate, silu(up))),
+        ],
         tolerance=ROUNDING,
     ),
 )
@@ -180,3 +192,5 @@ def _gelu(part: str, half: str) -> Rule:
 
 
 GELU = tuple(_gelu(part, half) for part in PARTS for half in HALVES)
+
+RULES = (*SIGMOID, *RELU, *GELU)

@@ -422,3 +422,5 @@ POWERS = (
         near_misses=[shapes("m n", c=3.0), shapes("m n", c=2.0**60), shapes("m n", c=0.0)],
     ),
 )
+
+RULES = (*ORDER, *IDENTITIES, *LOGIC, *POWERS)

@@ -291,3 +291,5 @@ RANGES = (
         ],
     ),
 )
+
+RULES = (*FOLDING, *VIEWS_OF_CONSTANTS, *SIZES, *RANGES)

@@ -247,3 +247,5 @@ SOFTMAX = (
         domain=Domain.FINITE,
     ),
 )
+
+RULES = (*STATISTICS, *NORMS, *AFFINE, *SOFTMAX)

@@ -331,3 +331,5 @@ EXPANSIONS = (
         near_misses=[lambda p, x, y: where(p, x, y)],
     ),
 )
+
+RULES = (*IDENTITIES, *COMPOSITIONS, *EXPANSIONS)

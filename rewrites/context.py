@@ -1,0 +1,74 @@
+"""What the passes of one compilation share: fuel, log, facts about the target, and what they leave for the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.graph import Graph
+from ..ir.node import Node
+from .log import Fuel, Log
+from .rule import Rule
+from .rules import RULES
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What passes need to know of the machine that the kernels will run on.
+
+    Attributes:
+        device: ``"cpu"`` or ``"cuda"``.
+        threads: how many the kernels will use.
+        store_transposes: whether a transposed weight that a product reads is stored so, at compile time.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    store_transposes: bool = False
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did: its time in seconds, whether it changed the graph, and how large the graph is then."""
+
+    name: str
+    seconds: float
+    changed: bool
+    nodes: int
+    applications: int
+
+    def __str__(self) -> str:
+        did = f"{self.applications} applications" if self.changed else "no change"
+        return f"{self.name}: {did}, {self.nodes} nodes, {self.seconds * 1e3:.1f} ms"
+
+
+@dataclass
+class Context:
+    """The state of one compilation, and its record.
+
+    Attributes:
+        fuel: counts applications and may end them.
+        log: every application.
+        rules: the rules of each stage.
+        target: facts about the machine.
+        verify: check the graph before the first pass and after each.
+        derived: weights computed once at load: their definitions by name, in an order in which they can be evaluated.
+        snapshots: the graph after each pass, and as ``"captured"`` before the first.
+        records: what each pass did.
+    """
+
+    fuel: Fuel = field(default_factory=Fuel)
+    log: Log = field(default_factory=Log)
+    rules: Mapping[str, Sequence[Rule]] = field(default_factory=lambda: RULES)
+    target: TargetFacts = field(default_factory=TargetFacts)
+    verify: bool = False
+    derived: dict[str, Node] = field(default_factory=dict)
+    snapshots: dict[str, Graph] = field(default_factory=dict)
+    records: list[PassRecord] = field(default_factory=list)
+
+    def take(self, what: str, before: Node, after: Node) -> bool:
+        """Whether one change may be made; counts and records it when so."""
+        if not self.fuel.take(what):
+            return False
+        self.log.record(self.fuel.used, what, before, after)
+        return True

@@ -1,0 +1,134 @@
+"""Weights-only work, done once: what depends on weights alone becomes a weight of its own, computed at load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+import torch
+
+from ..ir import ops
+from ..ir.errors import SmeltError
+from ..ir.graph import Graph
+from ..ir.interpret import evaluate
+from ..ir.node import Node, Trait, topological
+from ..ir.types import TensorType
+from .context import Context
+
+# Views that code generation reads in place, for any strides.
+STRIDED = (ops.permute, ops.reshape, ops.slice_, ops.expand)
+# A derived weight that is larger than what it is computed from may have so many elements.
+MAX_ELEMENTS = 1 << 20
+
+
+def hoist(graph: Graph, context: Context) -> Graph:
+    """The graph with each largest computation on weights and constants replaced by a weight ``derived.N``.
+
+    Its definition is kept in ``context.derived``. Equal elements become a constant instead. What depends on a symbolic
+    size, on a weight that the graph changes, or on an effect stays. Views and widening casts of a result stay as well:
+    they are read in place.
+    """
+    found: dict[Node, Node] = {}
+    for node in _targets(graph, constant_nodes(graph), context):
+        if node not in found and node.has(Trait.SOURCE, Trait.CREATION) is False:
+            replacement = _replacement(node, graph, context)
+            if replacement is not None and context.take("hoist", node, replacement):
+                found[node] = replacement
+                _define(node, replacement, context)
+    if not found:
+        return graph
+    return graph.rebuild(lambda node, inputs: found.get(node) or node.with_inputs(inputs))
+
+
+def constant_nodes(graph: Graph) -> set[Node]:
+    """The nodes that have one value for all calls: of weights that do not change and constants, and of fixed size."""
+    changed = {m.target for m in graph.mutations}
+    constant: set[Node] = set()
+    for node in graph.nodes:
+        if node not in changed and _is_pure(node) and all(x in constant for x in node.inputs) and not _has_symbols(node):
+            constant.add(node)
+    return constant
+
+
+def _is_pure(node: Node) -> bool:
+    return node.op is not ops.input and not node.has(Trait.REGION) and not node.attrs.get("serial")
+
+
+def _has_symbols(node: Node) -> bool:
+    return any(isinstance(value, sympy.Expr) for value in _flat(tuple(node.attrs.values())))
+
+
+def _flat(values: tuple[Any, ...]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        elif isinstance(value, TensorType):
+            yield from value.shape
+        else:
+            yield value
+
+
+def _targets(graph: Graph, constant: set[Node], context: Context) -> Iterator[Node]:
+    """What to compute ahead: constants that others read, without the views around them."""
+    for node in graph.nodes:
+        if node not in constant:
+            for at, x in enumerate(node.inputs):
+                if x in constant:
+                    stored = context.target.store_transposes and x.op is ops.permute and _is_matrix(node, at)
+                    yield x if stored else _without_views(x)
+    yield from (_without_views(root) for root in graph.roots if root in constant)
+
+
+def _is_matrix(user: Node, at: int) -> bool:
+    return at == 1 and user.op in (ops.matmul, ops.linear)
+
+
+def _without_views(node: Node) -> Node:
+    while node.op in STRIDED or _widens(node):
+        node = node.inputs[0]
+    return node
+
+
+def _widens(node: Node) -> bool:
+    """Whether a node is a cast to a larger dtype: done on reading, it saves the bytes."""
+    return node.op is ops.cast and node.dtype.itemsize > node.inputs[0].dtype.itemsize
+
+
+def _replacement(node: Node, graph: Graph, context: Context) -> Node | None:
+    """The weight or constant for a computation; None where it is too large to keep or has no value."""
+    sources = [x for x in topological((node,)) if x.op is ops.weight]
+    size = node.tensor_type.numel
+    if not isinstance(size, int) or size > max(MAX_ELEMENTS, 2 * sum(int(w.tensor_type.numel) for w in sources)):
+        return None
+    if not sources:
+        try:
+            value = evaluate([node], {})[0]
+        except (SmeltError, RuntimeError, IndexError):
+            return None  # PyTorch refuses it: let it do so when the model runs
+        if _is_uniform(value):
+            element = value.flatten()[0].item() if value.numel() else 0
+            return ops.full(shape=node.shape, value=element, dtype=node.dtype)
+    return ops.weight(name=_new_name(graph, context), shape=node.shape, dtype=node.dtype)
+
+
+def _is_uniform(value: torch.Tensor) -> bool:
+    flat = value.flatten()
+    if not flat.numel():
+        return True
+    same = (flat == flat[0]).all()
+    return bool(same and (not flat.dtype.is_floating_point or (flat.signbit() == flat[0].signbit()).all()))
+
+
+def _new_name(graph: Graph, context: Context) -> str:
+    taken = {str(w.attrs["name"]) for w in graph.weights()} | context.derived.keys()
+    number = len(context.derived)
+    while f"derived.{number}" in taken:
+        number += 1
+    return f"derived.{number}"
+
+
+def _define(node: Node, replacement: Node, context: Context) -> None:
+    if replacement.op is ops.weight:
+        context.derived[str(replacement.attrs["name"])] = node
+        replacement.keep_origin(node.origin)

@@ -1,0 +1,92 @@
+"""Linear layers of one input as one product: query, key and value; gate and up; experts side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..ir import ops
+from ..ir.graph import Graph
+from ..ir.node import Node, Trait
+from .context import Context
+from .hoist import constant_nodes
+
+# How many nodes behind a layer are searched for a place where it meets another.
+REACH = 64
+
+
+def merge_linears(graph: Graph, context: Context) -> Graph:
+    """The graph with linear layers merged that read one node and meet before the next product.
+
+    Layers that meet later, or never, stay apart: their results would be kept for long for little. The merged layer
+    has the weights and biases one below the other, and each result is a slice of its own.
+    """
+    parts: dict[Node, tuple[Node, ...]] = {}
+    for group in _groups(graph):
+        merged = _merged(group[0].inputs[0], group)
+        if context.take("merge-linears", group[0], merged):
+            parts.update(dict.fromkeys(group, group))
+    if not parts:
+        return graph
+    return graph.rebuild(lambda node, inputs: _part(node, inputs, parts))
+
+
+def _groups(graph: Graph) -> Iterator[tuple[Node, ...]]:
+    by_input: dict[Node, list[Node]] = {}
+    constant = constant_nodes(graph)
+    for node in graph.nodes:
+        if node.op is ops.linear and node.inputs[0] not in constant and constant.issuperset(node.inputs[1:]):
+            by_input.setdefault(node.inputs[0], []).append(node)
+    for layers in by_input.values():
+        if len(layers) > 1:
+            yield from (group for group in _meeting(layers, graph.users) if len(group) > 1)
+
+
+def _meeting(layers: Sequence[Node], users: Mapping[Node, Sequence[Node]]) -> list[tuple[Node, ...]]:
+    """The layers grouped by what they reach before the next product, in order."""
+    groups: list[tuple[tuple[Node, ...], set[Node]]] = []
+    for layer in layers:
+        reached = _reached(layer, users)
+        met = [group for group in groups if group[1] & reached]
+        others = [group for group in groups if not group[1] & reached]
+        members = tuple(node for group in met for node in group[0])
+        groups = [*others, ((*members, layer), reached.union(*(group[1] for group in met)))]
+    return [members for members, _ in groups]
+
+
+def _reached(layer: Node, users: Mapping[Node, Sequence[Node]]) -> set[Node]:
+    """What reads a layer's result, up to the next products, nearest first and at most ``REACH`` nodes."""
+    found: dict[Node, None] = {}
+    waiting = [layer]
+    for node in waiting:
+        if node is not layer and node.has(Trait.CONTRACTION, Trait.ATTENTION, Trait.RECURRENCE):
+            continue
+        new = [user for user in users[node] if user not in found]
+        found.update(dict.fromkeys(new))
+        waiting.extend(new)
+        if len(found) > REACH:
+            break
+    return set(found)
+
+
+def _merged(x: Node, layers: Sequence[Node]) -> Node:
+    weight = ops.concat(*(layer.inputs[1] for layer in layers), dim=0)
+    if all(len(layer.inputs) == 2 for layer in layers):
+        return ops.linear(x, weight)
+    return ops.linear(x, weight, ops.concat(*map(_bias, layers), dim=0))
+
+
+def _bias(layer: Node) -> Node:
+    """The bias of a layer; -0.0, which changes no number, where it has none."""
+    if len(layer.inputs) == 3:
+        return layer.inputs[2]
+    return ops.full(shape=layer.inputs[1].shape[:1], value=-0.0, dtype=layer.dtype)
+
+
+def _part(node: Node, inputs: tuple[Node, ...], groups: Mapping[Node, tuple[Node, ...]]) -> Node:
+    group = groups.get(node)
+    if group is None:
+        return node.with_inputs(inputs)
+    merged = _merged(inputs[0], group).keep_origin(node.origin)
+    start = sum(int(layer.shape[-1]) for layer in group[: group.index(node)])
+    part = ops.slice_(merged, dim=-1, start=start, stop=start + node.shape[-1])
+    return part.keep_origin(node.origin)

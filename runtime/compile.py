@@ -1,0 +1,49 @@
+"""``smelt.compile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from .cache import KernelCache
+from .module import CompiledModule
+from .options import Dynamic, Options
+from .target import Target
+
+
+def compile(
+    model: Callable[..., Any],
+    *,
+    target: str | Target = "auto",
+    dynamic: Dynamic = True,
+    fallback: Literal["allow", "error"] = "allow",
+    threads: int | None = None,
+    cache: bool | KernelCache = True,
+) -> CompiledModule:
+    """Compile a model for inference. It is captured on the first call, by that call's arguments.
+
+    Args:
+        model: a module in eval mode, or a function of tensors.
+        target: ``"auto"`` or ``"cpu"``: this machine's processor; or a target made with ``Target.detect``.
+        dynamic: True keeps every size symbolic that the model does not fix, so that one capture serves all sizes; False
+            makes one capture for each combination of sizes; a mapping names the symbolic ones:
+            ``{"input_ids": {0: "batch", 1: "seq"}}``.
+        fallback: ``"allow"`` lets PyTorch run what smelt cannot; the report lists it. ``"error"`` refuses the model.
+        threads: how many threads kernels may use; by default all cores that this process may run on.
+        cache: whether kernels are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache folder; or the
+            cache to keep them in.
+
+    Returns:
+        A module that is called as the model is, and gives the same results.
+
+    Raises:
+        BackendError: the package of the target's backend is not installed.
+        UnsupportedError: there is no such target yet.
+        TypeError: the model cannot be called.
+        ValueError: another argument is none of what is listed here.
+    """
+    if isinstance(model, CompiledModule):
+        model = model.original
+    if not callable(model):
+        raise TypeError(f"model is a {type(model).__name__}: give an nn.Module or a function")
+    return CompiledModule(model, Options(Target.detect(target, threads), dynamic, fallback, cache))
