@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,11 @@ Dynamic = bool | Mapping[str, Mapping[int, str]]
 # Stands for a dim of 0 or 1 while a model is traced: a size that nothing is special about.
 ENLARGED = 3
 
-CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+# what a call must repeat: never anything that may hold a tensor
+CONSTANTS = (
+    bool, int, float, complex, str, slice, range, type(...), enum.Enum,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..ir.errors import CaptureError, InputError, SmeltError, UnsupportedError
 from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of
 from .capture import Capture, normal_form, signature_of
 from .program import Request, Unfit, build
+from .sizes import DependsOnData
 from .table import NeedsFunctional
 from .tracing import tracing
 
@@ -82,10 +83,9 @@ class Untraceable(Exception):
 
 
 def _depends_on_data(failure: Exception) -> bool:
-    """Whether a model branches on values: fixed sizes will not help it."""
-    return isinstance(failure.__cause__, GuardOnDataDependentSymNode) or isinstance(
-        failure.__cause__, torch._dynamo.exc.UserError
-    )
+    """Whether a model branches on values, or has sizes that depend on them: fixed sizes will not help it."""
+    causes = (GuardOnDataDependentSymNode, torch._dynamo.exc.UserError)
+    return isinstance(failure, DependsOnData) or isinstance(failure.__cause__, causes)
 
 
 def _line(failure: Exception) -> str:

@@ -22,6 +22,7 @@ from .aten import LOWERINGS
 from .capture import Fallback
 from .decompose import Decomposition, decompose
 from .memory import Memory, functional_name, written_argument
+from .numbers import SizeNumber
 from .origins import origin_of
 from .sizes import Sizes
 from .table import Call, NeedsFunctional, NotLowered
@@ -73,7 +74,7 @@ class Lowering:
             module: the graph, its nodes with fake values in ``meta["val"]``.
             bindings: the value of each placeholder: a node, a dim, a constant.
         """
-        memory = Memory(self.call, self.sizes)
+        memory = Memory(self.call, self.number, self.sizes)
         given = iter(bindings)
         result: Any = None
         for node in module.graph.nodes:
@@ -108,13 +109,27 @@ class Lowering:
             source, index = node.args
             memory.define(node, memory.read(source)[index])
         elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float):
-            memory.define(node, self.sizes.dim(value) if _is_integer(value) else self.sizes.expression(_expression(value)))
+            memory.define(node, self.number(value))
         elif isinstance(target, torch._ops.HigherOrderOperator):
             memory.define(node, self._region(node, memory))
         elif isinstance(target, torch._ops.OpOverload):
             self._operator(node, target, memory)
         else:
             raise CaptureError(f"the captured graph calls {target}, which is no operator: please report this")
+
+    def number(self, value: Any) -> Any:
+        """A Python number of the trace: a dim, a float over sizes, or itself."""
+        if isinstance(value, torch.SymInt):
+            return self.sizes.dim(value)
+        if isinstance(value, torch.SymFloat):
+            expression = self.sizes.expression(value.node.expr)
+            return float(expression) if expression.is_number else SizeNumber(expression)
+        if isinstance(value, torch.SymBool):
+            decided = self.sizes.expression(value.node.expr)
+            if decided in (sympy.true, sympy.false):
+                return bool(decided)
+            raise UnsupportedError(f"the condition {decided} is kept as a value")
+        return value
 
     def _operator(self, node: fx.Node, target: torch._ops.OpOverload, memory: Memory) -> None:
         origin = origin_of(node)
@@ -150,6 +165,11 @@ class Lowering:
                 return lowering(call, *args, **kwargs)
             except NotLowered as refusal:
                 reason = str(refusal)
+            except TypeError as error:
+                # arithmetic on a number that is known only with the sizes
+                if isinstance(error, TypeRuleError) or not any(isinstance(v, SizeNumber) for v in flat((args, kwargs))):
+                    raise
+                reason = "a number that depends on sizes"
         decomposed = self._decomposed(node, call.name, args, kwargs)
         return self._fallback(call, args, kwargs, node, reason) if decomposed is None else decomposed
 
@@ -243,14 +263,6 @@ class Lowering:
     def listed(self) -> tuple[Fallback, ...]:
         """The fallbacks for the report."""
         return tuple(Fallback(op, reason, tuple(lines)) for (op, reason), lines in self.fallbacks.items())
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, torch.SymInt) or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _expression(value: Any) -> Any:
-    return value.node.expr if isinstance(value, torch.SymFloat | torch.SymBool) else value
 
 
 def _types(node: fx.Node, sizes: Sizes) -> tuple[TensorType, ...]:

@@ -24,8 +24,9 @@ from .table import Call, NeedsFunctional, cast, permute, reshape
 class Memory:
     """The values of a graph's nodes while it is lowered, and which of them share memory."""
 
-    def __init__(self, call: Callable[..., Any], sizes: Sizes) -> None:
+    def __init__(self, call: Callable[..., Any], number: Callable[[Any], Any], sizes: Sizes) -> None:
         self._call = call  # lowers a call of an operator
+        self._number = number  # lowers a number
         self._sizes = sizes
         self._values: dict[fx.Node, Any] = {}
         self._made: dict[fx.Node, int] = {}  # the version of the owner that a value was read from
@@ -52,8 +53,8 @@ class Memory:
             return [self.read(v) for v in value]
         if isinstance(value, dict):
             return {k: self.read(v) for k, v in value.items()}
-        if isinstance(value, torch.SymInt):
-            return self._sizes.dim(value)
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            return self._number(value)
         if isinstance(value, slice):
             return slice(self.read(value.start), self.read(value.stop), self.read(value.step))
         return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
@@ -13,6 +13,10 @@ from ..ir.dims import normal_form
 from ..ir.errors import CaptureError
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, symbol
 from .capture import Guard
+
+class DependsOnData(CaptureError):
+    """A size that depends on the values of tensors."""
+
 
 class Sizes:
     """Translates the sizes of one capture.
@@ -72,7 +76,7 @@ class Sizes:
         if expression not in self._cache:
             strange = expression.free_symbols - self.renamed.keys()
             if strange:
-                raise CaptureError(
+                raise DependsOnData(
                     f"the size {expression} depends on values that are known only when the model runs "
                     f"({', '.join(sorted(map(str, strange)))}): keep such code outside of the compiled part"
                 )
@@ -232,8 +236,3 @@ class Sizes:
 
 def _bound(end: Any, otherwise: int | None) -> int | None:
     return int(end) if getattr(end, "is_Integer", False) or isinstance(end, int) else otherwise
-
-
-def substitution(sizes: Mapping[str, int]) -> dict[sympy.Symbol, int]:
-    """Sizes by symbol from sizes by name."""
-    return {symbol(name): size for name, size in sizes.items()}

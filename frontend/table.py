@@ -17,9 +17,10 @@ from ..ir import ops
 from ..ir.node import Node
 from ..ir.ops.base import axis
 from ..ir.types import Dim, Shape, TensorType, broadcast_shapes
+from .numbers import SizeNumber
 from .sizes import Sizes
 
-Scalar = bool | int | float | sympy.Expr
+Scalar = bool | int | float | sympy.Expr | SizeNumber
 Lowering = Callable[..., Any]
 
 LOWERINGS: dict[str, Lowering] = {}
@@ -83,18 +84,22 @@ def cast(x: Node, dtype: torch.dtype) -> Node:
 
 
 def is_scalar(x: object) -> bool:
-    return isinstance(x, bool | int | float | sympy.Expr)
+    return isinstance(x, bool | int | float | sympy.Expr | SizeNumber)
 
 
 def as_node(x: Node | Scalar, dtype: torch.dtype) -> Node:
     """An operand, cast; a 0-d constant for a number."""
+    if isinstance(x, SizeNumber):
+        return x.node(dtype)
     return cast(x, dtype) if isinstance(x, Node) else ops.scalar(plain(x, dtype), dtype)
 
 
-def plain(value: Scalar, dtype: torch.dtype) -> Scalar:
+def plain(value: Scalar, dtype: torch.dtype) -> bool | int | float | sympy.Expr:
     """A number as the attribute of a tensor of that dtype."""
     if isinstance(value, sympy.Expr):
         return value
+    if isinstance(value, SizeNumber):
+        raise NotLowered("a number that depends on sizes")
     if dtype == torch.bool:
         return bool(value)
     return float(value) if dtype.is_floating_point else int(value)
@@ -112,7 +117,7 @@ def _category(dtype: torch.dtype) -> int:
 def _number_dtype(x: Scalar) -> torch.dtype:
     if isinstance(x, bool):
         return torch.bool
-    if isinstance(x, float) or (isinstance(x, sympy.Expr) and x.is_integer is not True):
+    if isinstance(x, float | SizeNumber):
         return torch.get_default_dtype()
     return torch.int64
 
@@ -139,7 +144,7 @@ def promoted(*operands: Node | Scalar) -> torch.dtype:
 
 def exact(value: Scalar, dtype: torch.dtype) -> bool:
     """Whether a half type holds a number without rounding it."""
-    if isinstance(value, sympy.Expr):
+    if isinstance(value, sympy.Expr | SizeNumber):
         return False
     return bool(torch.tensor(value, dtype=dtype).double() == torch.tensor(value, dtype=torch.float64)) or value != value
 

@@ -7,7 +7,7 @@ refused and why, is kept in a :class:`FusionReport`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -84,16 +84,19 @@ def split(node: Node) -> Graph:
 
 def is_kernel_work(node: Node, graph: Graph) -> bool:
     """Whether a node must be computed by a kernel: not a source, a view, a constant, or PyTorch's work."""
-    if node.has(Trait.SOURCE, Trait.VIEW, Trait.PROJECTION, Trait.OPAQUE, Trait.REGION):
+    if node.has(Trait.SOURCE, Trait.PROJECTION, Trait.OPAQUE, Trait.REGION):
         return False
+    users = graph.users[node]
+    if node.has(Trait.VIEW):
+        return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
-        return node in graph.roots or any(user.has(Trait.OPAQUE) for user in graph.users[node])
+        return node in graph.roots or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
     return True
 
 
-def through_views(node: Node) -> Node:
-    """The value that a chain of views looks at."""
-    while node.has(Trait.VIEW):
+def through_views(node: Node, stop: Container[Node] = ()) -> Node:
+    """The value that a chain of views looks at; a view in ``stop`` counts as a value."""
+    while node.has(Trait.VIEW) and node not in stop:
         node = node.inputs[0]
     return node
 
@@ -147,7 +150,7 @@ class _Fusion:
 
     def producers(self, node: Node) -> list[Node]:
         """The computed values that a node reads, products and attention first: those gain most from an epilogue."""
-        bases = dict.fromkeys(through_views(x) for x in node.inputs)
+        bases = dict.fromkeys(through_views(x, self.group_of) for x in node.inputs)
         computed = [b for b in bases if b in self.group_of]
         heavy = (Kind.MATMUL, Kind.ATTENTION)
         return sorted(computed, key=lambda b: (self.group_of[b].kind not in heavy, -self.position[b]))
@@ -334,8 +337,8 @@ class _Builder:
         found: dict[Node, None] = {}
         for node in group.nodes:
             for x in node.inputs:
-                base = through_views(x)
-                if base not in members and not base.has(Trait.CREATION):
+                base = through_views(x, self.group_of)
+                if base not in members and (base in self.group_of or not base.has(Trait.CREATION)):
                     found[base] = None
         return list(found)
 

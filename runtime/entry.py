@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import sympy
 import torch
@@ -24,23 +24,30 @@ class Mismatch(Exception):
     """A call is not one that a capture is for; the message names the guard that failed."""
 
 
-class Runnable(Protocol):
-    """What a call is run by once its guards hold."""
-
-    def run(self, leaves: list[Any], sizes: Sizes) -> Any:
-        """The model's result."""
-
-
 class Aliased(Exception):
     """Arguments share memory that the model writes to, which no capture can know; the message names them."""
 
 
 class Entry:
-    """A capture and its executable."""
+    """A capture and its executable.
 
-    def __init__(self, capture: Capture, executable: Executable) -> None:
+    Attributes:
+        timings: seconds that each stage took, the capture included.
+        cached: whether the kernels came from the cache; None without a cache.
+        sizes: those of the last call.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        executable: Executable,
+        timings: Mapping[str, float] | None = None,
+        cached: bool | None = None,
+    ) -> None:
         self.capture = capture
         self.executable = executable
+        self.timings = dict(executable.timings if timings is None else timings)
+        self.cached = cached
         self.sizes: Sizes | None = None
         self._tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
         targets = {mutation.target for mutation in capture.graph.mutations}

@@ -21,7 +21,9 @@ def _activation(
     name: str, evaluate: Callable[..., Any], define: Callable[..., Node], flops: int, **attrs: Any
 ) -> OpDef:
     def normalise(x: TensorType, **given: Any) -> dict[str, Any]:
-        require(given.get("approximate", "none") in ("none", "tanh"), f"{name}: there is no {given.get('approximate')!r}")
+        require(
+            given.get("approximate", "none") in ("none", "tanh"), f"{name}: there is no {given.get('approximate')!r}"
+        )
         return {key: float(value) for key, value in given.items() if isinstance(value, int)}
 
     decompose = in_float32(define)

@@ -9,8 +9,8 @@ import torch
 
 from ...ir import ops
 from ...ir.node import Node, OpDef
-from ...ir.ops import cast, concat, expand, flip, input, neg, pad, permute, reshape, slice_, where
-from ...ir.types import Dim, Shape, canonical_dim
+from ...ir.ops import cast, concat, expand, flip, full, input, neg, pad, permute, reshape, scalar, slice_, where
+from ...ir.types import DTYPE_NAMES, Dim, Shape, canonical_dim
 from ..pattern import COMMUTATIVE
 from ..rule import EXACT, ROUNDING, Rule
 from ..sample import shapes
@@ -294,7 +294,30 @@ def _binary_of_expand(op: OpDef, swapped: bool) -> Rule:
     )
 
 
+def _binary_of_wide_constant(op: OpDef, swapped: bool) -> Rule:
+    # x op [c, c, ...] -> expand(x op c), which is x op c where x is as large
+    def applied(x: Node, c: Node) -> Node:
+        return op(c, x) if swapped else op(x, c)
+
+    dtype = torch.int64 if op.name.startswith("bit") else torch.float32
+    operand = f"{DTYPE_NAMES[dtype]}: "
+    return Rule(
+        name=f"{op.name}-of-wide-constant{'-left' if swapped else ''}".replace("_", "-"),
+        before=lambda x, c, s, t: applied(x, full(shape=s, value=c, dtype=t)),
+        when=lambda root, x, s: s != () and x.op is not full,
+        after=lambda root, x, c, t: broadcast_to(applied(x, scalar(c, t)), root.shape),
+        samples=[
+            shapes(operand + "m n", c=3, s=lambda n: (n,), t=dtype),
+            shapes(operand + "n", c=3, s=lambda m: (m, 1), t=dtype),
+        ],
+        near_misses=[shapes(operand + "m n", c=3, s=(), t=dtype)],
+        tolerance=ROUNDING if op is ops.pow else EXACT,
+    )
+
+
 EXPANSIONS = (
+    *(_binary_of_wide_constant(op, swapped=False) for op in BINARY),
+    *(_binary_of_wide_constant(op, swapped=True) for op in BINARY if op not in COMMUTATIVE),
     *map(_unary_of_expand, UNARY),
     *(_binary_of_expand(op, swapped=False) for op in BINARY),
     *(_binary_of_expand(op, swapped=True) for op in BINARY if op not in COMMUTATIVE),

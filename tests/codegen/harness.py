@@ -118,7 +118,8 @@ class Buffer:
     """A tensor of any strides in aligned memory of its own, poisoned at first."""
 
     def __init__(self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> None:
-        size = dtype.itemsize * (1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else 0)
+        span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        size = 0 if 0 in shape else span * dtype.itemsize
         self.bytes = torch.full((2 * ZONE + size + 64,), 0xFF, dtype=torch.uint8)  # NaN as a float, -1 as an integer
         self.start = ZONE + -(self.bytes.data_ptr() + ZONE) % 64
         self.stop = self.start + size

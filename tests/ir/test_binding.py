@@ -33,7 +33,7 @@ def graph(*shapes: Sequence[Dim]) -> Graph:
         ([(S, T), (T, 4)], [(5, 7), (7, 4)], {S: 5, T: 7}),
         # expressions are checked wherever their symbols come from
         ([(2 * S + 1,), (S,)], [(11,), (5,)], {S: 5}),
-        ([(S // 2, sympy.Max(S, 3))] + [(S,)], [(2, 5), (5,)], {S: 5}),
+        ([(S // 2, sympy.Max(S, 3)), (S,)], [(2, 5), (5,)], {S: 5}),
         # or solved for the symbol that nothing else tells
         ([(2 * S,)], [(10,)], {S: 5}),
         ([(2 * S + T,), (T,)], [(11,), (1,)], {S: 5, T: 1}),

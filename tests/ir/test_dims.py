@@ -113,8 +113,14 @@ def test_text(expression: sympy.Expr, text: str) -> None:
         (torch_sympy.ModularIndexing(S, 2, 3), sympy.Mod(S // 2, 3)),
         (torch_sympy.Mod(S, 2), sympy.Mod(S, 2)),
         (torch_sympy.PythonMod(S, 2), sympy.Mod(S, 2)),
-        (torch_sympy.Max(1, torch_sympy.FloorDiv(S, 2)), sympy.Max(1, S // 2)),
-        (torch_sympy.Min(4, S), sympy.Min(4, S)),
+        (
+            torch_sympy.Max(1, torch_sympy.FloorDiv(S, 2)),  # type: ignore[no-untyped-call]
+            sympy.Max(1, S // 2),
+        ),
+        (
+            torch_sympy.Min(4, S),  # type: ignore[no-untyped-call]
+            sympy.Min(4, S),
+        ),
         (torch_sympy.PowByNatural(S, sympy.Integer(2)), S**2),
     ],
     ids=str,
@@ -125,7 +131,9 @@ def test_pytorchs_functions_are_replaced(theirs: sympy.Expr, ours: sympy.Expr) -
 
 
 @pytest.mark.parametrize(
-    "bad", [sympy.Rational(1, 2), sympy.Float(2.5), sympy.oo, sympy.nan, S / 0, sympy.sqrt(S), sympy.exp(S), sympy.pi], ids=str
+    "bad",
+    [sympy.Rational(1, 2), sympy.Float(2.5), sympy.oo, sympy.nan, S / 0, sympy.sqrt(S), sympy.exp(S), sympy.pi],
+    ids=str,
 )
 def test_what_is_no_size_is_refused(bad: sympy.Expr) -> None:
     with pytest.raises(TypeRuleError, match="is not a size"):
@@ -135,11 +143,13 @@ def test_what_is_no_size_is_refused(bad: sympy.Expr) -> None:
 @pytest.mark.parametrize("bad", ["3", 2.0, None])
 def test_only_integers_and_expressions_are_dims(bad: object) -> None:
     with pytest.raises(TypeRuleError, match="neither an integer"):
-        TensorType((bad,), torch.float32)  # type: ignore[arg-type]
+        TensorType((bad,), torch.float32)
 
 
 def test_types_hold_dims_in_normal_form() -> None:
-    assert TensorType((sympy.Integer(3), True, S * (T + 1)), torch.float32) == TensorType((3, 1, S * T + S), torch.float32)
+    assert TensorType((sympy.Integer(3), True, S * (T + 1)), torch.float32) == TensorType(
+        (3, 1, S * T + S), torch.float32
+    )
     assert type(TensorType((sympy.Integer(3),), torch.float32).shape[0]) is int
     with pytest.raises(TypeRuleError, match="negative"):
         TensorType((-1,), torch.float32)

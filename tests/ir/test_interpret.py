@@ -36,7 +36,12 @@ def test_model() -> None:
 def test_symbols_in_attributes_become_numbers() -> None:
     x = ops.input(name="x", shape=(S, 2), dtype=F32)
     size = ops.scalar(S * 3, torch.int64)
-    outputs = [ops.reshape(x, shape=(2 * S,)), size, ops.arange(size=S, start=S, step=-1), ops.full(shape=(S,), value=S, dtype=F32)]
+    outputs = [
+        ops.reshape(x, shape=(2 * S,)),
+        size,
+        ops.arange(size=S, start=S, step=-1),
+        ops.full(shape=(S,), value=S, dtype=F32),
+    ]
     flat, three, down, filled = interpret(Graph([x], outputs, (), RANGES), [torch.randn(4, 2)], {}).outputs
     assert flat.shape == (8,)
     assert three == 12
@@ -182,6 +187,17 @@ def test_weights_that_nobody_needs_are_not_loaded() -> None:
 
     w = ops.weight(name="w", shape=(2,), dtype=F32)
     assert interpret(Graph([], [ops.neg(w)]), [], Store(w=torch.ones(2))).outputs[0].tolist() == [-1, -1]
+
+
+def test_constants_are_made_on_the_device_of_the_arguments() -> None:
+    x = ops.input(name="x", shape=(3,), dtype=F32)
+    graph = Graph(
+        [x], [ops.add(x, ops.cast(ops.arange(size=3), dtype=F32)), ops.scalar(1.0, F32), ops.causal_mask(2, 3)]
+    )
+    assert [y.device.type for y in interpret(graph, [torch.ones(3, device="meta")], {}).outputs] == ["meta"] * 3
+    w = ops.weight(name="w", shape=(3,), dtype=F32)
+    values = evaluate([w, ops.arange(size=2)], {"w": torch.ones(3, device="meta")})
+    assert [y.device.type for y in values] == ["meta"] * 2
 
 
 def test_regions() -> None:

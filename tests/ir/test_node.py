@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -86,7 +85,7 @@ def test_every_nan_is_one() -> None:
 def test_lists_and_numbers_in_normal_form() -> None:
     assert ops.permute(x(), dims=[1, 0]) is ops.permute(x(), dims=(-1, -2))
     assert ops.reshape(x(), shape=(S * 2 + S * 2,)) is ops.reshape(x(), shape=[4 * S])
-    assert type(ops.reshape(x("a"), shape=torch.Size([0]) and (S, 4)).attrs["shape"]) is tuple
+    assert type(ops.expand(ops.scalar(1, F32), shape=torch.Size([2])).attrs["shape"]) is tuple
 
 
 def test_nodes_and_graphs_are_immutable() -> None:
@@ -109,7 +108,9 @@ def test_pickling_is_refused_with_advice() -> None:
 def test_the_first_origin_is_kept_and_completed() -> None:
     y = ops.tanh(x("fresh"))
     y.keep_origin(Origin(module="first"))
-    assert ops.tanh(x("fresh")).keep_origin(Origin("a.py:1", "second", "rule")).origin == Origin("a.py:1", "first", "rule")
+    assert ops.tanh(x("fresh")).keep_origin(Origin("a.py:1", "second", "rule")).origin == Origin(
+        "a.py:1", "first", "rule"
+    )
 
 
 def test_patterns() -> None:
@@ -146,10 +147,9 @@ def test_rebuild() -> None:
 
 
 @pytest.fixture
-def tables() -> Iterator[list[int]]:
+def tables() -> list[int]:
     """The sizes of the tables of nodes and graphs before the test, for comparison."""
-    gc.collect()
-    yield [len(node_module._INTERNED), len(graph_module._INTERNED)]
+    return sizes()
 
 
 def sizes() -> list[int]:
@@ -220,7 +220,7 @@ def test_ten_thousand_nodes_deep(tables: list[int]) -> None:
     start = time.perf_counter()
     graph = chain(DEPTH)
     assert len(graph.nodes) == DEPTH + 1
-    assert sum(map(len, graph.users.values())) == DEPTH + DEPTH // 2 - (DEPTH > 1) * 0
+    assert sum(map(len, graph.users.values())) == DEPTH + DEPTH // 2
     assert chain(DEPTH) is graph
     assert graph.rebuild(lambda node, operands: node.with_inputs(operands)) is graph
     assert parse_graph(print_graph(graph, origins=True)) is graph

@@ -282,7 +282,9 @@ def test_recurrence_is_pytorchs_layer(kind: str, reverse: bool) -> None:
     module = layer(3, 4, bidirectional=True, **options)
     x = torch.randn(5, 2, 3)
     suffix = "_l0_reverse" if reverse else "_l0"
-    w_ih, w_hh, b_ih, b_hh = (getattr(module, n + suffix).detach() for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    w_ih, w_hh, b_ih, b_hh = (
+        getattr(module, n + suffix).detach() for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
     states = [torch.zeros(2, 4)] * (2 if kind == "lstm" else 1)
     operands = [F.linear(x, w_ih, b_ih), w_hh, b_hh, *states]
     inputs = [ops.input(name=str(i), shape=o.shape, dtype=o.dtype) for i, o in enumerate(operands)]

@@ -67,7 +67,7 @@ class Sample:
 
 def _split(text: str, dims: Any) -> tuple[str, tuple[Any, ...]]:
     kind, _, shape = text.rpartition(": ")
-    return kind or "float", tuple(int(d) if d.isdigit() else getattr(dims, d) for d in shape.split())
+    return kind or "float", tuple(int(d) if d.isdigit() else getattr(dims, d) for d in words(shape))
 
 
 def sample(op: str, *operands: str, attrs: Callable[[Any], dict[str, Any]] | None = None, **plain: Any) -> Sample:
@@ -86,20 +86,24 @@ def _topk(nodes: list[Node], dims: Any) -> Node:
     return ops.aten_call(*nodes, target="aten.topk.default", args=(("operand", 0), ("value", 2)), types=types)
 
 
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 UNARY_FLOAT = "floor ceil round trunc exp exp2 expm1 sin cos tan tanh sigmoid erf isnan silu gelu softplus leaky_relu"
 UNARY_POSITIVE = "log log1p log2 sqrt rsqrt reciprocal"
 BINARY_ANY = "add mul maximum minimum eq ne lt le gt ge"
 DIVISIONS = "floor_div trunc_div remainder fmod"
 
 SAMPLES = [
-    *(sample(op, "s 4") for op in f"{UNARY_FLOAT} neg abs sign relu".split()),
-    *(sample(op, "positive: s 4") for op in UNARY_POSITIVE.split()),
-    *(sample(op, "s 4", "4") for op in f"{BINARY_ANY} sub div atan2 swiglu".split()),
-    *(sample(op, "bool: s 1", "bool: 4") for op in f"{BINARY_ANY} bit_and bit_or bit_xor".split()),
-    *(sample(op, "int: s 4", "int: s 1") for op in "sub bit_and bit_or bit_xor".split()),
-    *(sample(op, "float: s 4", "positive: s 4") for op in DIVISIONS.split()),
-    *(sample(op, "int: s 4", "nonzero: s 4") for op in DIVISIONS.split()),
-    *(sample(op, "int: s 4") for op in "neg abs sign relu bit_not".split()),
+    *(sample(op, "s 4") for op in words(f"{UNARY_FLOAT} neg abs sign relu")),
+    *(sample(op, "positive: s 4") for op in words(UNARY_POSITIVE)),
+    *(sample(op, "s 4", "4") for op in words(f"{BINARY_ANY} sub div atan2 swiglu")),
+    *(sample(op, "bool: s 1", "bool: 4") for op in words(f"{BINARY_ANY} bit_and bit_or bit_xor")),
+    *(sample(op, "int: s 4", "int: s 1") for op in words("sub bit_and bit_or bit_xor")),
+    *(sample(op, "float: s 4", "positive: s 4") for op in words(DIVISIONS)),
+    *(sample(op, "int: s 4", "nonzero: s 4") for op in words(DIVISIONS)),
+    *(sample(op, "int: s 4") for op in words("neg abs sign relu bit_not")),
     sample("bit_not", "bool: s"),
     sample("pow", "positive: s 4", "s 4"),
     sample("pow", "int: s", "index: s"),
@@ -184,7 +188,7 @@ SAMPLES = [
 ]
 COMPOSITES = [s for s in SAMPLES if OPS[s.op].decompose is not None]
 
-PRIMITIVES = """
+PRIMITIVES = words("""
 input weight full arange
 add sub mul div floor_div trunc_div remainder fmod pow maximum minimum atan2 neg abs sign reciprocal
 floor ceil round trunc exp exp2 expm1 log log1p log2 sqrt rsqrt sin cos tan tanh sigmoid erf
@@ -192,7 +196,7 @@ eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast
 sum prod amax amin any all argmax argmin cumsum matmul recurrence
 reshape permute expand slice flip concat pad index gather index_put scatter slice_put
 item fused aten.call
-""".split()
+""")
 
 
 def _id(s: Sample) -> str:

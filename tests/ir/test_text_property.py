@@ -26,7 +26,9 @@ def graphs(draw: st.DrawFn) -> Graph:
     inputs = draw(
         st.lists(
             st.builds(
-                lambda name, shape: ops.input(name=name, shape=shape, dtype=torch.float32), NAMES, st.sampled_from(SHAPES)
+                lambda name, shape: ops.input(name=name, shape=shape, dtype=torch.float32),
+                NAMES,
+                st.sampled_from(SHAPES),
             ),
             min_size=1,
             max_size=3,

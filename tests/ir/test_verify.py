@@ -157,7 +157,9 @@ def inner(name: str = "0", *shape: Any) -> Node:
 
 def test_a_region_is_verified_as_a_graph() -> None:
     region = Graph([inner()], [forge(ops.exp, (inner(),), tensor(5))])
-    refused(fuse(region, X), "%0 = fused(%x, layouts=[[0]], region=graph {...}) : f32[5]: in its region: %0 = exp(%arg0)")
+    refused(
+        fuse(region, X), "%0 = fused(%x, layouts=[[0]], region=graph {...}) : f32[5]: in its region: %0 = exp(%arg0)"
+    )
 
 
 def test_inputs_of_a_region_are_named_by_position() -> None:
@@ -188,4 +190,6 @@ def test_symbols_of_a_region_are_declared_there_or_around_it() -> None:
 def test_a_region_in_a_region() -> None:
     bad = Graph([inner("zero")], [inner("zero")])
     middle = Graph([inner()], [forge(ops.fused, (inner(),), tensor(4), region=bad, layouts=((0,),))])
-    refused(fuse(middle, X), "in its region: %0 = fused(%arg0, layouts=[[0]], region=graph {...}) : f32[4]: in its region: ")
+    refused(
+        fuse(middle, X), "in its region: %0 = fused(%arg0, layouts=[[0]], region=graph {...}) : f32[4]: in its region: "
+    )

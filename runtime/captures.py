@@ -1,0 +1,216 @@
+"""The captures of a model: which one a call is for, and a new one where it is for none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from ..frontend.capture import Capture
+from ..frontend.export import capture
+from ..ir.errors import CaptureError, InputError, UnsupportedError
+from .build import build_executable
+from .calls import Call, CallReader
+from .entry import Entry, Mismatch, Sizes
+from .options import Options
+from .state import preserved
+from .tensors import check_tensor
+
+MAX_CAPTURES = 8
+_MAX_KNOWN = 4096
+_CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device)
+
+
+class Uncapturable(Exception):
+    """The model runs in PyTorch and cannot be captured as one graph; the message says why."""
+
+
+class Captures:
+    """What was captured of a model.
+
+    Attributes:
+        entries: the captures, oldest first.
+        refusals: the guard that failed before each recapture.
+    """
+
+    def __init__(self, model: Callable[..., Any], options: Options, reader: CallReader) -> None:
+        self.model = model
+        self.options = options
+        self.reader = reader
+        self.entries: list[Entry] = []
+        self.refusals: list[str] = []
+        self._known: dict[Any, tuple[Entry, Sizes]] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def name(self) -> str:
+        """What the model is called in messages."""
+        return str(getattr(self.model, "__name__", type(self.model).__name__))
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+
+    def find(self, call: Call) -> tuple[Entry, Sizes]:
+        """The capture for a call, made where there is none, and the call's sizes.
+
+        Raises:
+            InputError: an argument does not fit the model, or requires grad while gradients are enabled.
+            CaptureError: the model cannot be captured, or has been for too many kinds of calls.
+            UnsupportedError: the model is on a device that there is no backend for, or needs what smelt does not do.
+            Uncapturable: it takes more than one graph, and fallbacks are allowed.
+        """
+        key = self._key(call)
+        try:
+            found = self._known.get(key)
+        except TypeError:  # a leaf that cannot be hashed
+            found, key = None, None
+        return self._match(call, key) if found is None else found
+
+    def _key(self, call: Call) -> Any:
+        """What decides which capture a call is for, and its sizes."""
+        grad = torch.is_grad_enabled()
+        parts: list[Any] = [id(call.spec)]
+        for place, leaf in enumerate(call.leaves):
+            if not isinstance(leaf, Tensor):
+                parts.append((type(leaf), leaf))
+                continue
+            if grad and leaf.requires_grad:
+                name = self.reader.names(call.spec)[place]
+                raise InputError(
+                    f"argument {name} requires grad, and compiled models compute no gradients: call within "
+                    f"torch.no_grad() or torch.inference_mode(), or pass {name}.detach()"
+                )
+            parts.append((type(leaf), leaf.shape, leaf.dtype, leaf.layout, leaf.device))
+        return tuple(parts)
+
+    def _match(self, call: Call, key: Any) -> tuple[Entry, Sizes]:
+        with self._lock:
+            self._check_leaves(call)
+            refusal = ""
+            for entry in reversed(self.entries):
+                try:
+                    return self._remember(key, entry, entry.match(call.spec, call.leaves))
+                except Mismatch as mismatch:
+                    refusal = refusal or str(mismatch)
+            entry = self._capture(call, refusal)
+            try:
+                return self._remember(key, entry, entry.match(call.spec, call.leaves))
+            except Mismatch as mismatch:
+                raise CaptureError(f"{self.name} was captured, but not for this call: {mismatch}") from None
+
+    def _remember(self, key: Any, entry: Entry, sizes: Sizes) -> tuple[Entry, Sizes]:
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        if key is not None:
+            self._known[key] = (entry, sizes)
+        return entry, sizes
+
+    def _check_leaves(self, call: Call) -> None:
+        """That every leaf is a tensor that can be read, or what a capture may hold constant."""
+        for place, leaf in enumerate(call.leaves):
+            if isinstance(leaf, Tensor):
+                check_tensor(self.reader.names(call.spec)[place], leaf)
+            elif self.entries and leaf is not None and not isinstance(leaf, _CONSTANTS):
+                name = self.reader.names(call.spec)[place]
+                cure = "torch.from_numpy(...)" if hasattr(leaf, "__array__") else "torch.as_tensor(...)"
+                raise InputError(f"argument {name} is a {type(leaf).__name__}: pass a tensor, such as {cure} makes")
+
+    # --- capturing ----------------------------------------------------------------------------------------------------
+
+    def _capture(self, call: Call, refusal: str) -> Entry:
+        if len(self.entries) >= MAX_CAPTURES:
+            raise CaptureError(
+                f"{self.name} was captured {MAX_CAPTURES} times, and this call fits none of them: {refusal}\n"
+                "Keep that argument as it was, compile with dynamic=True where sizes differ, or compile the model again "
+                "for the other kind of calls."
+            )
+        check_model(self.model, self.name)
+        args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+        start = time.perf_counter()
+        dynamic, fallback = self.options.dynamic, self.options.fallback
+        try:
+            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback)
+        except CaptureError as error:
+            self._refuse_impossible(call, refusal, error)
+            if fallback == "error":
+                raise
+            raise Uncapturable(str(error)) from error
+        self.entries.append(build_entry(captured, self.options, time.perf_counter() - start))
+        self.refusals.extend([refusal] if refusal else [])
+        return self.entries[-1]
+
+    def _refuse_impossible(self, call: Call, refusal: str, error: CaptureError) -> None:
+        """Raise InputError for arguments that the model itself refuses; it is tried on copies of them."""
+        leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, call.spec)
+        try:
+            with torch.no_grad(), preserved(self.model):
+                self.model(*args, **kwargs)
+        except IndexError:
+            raise
+        except Exception as eager:
+            known = f"{refusal}; " if refusal else ""
+            raise InputError(f"{known}{self.name} itself refuses these arguments: {eager}") from error
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Take the model's weights as they are now; where one became of another type, forget all captures."""
+        with self._lock:
+            now = weights_of(self.model)
+            if any(_changed(entry, now) for entry in self.entries):
+                self.reset()
+            for entry in self.entries:
+                kept = entry.capture.weights.items()
+                entry.executable.refresh({name: now.get(name, tensor).detach() for name, tensor in kept})
+
+    def reset(self) -> None:
+        """Forget all captures: the next call makes one."""
+        with self._lock:
+            self.entries.clear()
+            self.refusals.clear()
+            self._known.clear()
+
+
+def build_entry(captured: Capture, options: Options, seconds: float) -> Entry:
+    """The executable of a capture that took some seconds to make."""
+    cache = options.open_cache()
+    executable = build_executable(captured, options.target, cache=cache)
+    kept = None if cache is None else cache.hits > 0
+    return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
+
+
+def check_model(model: Callable[..., Any], name: str) -> None:
+    """Raise UnsupportedError for a model of which a part is in training mode or not on the CPU."""
+    if not isinstance(model, nn.Module):
+        return
+    part = next((path for path, module in model.named_modules() if module.training), None)
+    if part is not None:
+        where = f" (its part {part} is)" if part else ""
+        raise UnsupportedError(f"{name} is in training mode{where}: call .eval() on the model first")
+    for path, tensor in weights_of(model).items():
+        if tensor.device.type != "cpu":
+            cure = "load its weights" if tensor.device.type == "meta" else 'move it with .to("cpu")'
+            raise UnsupportedError(
+                f"{path} of {name} is on the device {tensor.device}, which smelt has no backend for yet: {cure} first"
+            )
+
+
+def weights_of(model: Callable[..., Any]) -> dict[str, Tensor]:
+    """A model's parameters and buffers by every name that they have; none for a function."""
+    if not isinstance(model, nn.Module):
+        return {}
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _changed(entry: Entry, now: Mapping[str, Tensor]) -> bool:
+    """Whether a weight became one of another type, which the kernels were not made for."""
+    kept = entry.capture.weights.items()
+    return any(name in now and (now[name].shape, now[name].dtype) != (t.shape, t.dtype) for name, t in kept)

@@ -1,0 +1,213 @@
+"""The report: what was compiled and how, as data and as a text of at most 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..ir.dims import print_dim
+from ..ir.types import Dim, concrete, symbols_of
+from .entry import Entry
+from .kernels import KernelInfo
+from .target import Target
+
+WIDTH = 100
+_INDENT = " " * 12
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """A kernel. ``flops`` and ``bytes`` are those of one call, for the sizes of the model's last call.
+
+    Before the first call, and for sizes that a call does not tell, they are expressions.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    flops: int | str
+    bytes: int | str
+    operators: tuple[str, ...]
+    module: str
+
+
+@dataclass(frozen=True)
+class CaptureReport:
+    """One capture.
+
+    Attributes:
+        inputs: the graph's inputs with their types.
+        symbols: the symbolic sizes with their ranges.
+        sizes: what they were in the last call.
+        seconds: what each stage of the compilation took.
+        cache: whether the kernels came from the cache ("hit") or were compiled ("miss"); None without a cache.
+        arena_bytes: memory for intermediates at these sizes; None before the first call.
+        fallbacks: what PyTorch runs, with reasons.
+        specialised: sizes that are not symbolic though they might have been.
+        guards: relations between sizes that calls must keep.
+        rules: how often each rule was applied.
+        notes: other remarks.
+    """
+
+    inputs: tuple[str, ...]
+    symbols: tuple[str, ...]
+    sizes: Mapping[str, int]
+    seconds: Mapping[str, float]
+    cache: str | None
+    arena_bytes: int | None
+    kernels: tuple[KernelReport, ...]
+    fallbacks: tuple[str, ...]
+    specialised: tuple[str, ...]
+    guards: tuple[str, ...]
+    rules: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def total_seconds(self) -> float:
+        """What the whole compilation took."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compiled of a model.
+
+    Attributes:
+        model: the name of its class or function.
+        target: what it was compiled for.
+        captures: one for each kind of calls, oldest first; for a split model, one for each part.
+        recaptures: the guard that failed before each capture but the first.
+        split: why the model is split into several graphs, with Python between them; None where it is one.
+    """
+
+    model: str
+    target: str
+    captures: tuple[CaptureReport, ...]
+    recaptures: tuple[str, ...] = ()
+    split: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} on {self.target}"]
+        if self.split is not None:
+            lines += _item("split", f"{len(self.captures)} graphs with Python between them: {_first_line(self.split)}")
+        lines += [line for text in self.recaptures for line in _item("recaptured", text)]
+        part = "part" if self.split is not None else "capture"
+        for number, capture in enumerate(self.captures, 1):
+            lines += ["", f"{part} {number} of {len(self.captures)}: {', '.join(capture.inputs) or 'no inputs'}"]
+            lines += capture_lines(capture)
+        return "\n".join(lines) + "\n"
+
+
+def make_report(
+    model: str, target: Target, entries: Sequence[Entry], recaptures: tuple[str, ...], split: str | None
+) -> Report:
+    """The report on a model's captures."""
+    return Report(model, str(target), tuple(map(report_entry, entries)), recaptures, split)
+
+
+def report_entry(entry: Entry) -> CaptureReport:
+    """The report on one capture."""
+    capture, executable, sizes = entry.capture, entry.executable, entry.sizes
+    known = {symbol: size for symbol, size in (sizes or {}).items()}
+    return CaptureReport(
+        inputs=tuple(f"{node.attrs['name']} {node.type}" for node in capture.graph.inputs),
+        symbols=tuple(map(str, capture.graph.symbols)),
+        sizes={str(symbol): size for symbol, size in known.items()},
+        seconds=dict(entry.timings),
+        cache=None if entry.cached is None else "hit" if entry.cached else "miss",
+        arena_bytes=None if sizes is None else executable.arena_bytes(sizes),
+        kernels=tuple(_kernel(kernel, known) for kernel in executable.kernels),
+        fallbacks=tuple(map(str, executable.fallbacks)),
+        specialised=tuple(map(str, capture.specialised)),
+        guards=tuple(map(str, capture.guards)),
+        rules=dict(executable.applications.counts()),
+        notes=capture.notes,
+    )
+
+
+def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int]) -> KernelReport:
+    work = [_at(dim, sizes) for dim in (kernel.flops, kernel.bytes)]
+    kind = kernel.program.skeleton.value
+    return KernelReport(kernel.name, kind, kernel.calls, *work, kernel.operators, kernel.module)
+
+
+def _at(dim: Dim, sizes: Mapping[Any, int]) -> int | str:
+    return concrete(dim, sizes) if set(symbols_of([dim])) <= set(sizes) else print_dim(dim)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def capture_lines(capture: CaptureReport) -> list[str]:
+    """The text of one capture, line by line."""
+    lines: list[str] = []
+    if capture.symbols:
+        last = ", ".join(f"{name} = {size}" for name, size in capture.sizes.items())
+        lines += _item("sizes", ", ".join(capture.symbols) + (f"; last call: {last}" if last else ""))
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in capture.seconds.items())
+    came = {"hit": "; kernels from the cache", "miss": "; kernels compiled", None: "; no cache"}[capture.cache]
+    lines += _item("compile", f"{capture.total_seconds:.2f} s: {stages}{came}")
+    lines += _kernel_lines(capture)
+    lines += _items("fallbacks", capture.fallbacks) or _item("fallbacks", "none")
+    lines += _items("fixed", capture.specialised)
+    lines += _items("guards", capture.guards)
+    if capture.rules:
+        fired = sorted(capture.rules.items(), key=lambda pair: -pair[1])
+        lines += _item("rules", ", ".join(f"{name} {count}" for name, count in fired))
+    return lines + _items("notes", capture.notes)
+
+
+def _kernel_lines(capture: CaptureReport) -> list[str]:
+    kernels = capture.kernels
+    calls = sum(kernel.calls for kernel in kernels)
+    text = f"{len(kernels)} kernels, {calls} calls"
+    totals = [_total(kernels, name) for name in ("flops", "bytes")]
+    if totals[0] is not None and totals[1] is not None:
+        text += f": {quantity(totals[0])}FLOP, {quantity(totals[1])}B moved"
+    if capture.arena_bytes is not None:
+        text += f"; intermediates in {quantity(capture.arena_bytes)}B"
+    lines = _item("kernels", text)
+    if kernels:
+        lines.append(f"  {'calls':>5} {'FLOP':>7} {'bytes':>7}  {'kind':<10} operators")
+    for kernel in kernels:
+        work = [quantity(x) if isinstance(x, int) else "?" for x in (kernel.flops, kernel.bytes)]
+        start = f"  {kernel.calls:>5} {work[0]:>7} {work[1]:>7}  {kernel.kind:<10} "
+        lines.append(textwrap.shorten(", ".join(kernel.operators), WIDTH - len(start), placeholder=" …"))
+        lines[-1] = start + lines[-1]
+    return lines
+
+
+def _total(kernels: Sequence[KernelReport], what: str) -> int | None:
+    values = [(getattr(kernel, what), kernel.calls) for kernel in kernels]
+    if any(isinstance(value, str) for value, _ in values):
+        return None
+    return sum(value * calls for value, calls in values)
+
+
+def quantity(number: int) -> str:
+    """A count with three digits and a unit: 1234567 as ``1.23 M``."""
+    value, unit = float(number), ""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 999.5:
+            break
+        value /= 1000
+    digits = max(2 - (len(str(int(value))) - 1), 0) if unit else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def _items(label: str, texts: Sequence[str]) -> list[str]:
+    return [line for number, text in enumerate(texts) for line in _item(label if number == 0 else "", text)]
+
+
+def _item(label: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {label:<10}", subsequent_indent=_INDENT) or [f"  {label}"]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]

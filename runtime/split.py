@@ -1,0 +1,41 @@
+"""Models that are more than one graph: Dynamo splits them where their Python depends on values, and runs that Python."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from .dynamo_backend import compile_fx
+from .entry import Entry
+from .options import Options
+
+
+class SplitModel:
+    """A model whose graphs are compiled one by one, with Python between them.
+
+    Attributes:
+        reason: why it is not one graph.
+        entries: the graphs, in the order in which they were first reached.
+    """
+
+    def __init__(self, model: Callable[..., Any], options: Options, reason: str) -> None:
+        self.reason = reason
+        self.entries: list[Entry] = []
+        self._options = options
+        self._lock = threading.RLock()
+        dynamic = None if options.dynamic is not False else False
+        self._run = torch.compile(model, backend=self._compile, dynamic=dynamic)
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The model's result."""
+        with self._lock, torch.no_grad():
+            return self._run(*args, **kwargs)
+
+    def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        function = compile_fx(gm, example_inputs, self._options)
+        self.entries.append(function.entry)
+        return function
