@@ -13,6 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from ..ir.errors import CaptureError
+from ..ir.types import symbol
 from .capture import InputSpec
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
@@ -35,11 +36,14 @@ class Leaf:
         name: its path in the call.
         value: what the caller gave.
         axes: for a tensor, the axes to keep symbolic, with the name of the size or "".
+        size: for an integer argument that is a size, its name; ``value`` is then a tensor of that length, which stands
+            for it while the model is traced.
     """
 
     name: str
     value: Any
     axes: Mapping[int, str] = field(default_factory=dict)
+    size: str = ""
 
     @property
     def is_tensor(self) -> bool:
@@ -47,7 +51,14 @@ class Leaf:
 
     def spec(self) -> InputSpec:
         """How calls are checked against this leaf."""
+        if self.size:
+            return InputSpec(self.name, "symbol", dim=symbol(self.size))
         return InputSpec(self.name, "tensor") if self.is_tensor else InputSpec(self.name, "constant", self.value)
+
+
+def traced(leaves: Sequence[Leaf]) -> list[Leaf]:
+    """The leaves that the exported module takes, in order."""
+    return [leaf for leaf in leaves if leaf.is_tensor]
 
 
 def leaves_of(

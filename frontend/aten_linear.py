@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import sympy
 import torch
 
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, broadcast_shapes, product
 from .aten_view import part
-from .table import Call, NotLowered, Scalar, cast, expand, lowers, permute, plain, reshape
+from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, permute, plain, reshape
 
 
 @lowers("mm.default", "bmm.default")
@@ -86,12 +85,15 @@ def _attention(
     if dropout_p:
         raise NotLowered("attention with dropout")
     width = query.shape[-1]
-    factor = scale if scale is not None else 1 / math.sqrt(width) if isinstance(width, int) and width else None
-    if factor is None or isinstance(factor, sympy.Expr):
-        raise NotLowered("attention whose scale depends on a symbolic size")
+    if not isinstance(width, int):
+        raise NeedsFixed([width], "the width of an attention head")
+    factor = scale if scale is not None else 1 / math.sqrt(max(width, 1))
     rank = max(x.tensor_type.rank for x in (query, key, value))
     q, k, v = (_of_rank_four(x, rank, heads) for x, heads in ((query, False), (key, True), (value, True)))
     q, k, v = _common_batch(q, k, v)
+    heads = q.shape[1], k.shape[1]
+    if heads[0] != heads[1] and not all(isinstance(h, int) for h in heads):
+        raise NeedsFixed(heads, "the grouped heads of an attention")
     mask = [] if attn_mask is None else [_mask(attn_mask, rank, q, k)]
     return reshape(ops.attention(q, k, v, *mask, causal=bool(is_causal), scale=float(factor)), call.shape)
 
@@ -177,6 +179,8 @@ def _of_patches(
     call: Call, x: Node, weight: Node, bias: Node | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Node:
     """A convolution whose patches do not overlap: each patch is a row, all rows one linear layer."""
+    if not all(isinstance(d, int) for d in weight.shape):
+        raise NeedsFixed(weight.shape, "the kernel of a convolution")
     kernel = weight.shape[2:]
     count = len(kernel)
     apart = tuple(_all(stride, count)) == kernel and not any(_all(padding, count))

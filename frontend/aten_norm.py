@@ -10,7 +10,7 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, product
-from .table import Call, NotLowered, as_node, cast, lowers, reshape
+from .table import Call, NeedsFixed, NotLowered, as_node, cast, lowers, reshape
 
 
 @lowers("layer_norm.default")
@@ -80,7 +80,7 @@ def _group_norm(
 ) -> Node:
     batch, channels = x.shape[:2]
     if not isinstance(channels, int):
-        raise NotLowered("a group norm over a symbolic number of channels")
+        raise NeedsFixed([channels], "the channels of a group norm")
     wide = cast(x, torch.float32) if x.dtype in ops.HALF else x
     group = channels // num_groups * product(x.shape[2:])
     rows = reshape(wide, (batch, num_groups, group))

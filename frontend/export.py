@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from ..ir.errors import CaptureError, InputError, SmeltError, UnsupportedError
-from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of
+from ..ir.errors import CaptureError, SmeltError
+from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of, traced
 from .capture import Capture, normal_form, signature_of
 from .program import Request, Unfit, build
 from .sizes import DependsOnData
@@ -47,9 +47,13 @@ def capture(
     args, named = normal_form(signature, args, kwargs or {})
     leaves, in_spec = leaves_of(signature, args, named, dynamic)
     _check_device(model, leaves)
-    request = Request(Flattened(model, leaves, in_spec), leaves, in_spec, signature, fallback)
+    return capture_request(Request(Flattened(model, leaves, in_spec), leaves, in_spec, signature, fallback), model)
+
+
+def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
+    """Capture a prepared request, as :func:`capture` does; ``model`` is what messages name."""
     first: Exception | None = None
-    for attempt in attempts(leaves):
+    for attempt in attempts(request.leaves):
         try:
             return _attempt(request, attempt, first)
         except (Untraceable, Unfit, SmeltError) as failure:
@@ -57,14 +61,14 @@ def capture(
             if _depends_on_data(failure):
                 break
     assert first is not None
-    if isinstance(first, CaptureError | UnsupportedError | InputError):
+    if isinstance(first, SmeltError):
         raise first
     raise _refusal(model, first) from first.__cause__
 
 
 def _attempt(request: Request, attempt: Attempt, earlier: Exception | None) -> Capture:
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
-    examples = tuple(attempt.example_of(leaf) for leaf in request.leaves if leaf.is_tensor)
+    examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
     with tracing() as branches:
         try:
             program = torch.export.export(request.module, examples, strict=False)

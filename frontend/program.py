@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -20,14 +20,16 @@ from ..ir.binding import bind_symbols
 from ..ir.errors import InputError, UnsupportedError
 from ..ir.graph import Graph, Mutation
 from ..ir.node import Node, Trait
-from .arguments import Flattened, Leaf
+from ..ir.types import symbol, symbols_of
+from .arguments import Leaf, traced
 from .branches import Branch, excludes_only_small, is_idle, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
 from .lower import Lowering, mark
 from .memory import Memory
 from .origins import origin_of
 from .sizes import Sizes
-from .table import NeedsFunctional
+from .table import NeedsFixed, NeedsFunctional
+from .weights import WeightTable
 
 
 class Unfit(Exception):
@@ -38,7 +40,7 @@ class Unfit(Exception):
 class Request:
     """What is captured: the module of tensor arguments, all arguments, and how calls are to be read."""
 
-    module: Flattened
+    module: nn.Module
     leaves: tuple[Leaf, ...]
     in_spec: pytree.TreeSpec
     signature: inspect.Signature | None
@@ -68,28 +70,34 @@ class Builder:
         self.weights = WeightTable(request.module, program)
         kinds = [spec.kind for spec in program.graph_signature.input_specs]
         arguments = [n for n, kind in zip(self.placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
-        tensors = [leaf for leaf in request.leaves if leaf.is_tensor]
-        self.arguments = {node: leaf for node, leaf in zip(arguments, tensors, strict=True)}
+        self.arguments = dict(zip(arguments, traced(request.leaves), strict=True))
         fakes = [v for n in program.graph.nodes if isinstance(v := n.meta.get("val"), torch.Tensor)]
         self.fake_mode: Any = next((v.fake_mode for v in fakes if isinstance(v, FakeTensor)), None)
         self.sizes = Sizes(self.fake_mode.shape_env if self.fake_mode is not None else None)
 
     def capture(self, branches: Sequence[Branch], notes: tuple[str, ...]) -> Capture:
         """Lower the program: see :func:`build`."""
+        while True:
+            try:
+                return self._capture(branches, notes)
+            except NeedsFixed as need:
+                self._fix(need)
+
+    def _capture(self, branches: Sequence[Branch], notes: tuple[str, ...]) -> Capture:
         idle = [b for b in branches if may_be_idle(b)]
         asked = [(b.condition, b.where) for b in branches if b not in idle]
         conditions = self._conditions()
         self._name_sizes([*conditions, *asked])
         guards = self.sizes.settle([*conditions, *asked])
         inputs = self._inputs()
-        lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode)
         bindings = self._bindings(inputs)
+        lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode)
         result, memory = lowering.run(self.program.graph_module, bindings)
         if lowering.fallbacks and self.request.fallback == "error":
             listed = "\n".join(f"  {f}" for f in lowering.listed())
             raise UnsupportedError(f"operators without a lowering, and fallback is 'error':\n{listed}")
         outputs, specs, mutations = self._results(result, memory, bindings)
-        graph = Graph(inputs, outputs, mutations)
+        graph = Graph(inputs.values(), outputs, mutations)
         late = self._conditions()[len(conditions) :]
         if not is_idle(graph.nodes):
             late.extend((b.condition, b.where) for b in idle)
@@ -130,17 +138,17 @@ class Builder:
         first: dict[int, Any] = {}
         for leaf, fake in self._tensor_arguments():
             for axis, size in enumerate(fake.shape):
-                symbol = self.sizes.torch_expression(size)
+                free = self.sizes.torch_expression(size)
                 name = leaf.axes.get(axis, "")
-                if not symbol.is_Symbol:
+                if not free.is_Symbol:
                     continue
                 if name:
-                    self.sizes.merge(named.setdefault(name, symbol), symbol)
+                    self.sizes.merge(named.setdefault(name, free), free)
                 elif axis == 0:
                     # the first axes of one length are one batch
-                    self.sizes.merge(first.setdefault(leaf.value.shape[0], symbol), symbol)
-        self._enter_names({symbol: name for name, symbol in named.items()})
-        self._merge_by_guards(conditions, {symbol: name for name, symbol in named.items()})
+                    self.sizes.merge(first.setdefault(leaf.value.shape[0], free), free)
+        self._enter_names({free: name for name, free in named.items()})
+        self._merge_by_guards(conditions, {free: name for name, free in named.items()})
 
     def _enter_names(self, names: dict[Any, str]) -> None:
         self.sizes.renamed.clear()
@@ -148,12 +156,12 @@ class Builder:
         count = 0
         for _, fake in self._tensor_arguments():
             for size in fake.shape:
-                for symbol in sorted(self.sizes.torch_expression(size).free_symbols, key=str):
-                    if symbol not in self.sizes.renamed:
-                        name = wanted.get(symbol)
+                for free in sorted(self.sizes.torch_expression(size).free_symbols, key=str):
+                    if free not in self.sizes.renamed:
+                        name = wanted.get(free)
                         if name is None:
                             name, count = f"s{count}", count + 1
-                        self.sizes.name(symbol, name)
+                        self.sizes.name(free, name)
 
     def _merge_by_guards(self, conditions: Sequence[tuple[Any, str]], names: dict[Any, str]) -> None:
         """Take equal dims of one axis for the same size where a guard relates them in a way that this settles.
@@ -168,17 +176,31 @@ class Builder:
         merged = False
         for leaf, fake in self._tensor_arguments():
             for axis, size in enumerate(fake.shape):
-                symbol = self.sizes.torch_expression(size)
-                if symbol.is_Symbol and self.sizes.renamed[symbol] in unsettled:
-                    other = alike.setdefault((axis, leaf.value.shape[axis]), symbol)
-                    merged = merged or self.sizes.torch_expression(other) != symbol
-                    self.sizes.merge(other, symbol)
+                free = self.sizes.torch_expression(size)
+                if free.is_Symbol and self.sizes.renamed[free] in unsettled:
+                    other = alike.setdefault((axis, leaf.value.shape[axis]), free)
+                    merged = merged or self.sizes.torch_expression(other) != free
+                    self.sizes.merge(other, free)
         if merged:
             self._enter_names(names)
 
+    def _fix(self, need: NeedsFixed) -> None:
+        """Take the example's sizes for those that a lowering must know."""
+        wanted, fixed = symbols_of(need.dims), False
+        for leaf, fake in self._tensor_arguments():
+            for axis, size in enumerate(fake.shape):
+                free = self.sizes.torch_expression(size)
+                if free.is_Symbol and self.sizes.renamed.get(free) in wanted:
+                    self.sizes.fix(free, leaf.value.shape[axis], need.reason)
+                    fixed = True
+        if not fixed:
+            raise Unfit(f"{need.reason}: no argument tells the size of {', '.join(map(str, need.dims))}")
+
     def _check_example(self, graph: Graph, guards: Sequence[Guard]) -> None:
+        known = {symbol(leaf.size): leaf.value.shape[0] for leaf in self.arguments.values() if leaf.size}
         try:
-            sizes = bind_symbols(graph, [leaf.value.shape for leaf in self.arguments.values()])
+            tensors = (leaf.value for leaf in self.arguments.values() if not leaf.size)
+            sizes = bind_symbols(graph, [t.shape for t in tensors], known)
         except InputError as error:
             raise Unfit(str(error)) from error
         for guard in guards:
@@ -187,35 +209,29 @@ class Builder:
 
     def _specialised(self) -> tuple[Specialised, ...]:
         found = []
-        env = self.sizes.shape_env
         for leaf, fake in self._tensor_arguments():
             for axis in leaf.axes:
                 dim = self.sizes.dim(fake.shape[axis])
                 if isinstance(dim, int):
-                    where = str(env.replacements_slocs.get(self._symbol_of(fake, axis), "")) if env is not None else ""
-                    found.append(Specialised(leaf.name, axis, dim, where.strip("()")))
+                    found.append(Specialised(leaf.name, axis, dim, self.sizes.reason_of(fake.shape[axis])))
         return tuple(found)
-
-    @staticmethod
-    def _symbol_of(fake: Tensor, axis: int) -> Any:
-        size: Any = fake.shape[axis]
-        return size.node._expr if isinstance(size, torch.SymInt) else None
 
     # --- values ------------------------------------------------------------------------------------------------------
 
-    def _bindings(self, inputs: Sequence[Any]) -> list[Any]:
-        """The value of each placeholder: a weight, or the next of the arguments."""
-        arguments = iter(inputs)
-        specs = self.program.graph_signature.input_specs
-        return [next(arguments) if s.kind == InputKind.USER_INPUT else self.weights.node(s) for s in specs]
-
-    def _inputs(self) -> list[Node]:
-        made: list[Node] = []
+    def _inputs(self) -> dict[fx.Node, Node]:
+        """The graph inputs, by placeholder; none for what only carries a size."""
+        made: dict[fx.Node, Node] = {}
         for node, leaf in self.arguments.items():
-            type_ = self.sizes.type_of(node.meta["val"])
-            made.append(ops.input(name=leaf.name, shape=type_.shape, dtype=type_.dtype))
-            mark(made[-1], origin_of(node))
+            if not leaf.size:
+                type_ = self.sizes.type_of(node.meta["val"])
+                made[node] = ops.input(name=leaf.name, shape=type_.shape, dtype=type_.dtype)
+                mark(made[node], origin_of(node))
         return made
+
+    def _bindings(self, inputs: Mapping[fx.Node, Node]) -> list[Any]:
+        """The value of each placeholder."""
+        specs = zip(self.placeholders, self.program.graph_signature.input_specs, strict=True)
+        return [inputs.get(n) if n in self.arguments else self.weights.node(spec) for n, spec in specs]
 
     def _results(
         self, result: Any, memory: Memory, bindings: Sequence[Any]
@@ -257,60 +273,3 @@ def memory_target(target: Any) -> Node:
     if not isinstance(target, Node) or not target.has(Trait.SOURCE):
         raise NeedsFunctional("a write to a constant")
     return target
-
-
-class WeightTable:
-    """The tensors of a model by name, one name for each."""
-
-    def __init__(self, module: Flattened, program: ExportedProgram) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self._program = program
-        self._names: dict[Any, str] = {}
-        self._own: dict[str, Tensor] = {}
-        self._constants = 0
-        for name, tensor in [
-            *module.named_parameters(remove_duplicate=False),
-            *module.named_buffers(remove_duplicate=False),
-        ]:
-            own = name.removeprefix(f"{Flattened.PREFIX}.")
-            self._own[own] = tensor
-            self._names.setdefault(_identity(tensor), own)
-
-    def node(self, spec: Any) -> Node:
-        """The node of a lifted parameter, buffer or constant."""
-        target = str(spec.target)
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            return self.named(target)
-        if spec.kind == InputKind.CONSTANT_TENSOR:
-            return self.constant(target, self._program.constants[target])
-        raise UnsupportedError(f"the model holds {target}, which is not a tensor ({spec.kind.name})")
-
-    def named(self, target: str) -> Node:
-        """The node of a parameter or buffer; of the first name it has where it is tied."""
-        tensor = self._own[target.removeprefix(f"{Flattened.PREFIX}.")]
-        return self._weight(self._names[_identity(tensor)], tensor)
-
-    def constant(self, name: str, value: Tensor) -> Node:
-        """The node of a tensor that the model made or holds outside of its parameters and buffers."""
-        known = self._names.get(_identity(value))
-        if known is not None and known in self._own:
-            return self._weight(known, self._own[known])
-        if value.ndim == 0 and not value.dtype.is_complex and value.device.type == "cpu":
-            return ops.scalar(value.item(), value.dtype)
-        if known is None:
-            known = f"constant.{self._constants}"
-            self._constants += 1
-            self._names[_identity(value)] = known
-        return self._weight(known, value)
-
-    def _weight(self, name: str, tensor: Tensor) -> Node:
-        self.tensors[name] = tensor.detach() if tensor.requires_grad else tensor
-        return ops.weight(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
-
-
-def _identity(tensor: Tensor) -> Any:
-    """What two tensors share that are one: memory, shape and strides. Without memory a tensor is only itself."""
-    where = (tensor.data_ptr(), tensor.device) if tensor.numel() else id(tensor)
-    return where, tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-

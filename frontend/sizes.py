@@ -30,6 +30,7 @@ class Sizes:
         self.shape_env = shape_env
         self.renamed: dict[sympy.Symbol, Any] = {}
         self._merged: dict[sympy.Symbol, Any] = {}
+        self._fixed: dict[sympy.Symbol, str] = {}
         self._cache: dict[Any, Any] = {}
         self._low: dict[sympy.Symbol, int] = {}
         self._high: dict[sympy.Symbol, int | None] = {}
@@ -48,6 +49,22 @@ class Sizes:
         a, b = self.torch_expression(one), self.torch_expression(other)
         if a != b and b.is_Symbol:
             self._merged = {s: e.xreplace({b: a}) for s, e in self._merged.items()} | {b: a}
+            self._cache.clear()
+
+    def fix(self, free: sympy.Symbol, value: int, reason: str) -> None:
+        """Take one of PyTorch's symbols for a number."""
+        self._merged = {s: e.xreplace({free: sympy.Integer(value)}) for s, e in self._merged.items()}
+        self._merged[free] = sympy.Integer(value)
+        self._fixed[free] = reason
+        self._cache.clear()
+
+    def reason_of(self, size: Any) -> str:
+        """Why a size that was symbolic is not: the line of the model, or what a lowering needs."""
+        free = size.node._expr if isinstance(size, torch.SymInt) else None
+        if self.shape_env is None or free is None:
+            return ""
+        known = self._fixed.get(self.shape_env.replace(free))
+        return known or str(self.shape_env.replacements_slocs.get(free, "")).strip("()")
 
     def name(self, free: sympy.Symbol, name: str) -> None:
         """Give a free symbol of PyTorch's its name in the graph, and the range that PyTorch knows."""

@@ -6,9 +6,9 @@ knows the types of the results. Its result must have those types: the caller che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -20,14 +20,23 @@ from ..ir.types import Dim, Shape, TensorType, broadcast_shapes
 from .numbers import SizeNumber
 from .sizes import Sizes
 
-Scalar = bool | int | float | sympy.Expr | SizeNumber
-Lowering = Callable[..., Any]
+Scalar: TypeAlias = bool | int | float | sympy.Expr | SizeNumber
+Lowering: TypeAlias = Callable[..., Any]
 
 LOWERINGS: dict[str, Lowering] = {}
 
 
 class NotLowered(Exception):
     """Raised by a lowering for arguments that it does not cover; the message is the reason for the fallback."""
+
+
+class NeedsFixed(Exception):
+    """Raised by a lowering that must know the numbers of symbolic dims; the reason goes into the report."""
+
+    def __init__(self, dims: Iterable[Dim], reason: str) -> None:
+        super().__init__(reason)
+        self.dims = tuple(d for d in dims if not isinstance(d, int))
+        self.reason = reason
 
 
 class NeedsFunctional(Exception):

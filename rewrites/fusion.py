@@ -189,7 +189,8 @@ class _Fusion:
             return "operands of a product are read many times"
         if node.has(Trait.CONCAT, Trait.GATHER) or node.is_a(ops.slice_put):
             return f"{node.op.name} reads its operands at other positions"
-        if home.kind is not Kind.MAP and group.kind not in (Kind.MAP, home.kind):
+        both_rows = home.kind is group.kind is Kind.ROWS
+        if Kind.MAP not in (home.kind, group.kind) and not both_rows:
             return f"a {group.kind.value} and a {home.kind.value} in one kernel"
         if group.kind is Kind.MAP:
             return self.refuse_map(home, group, node, producer)
@@ -245,12 +246,11 @@ class _Fusion:
             return False
         while stack:
             user = stack.pop()
-            if user in self.roots:
+            if user is node:
+                continue
+            if user in self.roots or not user.has(Trait.VIEW):
                 return False
-            if user.has(Trait.VIEW):
-                stack.extend(self.graph.users[user])
-            elif user is not node:
-                return False
+            stack.extend(self.graph.users[user])
         return True
 
     def separated(self, group: Group, home: Group) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ class Inputs:
         weights = {str(x.attrs["name"]): tensor for x, tensor in self.tensors.items() if x.op is ops.weight}
         tensors = [self.tensors[x] for x in inputs]
         dtype = torch.float64 if self.widen else None
-        return interpret(Graph(inputs, (node,)), tensors, weights, sizes=self.sizes, dtype=dtype).outputs[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a variance of no elements, which is part of its meaning
+            return interpret(Graph(inputs, (node,)), tensors, weights, sizes=self.sizes, dtype=dtype).outputs[0]
 
     def _random(self, x: Node) -> torch.Tensor:
         shape = [concrete(dim, self.sizes) for dim in x.shape]

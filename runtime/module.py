@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import nn
 
 from ..frontend.capture import signature_of
 from ..ir.errors import CaptureError, UnsupportedError
-from .calls import CallReader
+from .calls import Call, CallReader
 from .captures import Captures, Uncapturable
 from .dump import dump
-from .entry import Aliased, Entry
+from .entry import Aliased, Entry, Sizes
 from .options import Options
 from .report import Report, make_report
 from .split import SplitModel
@@ -93,6 +94,18 @@ class CompiledModule(nn.Module):
             warnings.warn(f"{reason}: such calls run in PyTorch", UserWarning, stacklevel=4)
         with torch.no_grad():
             return self.original(*args, **kwargs)
+
+    def entry_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Entry, Sizes, Call]:
+        """The capture for a call, made where there is none, with the call's leaves and sizes.
+
+        Raises:
+            UnsupportedError: the model is split, so that no one capture is for the whole call.
+        """
+        call = self._reader.read(args, kwargs)
+        if self._split is None:
+            with suppress(Uncapturable):
+                return *self._captures.find(call), call
+        raise UnsupportedError(f"{self._captures.name} is split into several graphs")
 
     # --- what it did --------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,8 @@ def require_tvm() -> None:
 
 def _host(threads: int) -> Target:
     require_tvm()
+    # TVM would tie the calling thread to one core, and so every thread that PyTorch starts from it later.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     # imported when a target asks for it: the GPU path runs on a machine without TVM
     try:
         from ..codegen.tvm.processor import host_processor

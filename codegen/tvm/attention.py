@@ -10,150 +10,31 @@ T. Dao et al., "FlashAttention" (2022).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import sympy
-
-from ...ir.errors import UnsupportedError
-from ..program import Axis, Combiner, Expr, Load, Program, Stage, postorder
+from ..program import Load, Program, postorder
 from ..schedule import AttentionSchedule
-from .contraction import Contraction, Strided, axes_of, contraction, dot_stage, flat_size, strided_load, unflatten
-from .expression import Scope, compute_type, index_text, scalar, store_line
-from .nest import Nest
+from .contraction import axes_of, flat_size
+from .decode import Decode
+from .expression import Scope, index_text, scalar
+from .flash import Flash, attention_problem
 from .source import Source
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An attention program: what its axes are, and its operands.
-
-    ``outer`` are the axes of independent tasks, ``query`` the rows of a task (None for a single one), ``key`` the axis
-    of the softmax, ``inner`` the axis that scores sum over, ``value`` the one of the result.
-    """
-
-    program: Program
-    scores: Contraction
-    out: Stage
-    outer: tuple[Axis, ...]
-    query: Axis | None
-    key: Axis
-    inner: Axis
-    value: Axis
-
-    @property
-    def head(self) -> int:
-        return int(self.inner.size)
-
-    @property
-    def width(self) -> int:
-        return int(self.value.size)
-
-    @property
-    def score(self) -> Expr:
-        assert self.out.combine is not None and self.out.combine.score is not None
-        return self.out.combine.score
-
-
-def attention_problem(program: Program) -> Problem:
-    """Sort out an ATTENTION program.
+def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -> None:
+    """Write the loops of an ATTENTION kernel.
 
     Raises:
         UnsupportedError: the head size is not a number.
     """
-    dot = dot_stage(program)
-    out = next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.SOFTMAX_SUM)
-    assert out.combine is not None
-    key = out.combine.axes[0]
-    others = tuple(a for a in out.axes if a.symbol in {x.symbol for x in dot.axes})
-    value = next((a for a in out.axes if a not in others), Axis("value", 1))
-    scores = contraction(program, dot)
-    if key.symbol in axes_of(scores.left):
-        scores = _swapped(scores)
-    shared = axes_of(scores.right) | axes_of(out.value)
-    query = others[-1] if others and others[-1].symbol not in shared else None
-    outer = tuple(a for a in others if a is not query)
-    inner = scores.reduced[0]
-    if not (isinstance(inner.size, int) and isinstance(value.size, int)):
-        raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
-    return Problem(program, scores, out, outer, query, key, inner, value)
-
-
-def _swapped(c: Contraction) -> Contraction:
-    return Contraction(c.stage, c.right, c.left, c.batch, c.columns, c.rows, c.reduced)
-
-
-def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -> None:
-    """Write the loops of an ATTENTION kernel."""
-    Prefill(attention_problem(program), schedule, src).emit()
-
-
-class Flash(Nest):
-    """What both ways of running attention share: operands, their copies, and the order of the passes over a block."""
-
-    def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
-        super().__init__(src, schedule.vector)
-        self.p = problem
-        self.schedule = schedule
-        self.scope = Scope(problem.program, src)
-        self.kind = compute_type(problem.out.dtype)
-        self.keys: Strided | None = strided_load(problem.program, problem.scores.right, problem.inner)
-        self.values: Strided | None = strided_load(problem.program, problem.out.value, problem.value)
-
-    def zero(self) -> str:
-        return f"T.{self.kind}(0)"
-
-    def low(self) -> str:
-        return f'T.{self.kind}("-inf")'
-
-    def size_of(self, axis: Axis | None) -> str:
-        return "T.int64(1)" if axis is None else index_text(axis.size, self.scope)
-
-    def name_outer(self, flat: str) -> None:
-        """Name the axes of independent tasks from their flat index."""
-        texts = unflatten(self.p.outer, flat, self.scope)
-        self.scope = self.scope.at({s: self.var(f"o{i}_", text) for i, (s, text) in enumerate(texts.items())})
-
-    def at_query(self, text: str, scope: Scope | None = None) -> Scope:
-        scope = scope or self.scope
-        return scope.at({self.p.query.symbol: text}) if self.p.query is not None else scope
-
-    def key_limit(self, last_query: str) -> str:
-        """How many keys the queries up to ``last_query`` may see."""
-        total = self.size_of(self.p.key)
-        assert self.p.out.combine is not None
-        bound = self.p.out.combine.bound
-        if bound is None:
-            return total
-        return f"T.max(T.min({total}, {index_text(bound, self.at_query(last_query))}), T.int64(0))"
-
-    def copy_block(self, name: str, expr: Expr, axis: Axis) -> None:
-        """``name[key, axis]``: a block of keys or values that cannot be read in place."""
-        width = int(axis.size)
-        with self.loop("t", self["n"]) as t:
-            scope = self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"})
-            for extent, first in ((width // self.vector, 0), (0, width // self.vector * self.vector)):
-                if extent:
-                    with self.vectors(extent, "range") as e:
-                        self._copy_element(name, t, e, expr, axis, scope)
-                elif first < width and first >= 0 and (first or width < self.vector):
-                    with self.loop("e", width - first) as e:
-                        self._copy_element(name, t, f"({first} + {e})", expr, axis, scope)
-
-    def _copy_element(self, name: str, t: str, e: str, expr: Expr, axis: Axis, scope: Scope) -> None:
-        value = scalar(expr, scope.at({axis.symbol: e}))
-        self.line(f"{self[name]}[{t} * {int(axis.size)} + {e}] = {value}")
-
-    def finish(self, scope: Scope, value: str) -> None:
-        """Stages and stores after the softmax, at one point."""
-        scope = scope.knowing({self.p.out.name: value})
-        for stage in self.p.program.stages:
-            if stage.combine is None:
-                name = self.src.fresh("s")
-                self.line(f"{name}: T.let = {scalar(stage.value, scope)}")
-                scope = scope.knowing({stage.name: name})
-        for store in self.p.program.stores:
-            param = self.p.program.param(store.param)
-            self.line(store_line(param, store.index, scalar(store.value, scope), scope))
+    problem = attention_problem(program)
+    queries = problem.query.size if problem.query is not None else 1
+    few = isinstance(queries, int) and queries <= schedule.few
+    if few or schedule.few == 0 or isinstance(queries, int):
+        (Decode if few else Prefill)(problem, schedule, src).emit()
+        return
+    with src.block(f"if {index_text(queries, Scope(program, src))} <= {schedule.few}"):
+        Decode(problem, schedule, src).emit()
+    with src.block("else"):
+        Prefill(problem, schedule, src).emit()
 
 
 class Prefill(Flash):
@@ -178,7 +59,7 @@ class Prefill(Flash):
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
                 start = self.var("start", f"{block} * {s.keys}")
                 self.var("n", f"T.min({limit} - {start}, {s.keys})")
-                self._copies()
+                self.copies(p.head, self.rows)
                 self._scores()
                 self._masks()
                 self._softmax()
@@ -193,10 +74,7 @@ class Prefill(Flash):
         self.buffer("o", self.rows * s.queries, self.kind)
         for name in ("top", "total", "shift", "fix"):
             self.buffer(name, s.queries, self.kind)
-        if self.keys is None:
-            self.buffer("keys", s.keys * p.head, self.kind)
-        if self.values is None:
-            self.buffer("values", s.keys * p.width, self.kind)
+        self.declare_copies(p.head, self.rows)
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{self['top']}[{e}] = {self.low()}")
             self.line(f"{self['total']}[{e}] = {self.zero()}")
@@ -213,12 +91,6 @@ class Prefill(Flash):
             scope = self.at_query(f"({self['first']} + {r})").at({p.inner.symbol: d})
             self.line(f"{self['q']}[{d} * {s.queries} + {r}] = {scalar(p.scores.left, scope)}")
 
-    def _copies(self) -> None:
-        if self.keys is None:
-            self.copy_block("keys", self.p.scores.right, self.p.inner)
-        if self.values is None:
-            self.copy_block("values", self.p.out.value, self.p.value)
-
     # --- scores -------------------------------------------------------------------------------------------------------
 
     def _scores(self) -> None:
@@ -228,9 +100,10 @@ class Prefill(Flash):
             self._key_bases(f"({at} * {tile}", tile)
             accs = self._accumulators(tile)
             with self.loop("d", self.p.head) as d, self.vectors(tile) as e:
+                key = self.key(f"{self['bases']}[{self['i']}]", d)
                 for j, acc in enumerate(accs):
                     q = f"{self['q']}[{d} * {s.queries} + {j * self.vector} + {self['v']}]"
-                    self.line(f"{acc}[{e}] = {acc}[{e}] + {self._key(self['i'], d)} * {q}")
+                    self.line(f"{acc}[{e}] = {acc}[{e}] + {key} * {q}")
             with self.vectors(tile):
                 for j, acc in enumerate(accs):
                     to = f"({at} * {tile} + {self['i']}) * {s.queries} + {j * self.vector} + {self['v']}"
@@ -247,16 +120,7 @@ class Prefill(Flash):
         self.buffer("bases", tile, "int64")
         with self.loop("i", tile, "T.unroll") as i:
             at = f"T.min({first} + {i}), {self['n']} - 1)"
-            if self.keys is None:
-                self.line(f"{self['bases']}[{i}] = {at} * {self.p.head}")
-            else:
-                scope = self.scope.at({self.p.key.symbol: f"({self['start']} + {at})"})
-                self.line(f"{self['bases']}[{i}] = {index_text(self.keys.base, scope)}")
-
-    def _key(self, i: str, d: str) -> str:
-        if self.keys is None:
-            return f"{self['keys']}[{self['bases']}[{i}] + {d}]"
-        return f"{self.keys.param.name}[{self['bases']}[{i}] + {d} * {index_text(self.keys.step, self.scope)}]"
+            self.line(f"{self['bases']}[{i}] = {self.key_base(at, self.p.head)}")
 
     def _masks(self) -> None:
         """Scale and mask the scores in place, and find the largest of each query."""
@@ -320,28 +184,19 @@ class Prefill(Flash):
                     old = f"{self['o']}[({at} * {tile} + {self['i']}) * {s.queries} + {lane}]"
                     self.line(f"{acc}[{e}] = {old} * {self['fix']}[{lane}]")
             with self.loop("t", self["n"]) as t:
-                base = self.var("base", self._value_base(t))
+                base = self.var("base", self.value_base(t, self.rows))
                 with self.vectors(tile) as e:
+                    column = f"({at} * {tile} + {self['i']})"
+                    if self.values is not None and self.p.width % tile:
+                        column = f"T.min({column}, {self.p.width - 1})"
+                    value = self.value(base, column)
                     for j, acc in enumerate(accs):
                         weight = f"{self['scores']}[{t} * {s.queries} + {j * self.vector} + {self['v']}]"
-                        self.line(f"{acc}[{e}] = {acc}[{e}] + {self._value(base, at, self['i'])} * {weight}")
+                        self.line(f"{acc}[{e}] = {acc}[{e}] + {value} * {weight}")
             with self.vectors(tile) as e:
                 for j, acc in enumerate(accs):
                     to = f"({at} * {tile} + {self['i']}) * {s.queries} + {j * self.vector} + {self['v']}"
                     self.line(f"{self['o']}[{to}] = {acc}[{e}]")
-
-    def _value_base(self, t: str) -> str:
-        if self.values is None:
-            return f"{t} * {self.p.width}"
-        return index_text(self.values.base, self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"}))
-
-    def _value(self, base: str, at: str, i: str) -> str:
-        column = f"({at} * {self.value_tile} + {i})"
-        if self.p.width % self.value_tile:
-            column = f"T.min({column}, {self.p.width - 1})"
-        if self.values is None:
-            return f"{self['values']}[{base} + {column}]"
-        return f"{self.values.param.name}[{base} + {column} * {index_text(self.values.step, self.scope)}]"
 
     def _results(self) -> None:
         s, p = self.schedule, self.p

@@ -6,57 +6,73 @@ so the text grows with the expression, not with the number of paths through it.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sympy
 import torch
 
 from ...ir.errors import UnsupportedError
-from ..program import Apply, Checked, Const, Expr, Guard, Index, IndexValue, Load, Param, Program, Ref, operands
+from ...ir.types import DTYPE_NAMES
+from ..indexing import as_fraction
+from ..program import (
+    Affine,
+    Apply,
+    Checked,
+    Const,
+    Expr,
+    Guard,
+    Index,
+    IndexValue,
+    Load,
+    Param,
+    Program,
+    Ref,
+    is_guard,
+    operands,
+    postorder,
+)
+from .floats import FUNCTIONS
+from .integers import BOOL, INTEGER
 from .source import Source
+from .storage import HALF, STORAGE, cast_text, compute_type, const_text, from_storage, to_storage
 
-HALF = (torch.float16, torch.bfloat16)
-
-# how elements lie in memory; bool as bytes and bfloat16 as its bits, for TIR has no vectors of them in memory
-STORAGE: dict[torch.dtype, str] = {
-    torch.float64: "float64",
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "uint16",
-    torch.int64: "int64",
-    torch.int32: "int32",
-    torch.int16: "int16",
-    torch.int8: "int8",
-    torch.uint8: "uint8",
-    torch.bool: "int8",
-}
-
+__all__ = [
+    "ERROR_PARAM",
+    "HALF",
+    "STORAGE",
+    "Scope",
+    "compute_type",
+    "const_text",
+    "from_storage",
+    "index_text",
+    "load_text",
+    "offset_text",
+    "scalar",
+    "scalars",
+    "store_line",
+    "supports",
+    "to_storage",
+]
 
 ERROR_PARAM = "err"  # the cell that kernels set when an index is out of range
-
-
-def compute_type(dtype: torch.dtype) -> str:
-    """The TIR type that values of a dtype are computed in."""
-    if dtype == torch.bool:
-        return "bool"
-    return "float32" if dtype in HALF else STORAGE[dtype]
 
 
 @dataclass(frozen=True)
 class Scope:
     """How names are spelled at one place in a kernel.
 
-    ``axes`` gives the TIR text of each axis symbol, ``refs`` that of each stage's value here. Bindings are written to
-    ``src``.
+    ``axes`` gives the TIR text of each axis symbol, ``refs`` that of each stage's value here, ``known`` that of
+    expressions which were computed before. Bindings are written to ``src``.
     """
 
     program: Program
     src: Source
     axes: Mapping[sympy.Symbol, str] = field(default_factory=dict)
     refs: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[Expr, str] = field(default_factory=dict)
 
     def at(self, axes: Mapping[sympy.Symbol, str]) -> Scope:
         """This scope with more axes named."""
@@ -66,143 +82,89 @@ class Scope:
         """This scope with more stages named."""
         return replace(self, refs={**self.refs, **refs})
 
+    def having(self, known: Mapping[Expr, str]) -> Scope:
+        """This scope with more expressions computed."""
+        return replace(self, known={**self.known, **known})
+
 
 # --- index expressions ------------------------------------------------------------------------------------------------
 
 
-def index_text(index: sympy.Expr | int, scope: Scope) -> str:
-    """The TIR text of an index expression: int64."""
+def index_text(index: Affine, scope: Scope) -> str:
+    """The TIR text of an index expression: int64.
+
+    Raises:
+        UnsupportedError: it uses a function that sizes do not have.
+    """
     if isinstance(index, int) or index.is_Integer:
         return f"T.int64({int(index)})"
     if index.is_Symbol:
         return scope.axes.get(index, str(index))
-    args = [index_text(a, scope) for a in index.args] if not isinstance(index, sympy.floor) else []
+    if isinstance(index, sympy.floor):
+        return _quotient_text(*as_fraction(index.args[0]), scope)
+    if isinstance(index, sympy.ceiling):
+        numerator, denominator = as_fraction(index.args[0])
+        return f"(T.int64(0) - {_quotient_text(-numerator, denominator, scope)})"
+    numerator, denominator = as_fraction(index)
+    if denominator != 1:  # exact by construction: only sizes known to divide come here
+        return _quotient_text(numerator, denominator, scope)
+    return _arithmetic_text(index, scope)
+
+
+def _quotient_text(numerator: sympy.Expr, denominator: sympy.Expr, scope: Scope) -> str:
+    return f"T.floordiv({index_text(numerator, scope)}, {index_text(denominator, scope)})"
+
+
+def _arithmetic_text(index: sympy.Expr, scope: Scope) -> str:
+    if isinstance(index, sympy.Pow):
+        return f"({' * '.join([index_text(index.base, scope)] * int(index.exp))})"
+    args = [index_text(a, scope) for a in index.args]
     match index:
         case sympy.Add():
             return f"({' + '.join(args)})"
         case sympy.Mul():
-            return _product_text(index, scope)
-        case sympy.Pow():
-            return f"({' * '.join([args[0]] * int(index.exp))})"
+            return f"({' * '.join(args)})"
         case sympy.Mod():
             return f"T.floormod({args[0]}, {args[1]})"
-        case sympy.floor():
-            numerator, denominator = sympy.fraction(sympy.together(index.args[0]))
-            return f"T.floordiv({index_text(numerator, scope)}, {index_text(denominator, scope)})"
         case sympy.Max() | sympy.Min():
             name = "T.max" if isinstance(index, sympy.Max) else "T.min"
             text = args[0]
             for other in args[1:]:
                 text = f"{name}({text}, {other})"
             return text
-    raise UnsupportedError(f"an index expression of kind {type(index).__name__}: {index}")
+    raise UnsupportedError(f"TVM: an index expression of kind {type(index).__name__}: {index}")
 
 
-def _product_text(index: sympy.Expr, scope: Scope) -> str:
-    numerator, denominator = sympy.fraction(index)
-    if denominator != 1:  # exact by construction: only sizes known to divide come here
-        return f"T.floordiv({index_text(numerator, scope)}, {index_text(denominator, scope)})"
-    return f"({' * '.join(index_text(a, scope) for a in index.args)})"
-
-
-def offset_text(param: Param, index: tuple[sympy.Expr | int, ...], scope: Scope) -> str:
+def offset_text(param: Param, index: Sequence[Affine], scope: Scope) -> str:
     """The TIR text of an element's offset in its flat buffer."""
     return _offset_text(param, index, {}, scope)
 
 
-def _offset_text(param: Param, index: tuple[Index, ...], texts: Mapping[Expr, str], scope: Scope) -> str:
-    affine: sympy.Expr | int = 0
+def _offset_text(param: Param, index: Sequence[Index], texts: Mapping[Expr, str], scope: Scope) -> str:
+    affine: Affine = 0
     computed = []
     for i, stride in zip(index, param.strides, strict=True):
-        if isinstance(i, sympy.Expr | int):
-            affine = affine + i * stride
-        else:
+        if isinstance(i, Expr):
             computed.append(f"{texts[i]} * {index_text(stride, scope)}")
+        else:
+            affine = affine + i * stride
     known = sympy.expand(affine)
     return " + ".join(([index_text(known, scope)] if known != 0 or not computed else []) + computed)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-_BINARY = {
-    "add": "({0} + {1})",
-    "sub": "({0} - {1})",
-    "mul": "({0} * {1})",
-    "div": "({0} / {1})",
-    "eq": "({0} == {1})",
-    "ne": "({0} != {1})",
-    "lt": "({0} < {1})",
-    "le": "({0} <= {1})",
-    "gt": "({0} > {1})",
-    "ge": "({0} >= {1})",
-}
-_FLOAT = {
-    "maximum": "helpers.maximum({0}, {1})",
-    "minimum": "helpers.minimum({0}, {1})",
-    "neg": "(-{0})",
-    "abs": "T.fabs({0})",
-    "sign": "helpers.sign({0})",
-    "reciprocal": "(helpers.one({0}) / {0})",
-    "floor": "T.floor({0})",
-    "ceil": "T.ceil({0})",
-    "round": "T.nearbyint({0})",
-    "trunc": "T.trunc({0})",
-    "isnan": "T.isnan({0})",
-    "pow": "T.pow({0}, {1})",
-    "fmod": "T.fmod({0}, {1})",
-    "remainder": "helpers.float_remainder({0}, {1})",
-    "floor_div": "helpers.float_floor_div({0}, {1})",
-    "trunc_div": "T.trunc({0} / {1})",
-    "atan2": "T.atan2({0}, {1})",
-    "sqrt": "T.sqrt({0})",
-    "tan": "T.tan({0})",
-    "log2": "T.log2({0})",
-    "exp2": "T.exp2({0})",
-    **{
-        name: f"vmath.{name}({{0}})"
-        for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "sin", "cos", "rsqrt")
-    },
-}
-_INTEGER = {
-    "maximum": "helpers.maximum({0}, {1})",
-    "minimum": "helpers.minimum({0}, {1})",
-    "neg": "(-{0})",
-    "abs": "T.abs({0})",
-    "sign": "helpers.sign({0})",
-    "floor_div": "helpers.int_floor_div({0}, {1})",
-    "trunc_div": "helpers.int_trunc_div({0}, {1})",
-    "remainder": "helpers.int_remainder({0}, {1})",
-    "fmod": "helpers.int_fmod({0}, {1})",
-    "bit_and": "({0} & {1})",
-    "bit_or": "({0} | {1})",
-    "bit_xor": "({0} ^ {1})",
-    "bit_not": "(~{0})",
-}
-_BOOL = {
-    "bit_and": "T.And({0}, {1})",
-    "bit_or": "T.Or({0}, {1})",
-    "bit_xor": "({0} != {1})",
-    "bit_not": "T.Not({0})",
-    "maximum": "T.Or({0}, {1})",
-    "minimum": "T.And({0}, {1})",
-    "add": "T.Or({0}, {1})",
-    "mul": "T.And({0}, {1})",
-    "eq": "({0} == {1})",
-    "ne": "({0} != {1})",
-}
+
+def functions_for(dtype: torch.dtype) -> tuple[str, Mapping[str, Callable[..., Any]]]:
+    """The pointwise operators on operands of a dtype, and the name by which kernels call the table."""
+    if dtype == torch.bool:
+        return "bools", BOOL
+    return ("floats", FUNCTIONS) if dtype.is_floating_point else ("integers", INTEGER)
 
 
 def supports(op: str, dtype: torch.dtype) -> bool:
     """Whether a pointwise primitive on operands of a dtype can be written as TIR."""
-    return dtype in STORAGE and (op in ("where", "cast") or op in _templates(dtype))
-
-
-def _templates(dtype: torch.dtype) -> Mapping[str, str]:
-    if dtype == torch.bool:
-        return _BOOL
-    if dtype.is_floating_point:
-        return {**_BINARY, **_FLOAT}
-    return {**_BINARY, **_INTEGER}
+    return dtype in STORAGE and (op in ("where", "cast") or op in functions_for(dtype)[1])
 
 
 def scalar(expr: Expr, scope: Scope) -> str:
@@ -210,49 +172,33 @@ def scalar(expr: Expr, scope: Scope) -> str:
     return scalars([expr], scope)[0]
 
 
-def scalars(exprs: list[Expr], scope: Scope) -> list[str]:
+def scalars(exprs: Sequence[Expr], scope: Scope) -> list[str]:
     """:func:`scalar` of several expressions, what they share bound once."""
-    order = _outside_guards(exprs)
-    uses = Counter(x for e in order for x in _operands_outside_guards(e))
+    # a guarded load must not run unguarded: what stands under a guard is written there, never bound before it
+    order = list(postorder(exprs, lambda e: is_guard(e) or e in scope.known))
+    uses = Counter(x for e in order if not is_guard(e) for x in operands(e))
     texts: dict[Expr, str] = {}
     for expr in order:
-        text = _text(expr, texts, scope)
-        if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked):
-            name = scope.src.fresh("v")
-            scope.src.line(f"{name}: T.let = {text}")
-            text = name
+        text = scope.known.get(expr) or _text(expr, texts, scope)
+        if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked) and expr not in scope.known:
+            text = _bound(text, scope)
         texts[expr] = text
     return [texts[e] for e in exprs]
 
 
-def _operands_outside_guards(expr: Expr) -> tuple[Expr, ...]:
-    # a guarded load must not run unguarded: what stands under a guard is written in place, never bound before it
-    if isinstance(expr, Guard):
-        return ()
-    return operands(expr)
+def _bound(text: str, scope: Scope) -> str:
+    name = scope.src.fresh("v")
+    scope.src.line(f"{name}: T.let = {text}")
+    return name
 
 
-def _outside_guards(exprs: list[Expr]) -> list[Expr]:
-    found: list[Expr] = []
-    seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(e, False) for e in reversed(exprs)]
-    while stack:
-        expr, ready = stack.pop()
-        if ready:
-            found.append(expr)
-        elif expr not in seen:
-            seen.add(expr)
-            stack.append((expr, True))
-            stack.extend((x, False) for x in reversed(_operands_outside_guards(expr)) if x not in seen)
-    return found
-
-
-def _text(expr: Expr, texts: dict[Expr, str], scope: Scope) -> str:
+def _text(expr: Expr, texts: Mapping[Expr, str], scope: Scope) -> str:
     match expr:
         case Const():
-            return const_text(expr)
+            return const_text(expr.value, expr.dtype)
         case IndexValue():
-            return f'T.Cast("{compute_type(expr.dtype)}", {index_text(expr.index, scope)})'
+            text = index_text(expr.index, scope)
+            return text if expr.dtype == torch.int64 else f'T.Cast("{compute_type(expr.dtype)}", {text})'
         case Load():
             param = scope.program.param(expr.param)
             return from_storage(f"{param.name}[{_offset_text(param, expr.index, texts, scope)}]", param.type.dtype)
@@ -266,6 +212,21 @@ def _text(expr: Expr, texts: dict[Expr, str], scope: Scope) -> str:
             return _apply_text(expr, [texts[a] for a in expr.args])
 
 
+def _apply_text(expr: Apply, args: Sequence[str]) -> str:
+    operand = expr.args[0].dtype
+    if expr.op == "where":
+        return f"T.Select({args[0]}, {args[1]}, {args[2]})"
+    if expr.op == "cast":
+        return cast_text(args[0], operand, expr.dtype)
+    table, functions = functions_for(operand)
+    if expr.op not in functions:
+        raise UnsupportedError(f"TVM: no code for {expr.op} on {DTYPE_NAMES.get(operand, str(operand))}")
+    return f"{table}.{expr.op}({', '.join(args)})"
+
+
+# --- indices from data, guards ----------------------------------------------------------------------------------------
+
+
 def _checked_text(expr: Checked, value: str, scope: Scope) -> str:
     index, size = scope.src.fresh("index"), index_text(expr.size, scope)
     wide = value if expr.dtype == torch.int64 else f'T.Cast("int64", {value})'
@@ -275,84 +236,55 @@ def _checked_text(expr: Checked, value: str, scope: Scope) -> str:
     return f"helpers.inside({index}, {size})"
 
 
-def _guard_text(expr: Guard, scope: Scope) -> str:
+def condition_text(expr: Guard, scope: Scope) -> str:
+    """Whether a guard lets its first value pass."""
     index = index_text(expr.index, scope)
-    inside = f"T.And({index} >= T.int64(0), {index} < {index_text(expr.size, scope)})"
-    return f"T.if_then_else({inside}, {_nested(expr.then, scope)}, {_nested(expr.otherwise, scope)})"
+    return f"T.And({index} >= T.int64(0), {index} < {index_text(expr.size, scope)})"
 
 
-def _nested(expr: Expr, scope: Scope) -> str:
+def _guard_text(expr: Guard, scope: Scope) -> str:
+    condition = condition_text(expr, scope)
+    if _is_one_expression([expr.then, expr.otherwise]):
+        return f"T.if_then_else({condition}, {_in_place(expr.then, scope)}, {_in_place(expr.otherwise, scope)})"
+    is_bool = expr.dtype == torch.bool
+    cell = scope.src.stack_buffer("cell", 1, "int8" if is_bool else compute_type(expr.dtype))
+    for head, value in ((f"if {condition}", expr.then), ("else", expr.otherwise)):
+        with scope.src.block(head):
+            text = scalar(value, scope)
+            scope.src.line(f"{cell}[0] = " + (f'T.Cast("int8", {text})' if is_bool else text))
+    return f"({cell}[0] != T.int8(0))" if is_bool else f"{cell}[0]"
+
+
+# operators that write no statements of their own while they are parsed
+_ONE_EXPRESSION = {
+    *("add", "sub", "mul", "div", "neg", "abs", "where", "cast", "isnan", "eq", "ne", "lt", "le", "gt", "ge"),
+    *("bit_and", "bit_or", "bit_xor", "bit_not", "floor", "ceil", "round", "trunc", "trunc_div", "reciprocal"),
+}
+
+
+def _is_one_expression(exprs: Iterable[Expr]) -> bool:
+    """Whether expressions need no statement before them, which would run whatever the guard says."""
+    return not any(
+        isinstance(e, Checked) or (isinstance(e, Apply) and e.op not in _ONE_EXPRESSION) for e in postorder(exprs)
+    )
+
+
+def _in_place(root: Expr, scope: Scope) -> str:
     texts: dict[Expr, str] = {}
-    for e in _outside_guards([expr]):
-        if isinstance(e, Checked):
-            raise UnsupportedError("TVM: an index from data under a guard")
-        texts[e] = _text(e, texts, scope)
-    return texts[expr]
+    for expr in postorder([root], lambda e: is_guard(e) or e in scope.known):
+        texts[expr] = scope.known.get(expr) or _text(expr, texts, scope)
+    return texts[root]
 
 
-def const_text(expr: Const) -> str:
-    """The TIR text of a constant."""
-    kind = compute_type(expr.dtype)
-    if kind == "bool":
-        return "T.bool(True)" if expr.value else "T.bool(False)"
-    if not kind.startswith("float"):
-        return f"T.{kind}({int(expr.value)})"
-    value = float(expr.value)
-    if math.isnan(value) or math.isinf(value):
-        return f'T.{kind}("{value}")'
-    return f"T.{kind}({value!r})"
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def load_text(param: Param, index: tuple[sympy.Expr | int, ...], scope: Scope) -> str:
+def load_text(param: Param, index: Sequence[Affine], scope: Scope) -> str:
     """The TIR text of an element, in the param's compute type."""
-    text = f"{param.name}[{offset_text(param, index, scope)}]"
-    return from_storage(text, param.type.dtype)
+    return from_storage(f"{param.name}[{offset_text(param, index, scope)}]", param.type.dtype)
 
 
-def from_storage(text: str, dtype: torch.dtype) -> str:
-    """An element as stored, as a value."""
-    if dtype == torch.bool:
-        return f"({text} != T.int8(0))"
-    if dtype == torch.bfloat16:
-        return f"helpers.from_bf16({text})"
-    return f'T.Cast("float32", {text})' if dtype == torch.float16 else text
-
-
-def to_storage(text: str, dtype: torch.dtype) -> str:
-    """A value as it is stored."""
-    if dtype == torch.bool:
-        return f'T.Cast("int8", {text})'
-    if dtype == torch.bfloat16:
-        return f"helpers.to_bf16({text})"
-    return f'T.Cast("float16", {text})' if dtype == torch.float16 else text
-
-
-def store_line(param: Param, index: tuple[sympy.Expr | int, ...], value: str, scope: Scope) -> str:
+def store_line(param: Param, index: Sequence[Index], value: str, scope: Scope) -> str:
     """One TIR statement that stores a value."""
-    return f"{param.name}[{offset_text(param, index, scope)}] = {to_storage(value, param.type.dtype)}"
-
-
-def _apply_text(expr: Apply, args: list[str]) -> str:
-    operand = expr.args[0].dtype
-    if expr.op == "where":
-        return f"T.Select({args[0]}, {args[1]}, {args[2]})"
-    if expr.op == "cast":
-        return _cast_text(args[0], operand, expr.dtype)
-    try:
-        return _templates(operand)[expr.op].format(*args)
-    except KeyError:
-        raise UnsupportedError(f"TVM: no code for {expr.op} on {operand}") from None
-
-
-def _cast_text(text: str, source: torch.dtype, target: torch.dtype) -> str:
-    if target == torch.bool:
-        zero = "T.bool(False)" if source == torch.bool else f"T.{compute_type(source)}(0)"
-        return f"({text} != {zero})"
-    if target in HALF:  # an explicit cast rounds
-        wide = text if compute_type(source) == "float32" else f'T.Cast("float32", {text})'
-        return from_storage(to_storage(wide, target), target)
-    if compute_type(source) == compute_type(target):
-        return text
-    if source.is_floating_point and not target.is_floating_point:
-        return f'helpers.float_to_int({text}, "{STORAGE[target]}")'
-    return f'T.Cast("{compute_type(target)}", {text})'
+    texts = {i: scalar(i, scope) for i in index if isinstance(i, Expr)}
+    return f"{param.name}[{_offset_text(param, index, texts, scope)}] = {to_storage(value, param.type.dtype)}"

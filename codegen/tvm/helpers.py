@@ -1,10 +1,12 @@
-"""What generated kernels call by name while they are parsed: functions from TIR expressions to TIR expressions."""
+"""Conversions, checks of indices and comparisons that generated kernels call while they are parsed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tvm import tirx
+
+from . import floats
 
 Expr = Any  # tvm has no type stubs
 
@@ -13,16 +15,8 @@ def _dtype(x: Expr) -> str:
     return str(x.ty.dtype)
 
 
-def one(x: Expr) -> Expr:
-    """1 in the type of x."""
-    return tirx.const(1, _dtype(x))
-
-
-def sign(x: Expr) -> Expr:
-    """-1, 0 or 1; NaN stays."""
-    zero = tirx.const(0, _dtype(x))
-    step = tirx.Select(x > zero, one(x), tirx.Select(x < zero, -one(x), zero))
-    return tirx.Select(tirx.isnan(x), x, step) if _dtype(x).startswith("float") else step
+def _is_float(x: Expr) -> bool:
+    return _dtype(x).startswith("float")
 
 
 def from_bf16(bits: Expr) -> Expr:
@@ -35,51 +29,18 @@ def to_bf16(x: Expr) -> Expr:
     bits = tirx.reinterpret("uint32", x)
     sixteen = tirx.const(16, "uint32")
     rounded = (bits + tirx.const(0x7FFF, "uint32") + ((bits >> sixteen) & tirx.const(1, "uint32"))) >> sixteen
-    return tirx.Select(tirx.isnan(x), tirx.const(0x7FC0, "uint16"), rounded.astype("uint16"))
+    return tirx.Select(floats.isnan(x), tirx.const(0x7FC0, "uint16"), rounded.astype("uint16"))
 
 
 def float_to_int(x: Expr, dtype: str) -> Expr:
-    """Truncated; through int64 for narrow types, as PyTorch does, so that what does not fit wraps alike."""
-    wide = tirx.Cast("int64", x) if dtype != "int64" else x
-    return tirx.Cast(dtype, wide)
+    """Truncated. Narrow integers are the low bits of an int32, so that what does not fit is as in PyTorch on x86."""
+    return tirx.Cast("int64", x) if dtype == "int64" else tirx.Cast(dtype, tirx.Cast("int32", x))
 
 
-def float_remainder(a: Expr, b: Expr) -> Expr:
-    """The remainder with the sign of the divisor."""
-    r = tirx.fmod(a, b)
-    zero = tirx.const(0, _dtype(a))
-    return tirx.Select(tirx.And(r != zero, (r < zero) != (b < zero)), r + b, r)
-
-
-def float_floor_div(a: Expr, b: Expr) -> Expr:
-    """floor(a / b), as PyTorch computes it: from the remainder, so that it is exact."""
-    quotient = (a - float_remainder(a, b)) / b
-    return tirx.Select(b == tirx.const(0, _dtype(b)), a / b, tirx.nearbyint(quotient))
-
-
-def _safe_divisor(b: Expr) -> Expr:
-    # PyTorch raises on an integer division by zero; the kernel must not trap, so it divides by one
-    return tirx.Select(b == tirx.const(0, _dtype(b)), one(b), b)
-
-
-def int_floor_div(a: Expr, b: Expr) -> Expr:
-    """Rounded down."""
-    return tirx.floordiv(a, _safe_divisor(b))
-
-
-def int_trunc_div(a: Expr, b: Expr) -> Expr:
-    """Rounded toward zero."""
-    return tirx.truncdiv(a, _safe_divisor(b))
-
-
-def int_remainder(a: Expr, b: Expr) -> Expr:
-    """With the sign of the divisor."""
-    return tirx.floormod(a, _safe_divisor(b))
-
-
-def int_fmod(a: Expr, b: Expr) -> Expr:
-    """With the sign of the dividend."""
-    return tirx.truncmod(a, _safe_divisor(b))
+def nonzero(x: Expr) -> Expr:
+    """x as a bool."""
+    zero = tirx.const(0, _dtype(x))
+    return floats.ne(x, zero) if _is_float(x) else x != zero
 
 
 def wrapped(index: Expr, size: Expr) -> Expr:
@@ -93,25 +54,25 @@ def inside(index: Expr, size: Expr) -> Expr:
     return tirx.Select(tirx.And(index >= zero, index < size), index, zero)
 
 
-def _is_float(x: Expr) -> bool:
-    return _dtype(x).startswith("float")
-
-
 def more(a: Expr, b: Expr) -> Expr:
     """Whether a comes before b in an argmax: NaN is largest, the first NaN wins."""
-    return tirx.Or(a > b, tirx.And(tirx.isnan(a), tirx.Not(tirx.isnan(b)))) if _is_float(a) else a > b
+    if not _is_float(a):
+        return a > b
+    return tirx.Or(floats.gt(a, b), tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
 
 
 def less(a: Expr, b: Expr) -> Expr:
     """Whether a comes before b in an argmin: NaN is smallest, the first NaN wins."""
-    return tirx.Or(a < b, tirx.And(tirx.isnan(a), tirx.Not(tirx.isnan(b)))) if _is_float(a) else a < b
+    if not _is_float(a):
+        return a < b
+    return tirx.Or(floats.lt(a, b), tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
-    """NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a > b, tirx.isnan(a)), a, b) if _is_float(a) else tirx.max(a, b)
+    """The larger; NaN if either is NaN."""
+    return floats.maximum(a, b) if _is_float(a) else tirx.max(a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
-    """NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a < b, tirx.isnan(a)), a, b) if _is_float(a) else tirx.min(a, b)
+    """The smaller; NaN if either is NaN."""
+    return floats.minimum(a, b) if _is_float(a) else tirx.min(a, b)

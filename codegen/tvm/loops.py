@@ -103,8 +103,4 @@ def serial_axes(axes: Sequence[Axis], scope: Scope) -> Iterator[Scope]:
 
 def declare_local(src: Source, prefix: str, size: int, dtype: str) -> str:
     """A small buffer in registers or on the stack; returns its name."""
-    name = src.fresh(prefix)
-    # what TVM allocates by itself, even one element, is a call of its workspace allocator
-    marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
-    src.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", {marks})')
-    return name
+    return src.stack_buffer(prefix, size, dtype)

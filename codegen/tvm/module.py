@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import tvm
@@ -21,15 +22,16 @@ from ...ir.errors import BackendError
 from ...ir.types import product
 from ..program import Format, Param, Program, Skeleton
 from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule
-from . import helpers, vmath
+from . import floats, helpers, integers, vmath
 from .attention import emit_attention
-from .expression import ERROR_PARAM, STORAGE, Scope, index_text
+from .expression import ERROR_PARAM, Scope, index_text
 from .map import emit_map
 from .matmul import emit_matmul
 from .nest import PASS_CONFIG
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .source import Source
+from .storage import storage_type
 
 _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MAP: emit_map,
@@ -37,6 +39,18 @@ _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MATMUL: emit_matmul,
     Skeleton.ATTENTION: emit_attention,
     Skeleton.RECURRENCE: emit_recurrence,
+}
+# what the text of kernels may name
+_NAMES = {
+    "I": script_ir,
+    "T": script_tirx,
+    "vmath": vmath,
+    "helpers": helpers,
+    "floats": SimpleNamespace(**floats.FUNCTIONS),
+    "integers": SimpleNamespace(**integers.INTEGER),
+    "bools": SimpleNamespace(**integers.BOOL),
+    "range": range,
+    "int": int,
 }
 _HEADER = "# from tvm.script import ir as I\n# from tvm.script import tirx as T\n@I.ir_module\nclass Module:\n"
 
@@ -66,7 +80,7 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
         UnsupportedError: the program has something that this backend cannot write.
     """
     src = Source()
-    pointers = [f'{p.name}_ptr: T.handle("{STORAGE[p.type.dtype]}")' for p in program.params]
+    pointers = [f'{p.name}_ptr: T.handle("{storage_type(p.type.dtype)}")' for p in program.params]
     pointers.append(f'{ERROR_PARAM}_ptr: T.handle("int64")')
     sizes = [f"{s}: T.int64" for s in program.symbols]
     src.line("@T.prim_func(private=True, s_tir=True)")
@@ -76,7 +90,7 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
         scope = Scope(program, src)
         for p in program.params:
             size = _elements(p, schedule, scope)
-            src.line(f'{p.name} = T.decl_buffer(({size},), "{STORAGE[p.type.dtype]}", data={p.name}_ptr)')
+            src.line(f'{p.name} = T.decl_buffer(({size},), "{storage_type(p.type.dtype)}", data={p.name}_ptr)')
         src.line(f'{ERROR_PARAM} = T.decl_buffer((1,), "int64", data={ERROR_PARAM}_ptr)')
         _EMITTERS[program.skeleton](program, schedule, src)
         src.line("return T.int32(0)")
@@ -99,9 +113,8 @@ def parse_module(texts: Sequence[str]) -> Any:
     """
     indented = ["    " + line if line else "" for text in texts for line in text.splitlines()]
     source = _HEADER + "\n".join(indented) + "\n"
-    names = {"I": script_ir, "T": script_tirx, "vmath": vmath, "helpers": helpers, "range": range, "int": int}
     try:
-        return tvm.script.from_source(source, extra_vars=names, check_well_formed=False)
+        return tvm.script.from_source(source, extra_vars=_NAMES, check_well_formed=False)
     except Exception as error:
         raise BackendError(f"TVM cannot read a generated kernel: {error}") from error
 

@@ -68,3 +68,18 @@ class Nest:
         """``count`` vectors side by side: gives the text of the element's index. ``i`` is the index of the vector."""
         with self.loop("i", count, kind) as i, self.lanes() as v:
             yield f"({i} * {self.vector} + {v})"
+
+    def along(self, count: int) -> Iterator[Text]:
+        """Loops over ``count`` elements: gives the text of an index in vectors, then of one in what is left."""
+        full = count // self.vector
+        if full:
+            with self.vectors(full, "range") as e:
+                yield e
+        if count % self.vector:
+            with self.loop("j", count % self.vector) as j:
+                yield f"({full * self.vector} + {j})"
+
+    def fill(self, name: str, count: int, value: Text, kind: str = "range") -> None:
+        """Set ``count`` elements of a buffer, whole vectors."""
+        with self.vectors(count // self.vector, kind) as e:
+            self.line(f"{self.texts.get(name, name)}[{e}] = {value}")

@@ -6,8 +6,6 @@ over the hidden units. Rows of the batch do not depend on each other, so tasks n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ...ir.errors import UnsupportedError
 from ..program import Program
 from ..schedule import RecurrenceSchedule
@@ -141,26 +139,16 @@ class _Recurrence(Nest):
         """The new states and the output of this step."""
         whole = self.gates - (self.r.kind == "gru")  # gates whose inputs are simply added
         with self.loop("r", self["count"]) as r:
-            for j in self._along(whole * self.hidden):
+            for j in self.along(whole * self.hidden):
                 self._add_inputs(r, j, inputs=True)
-            for j in self._along((self.gates - whole) * self.hidden):
+            for j in self.along((self.gates - whole) * self.hidden):
                 self._add_inputs(r, f"({whole * self.hidden} + {j})", inputs=False)
-            for j in self._along(self.hidden):
+            for j in self.along(self.hidden):
                 self._cell(r, j)
-            for j in self._along(self.hidden):
+            for j in self.along(self.hidden):
                 value = f"{self['h']}[{r} * {self.hidden} + {j}]"
                 index = (self.r.time.symbol, self.r.batch.symbol, self.r.hidden.symbol)
                 self.line(store_line(self.program.param(self.r.outputs[0]), index, value, self._now(r, j)))
-
-    def _along(self, count: int) -> Iterator[str]:
-        """Twice at most: the text of an index in vectors, then of one in what is left of ``count``."""
-        full = count // self.vector
-        if full:
-            with self.vectors(full, "range") as e:
-                yield e
-        if count % self.vector:
-            with self.loop("j", count % self.vector) as j:
-                yield f"({full * self.vector} + {j})"
 
     def _now(self, r: str, j: str) -> Scope:
         return self._at(r, j).at({self.r.time.symbol: self["now"]})

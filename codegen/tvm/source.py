@@ -15,6 +15,7 @@ class Source:
         self._counts: dict[str, int] = {}
 
     def line(self, text: str = "") -> None:
+        """One line at the current depth."""
         self._lines.append("    " * self._depth + text if text else "")
 
     @contextmanager
@@ -33,6 +34,17 @@ class Source:
         self._counts[prefix] = count + 1
         return f"{prefix}{count}"
 
+    def stack_buffer(self, prefix: str, count: int, dtype: str) -> str:
+        """Declare a buffer on the stack and return its name. One that is only indexed by constants becomes registers.
+
+        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM.
+        """
+        name = self.fresh(prefix)
+        marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
+        self.line(f'{name} = T.alloc_buffer(({count},), "{dtype}", {marks})')
+        return name
+
     @property
     def text(self) -> str:
+        """Everything written so far."""
         return "\n".join(self._lines) + "\n"

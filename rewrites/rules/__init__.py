@@ -28,6 +28,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *attention.OPERANDS,
         *attention.MASK,
         *activations.GATED,
+        *views.MOTIONS,
     ),
 }
 

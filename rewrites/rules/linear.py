@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ...ir.node import Node
 from ...ir.ops import add, linear, matmul, mul, neg, permute, reshape
-from ...ir.types import Shape
+from ...ir.types import Dim, Shape
 from ..rule import ROUNDING, Rule
 from ..sample import shapes
 from .common import as_vector, from_weights, is_row
@@ -18,6 +18,10 @@ def _is_matrix_of_weights(w: Node) -> bool:
 def _keeps_rows(x: Node, shape: Shape) -> bool:
     """Whether a reshape of ``x`` leaves the last axis whole."""
     return bool(shape) and x.tensor_type.rank > 0 and shape[-1] == x.shape[-1] and shape != x.shape
+
+
+def _ends_with(shape: Shape, size: Dim) -> bool:
+    return bool(shape) and shape[-1] == size
 
 
 RULES = (
@@ -59,6 +63,36 @@ RULES = (
         near_misses=[
             shapes("m K 2", "weight: N 2*K", s=lambda m, K: (m, 2 * K)),
             lambda x, *ws: linear(neg(x), *ws),
+        ],
+        tolerance=ROUNDING,
+    ),
+    # reshape(linear(x, w)) + b -> reshape(linear(x, w, b)) where rows stay whole
+    Rule(
+        name="linear-bias-after-reshape",
+        before=lambda x, w, b, s: add(reshape(linear(x, w), shape=s), b),
+        when=lambda root, w, b, s: (
+            is_row(b, w.shape[0]) and _ends_with(s, w.shape[0]) and root.shape == s and from_weights(b)
+        ),
+        after=lambda x, w, b, s: reshape(linear(x, w, as_vector(b)), shape=s),
+        samples=[shapes("b m K", "weight: N K", "weight: N", s=lambda b, m, N: (b * m, N))],
+        near_misses=[
+            shapes("b m K", "weight: N K", "weight: 1 1 1 N", s=lambda b, m, N: (b * m, N)),
+            shapes("b m K", "weight: N K", "N", s=lambda b, m, N: (b * m, N)),
+            shapes("b 2 K", "weight: 3 K", "weight: 2", s=lambda b: (b, 3, 2)),
+        ],
+        tolerance=ROUNDING,
+    ),
+    # reshape(linear(reshape(x), w)) -> linear(reshape(x), w) where rows stay whole
+    Rule(
+        name="linear-between-reshapes",
+        before=lambda x, s, t, *ws: reshape(linear(reshape(x, shape=s), *ws), shape=t),
+        when=lambda t, *ws: _ends_with(t, ws[0].shape[0]),
+        after=lambda s, t, x, *ws: linear(reshape(x, shape=(*t[:-1], s[-1])), *ws),
+        samples=[
+            shapes("b m K 3", "weight: N 3*K", s=lambda b, m, K: (b * m, 3 * K), t=lambda b, m, N: (b, m, N)),
+        ],
+        near_misses=[
+            shapes("b m K 3", "weight: 4 3*K", s=lambda b, m, K: (b * m, 3 * K), t=lambda b, m: (b, m, 2, 2)),
         ],
         tolerance=ROUNDING,
     ),

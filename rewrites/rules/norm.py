@@ -30,7 +30,7 @@ from ...ir.types import canonical_dim, product, symbol
 from ..pattern import constant
 from ..rule import ROUNDING, Domain, Rule
 from ..sample import shapes
-from .common import as_vector, is_number, is_row
+from .common import as_vector, from_weights, is_number, is_row
 
 
 def _is_count(x: Node, dims: Sequence[int], value: Any) -> bool:
@@ -198,6 +198,17 @@ AFFINE = (
         after=lambda x, w, eps: rms_norm(x, as_vector(w), eps=eps),
         samples=[shapes("b m N", "N", eps=1e-5), shapes("b m N", "1 1 N", eps=1e-5)],
         near_misses=[shapes("b 2 N", "2 N", eps=1e-5), shapes("1 N", "b 1 N", eps=1e-5), lambda x, w: mul(x, w)],
+        tolerance=ROUNDING,
+        domain=Domain.FINITE,
+    ),
+    # rms_norm(x, w) c -> rms_norm(x, w c)
+    Rule(
+        name="rms-norm-times-constant",
+        before=lambda x, w, c, eps: mul(rms_norm(x, w, eps=eps), constant(c)),
+        when=lambda c, w: is_number(c) and from_weights(w),
+        after=lambda x, w, c, eps: rms_norm(x, mul(w, scalar_like(c, w)), eps=eps),
+        samples=[shapes("b m N", "weight: N", c=0.5, eps=1e-5)],
+        near_misses=[shapes("b m N", "N", c=0.5, eps=1e-5), lambda x, w: mul(rms_norm(x, eps=1e-5), w)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),

@@ -1,0 +1,199 @@
+"""What both ways of running attention share: the problem, its operands, and what happens to the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+
+from ...ir.errors import UnsupportedError
+from ..program import Axis, Combiner, Expr, Load, Program, Stage, postorder
+from ..schedule import AttentionSchedule
+from .contraction import Contraction, Strided, axes_of, contraction, dot_stage, strided_load, unflatten
+from .expression import Scope, compute_type, index_text, scalar, store_line
+from .nest import Nest
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attention program: what its axes are, and its operands.
+
+    ``outer`` are the axes of independent tasks, ``query`` the rows of a task (None for a single one), ``key`` the axis
+    of the softmax, ``inner`` the axis that scores sum over, ``value`` the one of the result. ``group`` consecutive
+    points of the outer axes read the same keys and values.
+    """
+
+    program: Program
+    scores: Contraction
+    out: Stage
+    outer: tuple[Axis, ...]
+    query: Axis | None
+    key: Axis
+    inner: Axis
+    value: Axis
+    group: int
+
+    @property
+    def head(self) -> int:
+        return int(self.inner.size)
+
+    @property
+    def width(self) -> int:
+        return int(self.value.size)
+
+    @property
+    def score(self) -> Expr:
+        assert self.out.combine is not None and self.out.combine.score is not None
+        return self.out.combine.score
+
+
+def attention_problem(program: Program) -> Problem:
+    """Sort out an ATTENTION program.
+
+    Raises:
+        UnsupportedError: the head size is not a number.
+    """
+    dot = dot_stage(program)
+    out = next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.SOFTMAX_SUM)
+    assert out.combine is not None
+    key = out.combine.axes[0]
+    others = tuple(a for a in out.axes if a.symbol in {x.symbol for x in dot.axes})
+    value = next((a for a in out.axes if a not in others), Axis("value", 1))
+    scores = contraction(program, dot)
+    if key.symbol in axes_of(scores.left):
+        scores = _swapped(scores)
+    shared = axes_of(scores.right) | axes_of(out.value)
+    query = others[-1] if others and others[-1].symbol not in shared else None
+    outer = tuple(a for a in others if a is not query)
+    inner = scores.reduced[0]
+    if not (isinstance(inner.size, int) and isinstance(value.size, int)):
+        raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
+    group = _group(outer, scores.right, out.value)
+    return Problem(program, scores, out, outer, query, key, inner, value, group)
+
+
+def _group(outer: tuple[Axis, ...], keys: Expr, values: Expr) -> int:
+    """g where keys and values are read at floor(head / g) only, head being the last outer axis; else 1."""
+    if not outer:
+        return 1
+    head, found = outer[-1].symbol, set()
+    for load in (e for e in postorder([keys, values]) if isinstance(e, Load)):
+        for index in load.index:
+            if isinstance(index, sympy.Expr) and head in index.free_symbols:
+                quotients = [f for f in index.atoms(sympy.floor) if f.has(head)]
+                bare = index.subs({f: sympy.Dummy() for f in quotients}).has(head)
+                found.update([sympy.Integer(1)] if bare else [head / f.args[0] for f in quotients])
+    if len(found) != 1:
+        return 1
+    group = found.pop()
+    size = outer[-1].size
+    divides = not isinstance(size, int) or (group.is_Integer and size % int(group) == 0)
+    return int(group) if group.is_Integer and divides else 1
+
+
+def _swapped(c: Contraction) -> Contraction:
+    return Contraction(c.stage, c.right, c.left, c.batch, c.columns, c.rows, c.reduced)
+
+
+class Flash(Nest):
+    """What both ways of running attention share: operands, their copies, and the order of the passes over a block."""
+
+    def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
+        super().__init__(src, schedule.vector)
+        self.p = problem
+        self.schedule = schedule
+        self.scope = Scope(problem.program, src)
+        self.kind = compute_type(problem.out.dtype)
+        self.keys: Strided | None = strided_load(problem.program, problem.scores.right, problem.inner)
+        self.values: Strided | None = strided_load(problem.program, problem.out.value, problem.value)
+
+    def zero(self) -> str:
+        return f"T.{self.kind}(0)"
+
+    def low(self) -> str:
+        return f'T.{self.kind}("-inf")'
+
+    def size_of(self, axis: Axis | None) -> str:
+        return "T.int64(1)" if axis is None else index_text(axis.size, self.scope)
+
+    def name_outer(self, flat: str) -> None:
+        """Name the axes of independent tasks from their flat index."""
+        texts = unflatten(self.p.outer, flat, self.scope)
+        self.scope = self.scope.at({s: self.var(f"o{i}_", text) for i, (s, text) in enumerate(texts.items())})
+
+    def at_query(self, text: str, scope: Scope | None = None) -> Scope:
+        scope = scope or self.scope
+        return scope.at({self.p.query.symbol: text}) if self.p.query is not None else scope
+
+    def key_limit(self, last_query: str) -> str:
+        """How many keys the queries up to ``last_query`` may see."""
+        total = self.size_of(self.p.key)
+        assert self.p.out.combine is not None
+        bound = self.p.out.combine.bound
+        if bound is None:
+            return total
+        return f"T.max(T.min({total}, {index_text(bound, self.at_query(last_query))}), T.int64(0))"
+
+    # --- keys and values: in place, or copied a block at a time -------------------------------------------------------
+
+    def declare_copies(self, head: int, width: int) -> None:
+        """Buffers for what cannot be read in place, zero at first; ``head`` and ``width`` are their row pitches."""
+        for name, strided, pitch in (("keys", self.keys, head), ("values", self.values, width)):
+            if strided is None:
+                self.buffer(name, self.schedule.keys * pitch, self.kind)
+                self.fill(name, self.schedule.keys * pitch, self.zero())
+
+    def copies(self, head: int, width: int) -> None:
+        """Copy this block of keys and values where it cannot be read in place."""
+        if self.keys is None:
+            self._copy("keys", self.p.scores.right, self.p.inner, head)
+        if self.values is None:
+            self._copy("values", self.p.out.value, self.p.value, width)
+
+    def _copy(self, name: str, expr: Expr, axis: Axis, pitch: int) -> None:
+        with self.loop("t", self["n"]) as t:
+            scope = self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"})
+            for e in self.along(int(axis.size)):
+                self.line(f"{self[name]}[{t} * {pitch} + {e}] = {scalar(expr, scope.at({axis.symbol: e}))}")
+
+    def key_base(self, t: str, pitch: int) -> str:
+        """The offset of key ``t`` of the block."""
+        return self._base(self.keys, t, pitch)
+
+    def value_base(self, t: str, pitch: int) -> str:
+        """The offset of value ``t`` of the block."""
+        return self._base(self.values, t, pitch)
+
+    def _base(self, strided: Strided | None, t: str, pitch: int) -> str:
+        if strided is None:
+            return f"{t} * {pitch}"
+        return index_text(strided.base, self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"}))
+
+    def key(self, base: str, d: str) -> str:
+        """Element ``d`` of the key at an offset."""
+        return self._element("keys", self.keys, base, d)
+
+    def value(self, base: str, e: str) -> str:
+        """Element ``e`` of the value at an offset."""
+        return self._element("values", self.values, base, e)
+
+    def _element(self, name: str, strided: Strided | None, base: str, at: str) -> str:
+        if strided is None:
+            return f"{self[name]}[{base} + {at}]"
+        step = "" if strided.step == 1 else f" * {index_text(strided.step, self.scope)}"
+        return f"{strided.param.name}[{base} + {at}{step}]"
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def finish(self, scope: Scope, value: str) -> None:
+        """Stages and stores after the softmax, at one point."""
+        scope = scope.knowing({self.p.out.name: value})
+        for stage in self.p.program.stages:
+            if stage.combine is None:
+                name = self.src.fresh("s")
+                self.line(f"{name}: T.let = {scalar(stage.value, scope)}")
+                scope = scope.knowing({stage.name: name})
+        for store in self.p.program.stores:
+            param = self.p.program.param(store.param)
+            self.line(store_line(param, store.index, scalar(store.value, scope), scope))

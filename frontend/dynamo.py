@@ -1,0 +1,81 @@
+"""The graphs that Dynamo hands to a backend, as captures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch._guards import tracing as tracing_context
+
+from .arguments import Leaf
+from .capture import Capture
+from .export import capture_request
+from .program import Request
+
+
+def lower_fx(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], *, fallback: Literal["allow", "error"] = "allow"
+) -> Capture:
+    """Capture one of Dynamo's graphs, through ``torch.export`` as any module.
+
+    A dim is symbolic where Dynamo says so, and dims are one size where Dynamo's symbols are one. Its guards hold where
+    the result is called; those of the capture are fewer.
+
+    Args:
+        gm: the graph, at the level of torch functions. Tensors that it holds become weights.
+        example_inputs: what Dynamo passes: tensors, real or fake, and integers, symbolic or not.
+        fallback: as for :func:`~smelt.frontend.export.capture`.
+
+    Raises:
+        CaptureError, UnsupportedError: as for :func:`~smelt.frontend.export.capture`.
+    """
+    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    leaves = tuple(_leaf(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
+    spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
+    request = Request(GraphCall(gm, leaves), leaves, spec, None, fallback)
+    # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
+    with tracing_context(None):
+        return capture_request(request, gm)
+
+
+def _leaf(node: fx.Node, value: Any) -> Leaf:
+    """How an input is traced: tensors by fresh ones of their sizes, symbolic integers by the length of one."""
+    seen = node.meta.get("example_value", value)
+    if isinstance(value, Tensor):
+        shape = seen.shape if isinstance(seen, Tensor) else value.shape
+        axes = {axis: str(size.node.expr) for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
+        axes = {axis: name for axis, name in axes.items() if name.isidentifier()}
+        stand_in = torch.empty([_number(d) for d in value.shape], dtype=value.dtype, device=value.device)
+        return Leaf(node.name, stand_in, axes)
+    if isinstance(seen, torch.SymInt):
+        name = str(seen.node.expr)
+        return Leaf(node.name, torch.empty(_number(value)), {0: name}, size=name)
+    return Leaf(node.name, value)
+
+
+def _number(size: Any) -> int:
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+class GraphCall(nn.Module):
+    """One of Dynamo's graphs as a module of tensors, its nodes' origins kept."""
+
+    def __init__(self, gm: fx.GraphModule, leaves: Sequence[Leaf]) -> None:
+        super().__init__()
+        self.model = gm
+        self._leaves = leaves
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Run the graph, each integer that is a size taken from the tensor that stands for it."""
+        given = iter(tensors)
+        values: list[Any] = []
+        for leaf in self._leaves:
+            if leaf.size:
+                values.append(next(given).shape[0])
+            else:
+                values.append(next(given) if leaf.is_tensor else leaf.value)
+        with fx.traceback.preserve_node_meta():
+            return fx.Interpreter(self.model).run(*values)

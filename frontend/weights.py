@@ -1,0 +1,71 @@
+"""The tensors that a model holds, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from ..ir import ops
+from ..ir.errors import UnsupportedError
+from ..ir.node import Node
+from .arguments import Flattened
+
+
+class WeightTable:
+    """The tensors of a model by name, one name for each."""
+
+    def __init__(self, module: nn.Module, program: ExportedProgram) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._program = program
+        self._names: dict[Any, str] = {}
+        self._own: dict[str, Tensor] = {}
+        self._constants = 0
+        for name, tensor in [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]:
+            own = name.removeprefix(f"{Flattened.PREFIX}.")
+            self._own[own] = tensor
+            self._names.setdefault(_identity(tensor), own)
+
+    def node(self, spec: Any) -> Node:
+        """The node of a lifted parameter, buffer or constant."""
+        target = str(spec.target)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            return self.named(target)
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            return self.constant(target, self._program.constants[target])
+        raise UnsupportedError(f"the model holds {target}, which is not a tensor ({spec.kind.name})")
+
+    def named(self, target: str) -> Node:
+        """The node of a parameter or buffer; of the first name it has where it is tied."""
+        tensor = self._own[target.removeprefix(f"{Flattened.PREFIX}.")]
+        return self._weight(self._names[_identity(tensor)], tensor)
+
+    def constant(self, name: str, value: Tensor) -> Node:
+        """The node of a tensor that the model made or holds outside of its parameters and buffers."""
+        known = self._names.get(_identity(value))
+        if known is not None and known in self._own:
+            return self._weight(known, self._own[known])
+        if value.ndim == 0 and not value.dtype.is_complex and value.device.type == "cpu":
+            return ops.scalar(value.item(), value.dtype)
+        if known is None:
+            known = f"constant.{self._constants}"
+            self._constants += 1
+            self._names[_identity(value)] = known
+        return self._weight(known, value)
+
+    def _weight(self, name: str, tensor: Tensor) -> Node:
+        self.tensors[name] = tensor.detach() if tensor.requires_grad else tensor
+        return ops.weight(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
+
+
+def _identity(tensor: Tensor) -> Any:
+    """What two tensors share that are one: memory, shape and strides. Without memory a tensor is only itself."""
+    where = (tensor.data_ptr(), tensor.device) if tensor.numel() else id(tensor)
+    return where, tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+

@@ -1,0 +1,188 @@
+"""Fusion: what becomes one kernel, what must not, and that meaning never changes."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smelt.ir import ops
+from smelt.ir.graph import Graph
+from smelt.ir.interpret import interpret
+from smelt.ir.node import Node
+from smelt.ir.types import SymbolRange, symbol
+from smelt.ir.verify import verify
+from smelt.rewrites.fusion import FusionReport, fuse, split
+from smelt.rewrites.log import Fuel
+
+B, S = symbol("b"), symbol("s")
+SYMBOLS = [SymbolRange(B), SymbolRange(S)]
+
+
+def source(name: str, *shape: object, dtype: torch.dtype = torch.float32) -> Node:
+    return ops.input(name=name, shape=shape, dtype=dtype)
+
+
+def kernels(graph: Graph) -> list[list[str]]:
+    """The operators of each kernel, constants and views left out."""
+    found = []
+    for node in graph.nodes:
+        if node.is_a(ops.fused):
+            inner = node.attrs["region"].nodes
+            found.append([n.op.name for n in inner if n.inputs and not n.is_a(ops.reshape, ops.permute, ops.expand)])
+    return found
+
+
+def fused(*outputs: Node, report: FusionReport | None = None, fuel: Fuel | None = None) -> Graph:
+    inputs = [n for n in Graph([], outputs).nodes if n.is_a(ops.input)]
+    graph = Graph(inputs, outputs, (), SYMBOLS)
+    result = fuse(graph, fuel, report)
+    verify(result)
+    return result
+
+
+X = source("x", B, S, 16)
+Y = source("y", B, S, 16)
+W = ops.weight(name="w", shape=(16, 16), dtype=torch.float32)
+BIAS = ops.weight(name="bias", shape=(16,), dtype=torch.float32)
+
+
+def test_a_pointwise_chain_is_one_kernel() -> None:
+    assert kernels(fused(ops.tanh(ops.mul(ops.add(X, Y), X)))) == [["add", "mul", "tanh"]]
+
+
+def test_bias_activation_and_residual_join_the_product() -> None:
+    assert kernels(fused(ops.add(ops.gelu(ops.linear(X, W, BIAS)), Y))) == [["linear", "gelu", "add"]]
+
+
+def test_a_norm_takes_its_producers_and_stores_both() -> None:
+    total = ops.add(X, Y)
+    graph = fused(ops.layer_norm(total, BIAS), total)
+    assert kernels(graph) == [["add", "layer_norm"]]
+    assert len(graph.outputs) == 2
+
+
+def test_a_product_does_not_swallow_another() -> None:
+    assert kernels(fused(ops.linear(ops.linear(X, W), W))) == [["linear"], ["linear"]]
+
+
+def test_a_reduction_does_not_follow_a_product() -> None:
+    assert kernels(fused(ops.softmax(ops.linear(X, W), dim=-1))) == [["linear"], ["softmax"]]
+
+
+def test_rows_over_different_axes_stay_apart() -> None:
+    twice = ops.softmax(ops.softmax(X, dim=-1), dim=1)
+    assert kernels(fused(twice)) == [["softmax"], ["softmax"]]
+
+
+def test_kernels_that_need_each_other_in_turn_stay_apart() -> None:
+    # add would join the first linear's kernel, but the second linear lies between them
+    first = ops.linear(X, W)
+    second = ops.linear(ops.tanh(first), W)
+    graph = fused(ops.add(first, second))
+    assert kernels(graph) == [["linear", "tanh"], ["linear", "add"]]
+
+
+def test_a_cheap_broadcast_is_computed_again_an_expensive_one_is_not() -> None:
+    row = source("row", S, 1)
+    assert len(kernels(fused(ops.add(X, ops.neg(row))))) == 1
+    assert len(kernels(fused(ops.add(X, ops.exp(row))))) == 2
+
+
+def test_the_layout_follows_the_reader() -> None:
+    q = source("q", B, 4, S, 4)
+    heads = ops.attention(q, q, q, scale=0.5)
+    merged = ops.reshape(ops.permute(heads, dims=(0, 2, 1, 3)), shape=(B, S, 16))
+    graph = fused(ops.linear(merged, W))
+    first = next(n for n in graph.nodes if n.is_a(ops.fused))
+    assert first.attrs["layouts"] == ((0, 2, 1, 3),)
+
+
+def test_refusals_say_why() -> None:
+    report = FusionReport()
+    fused(ops.softmax(ops.linear(X, W), dim=-1), report=report)
+    (refusal,) = report.refusals
+    assert (refusal.producer.op.name, refusal.consumer.op.name) == ("linear", "softmax")
+    assert "matmul" in refusal.reason and refusal.bytes_saved == 2 * 64 * B * S
+
+
+def test_each_fusion_takes_fuel() -> None:
+    fuel = Fuel(limit=1)
+    assert kernels(fused(ops.tanh(ops.mul(ops.add(X, Y), X)), fuel=fuel)) == [["add", "mul"], ["tanh"]]
+    assert fuel.used == 1
+
+
+def test_split_undoes_a_fusion() -> None:
+    graph = fused(ops.tanh(ops.mul(X, Y)))
+    node = next(n for n in graph.nodes if n.is_a(ops.fused))
+    assert kernels(split(node)) == [["mul"], ["tanh"]]
+
+
+def test_a_recurrence_reads_values_in_memory_only() -> None:
+    gates = ops.permute(source("g", B, S, 8), dims=(1, 0, 2))
+    w = ops.weight(name="hh", shape=(8, 8), dtype=torch.float32)
+    zero = ops.full(shape=(B, 8), value=0.0, dtype=torch.float32)
+    bias = ops.weight(name="hb", shape=(8,), dtype=torch.float32)
+    y, h = ops.results(ops.recurrence(gates, w, bias, zero, kind="tanh"))
+    graph = fused(y, h)
+    (region,) = [n.attrs["region"] for n in graph.nodes if n.is_a(ops.fused) and len(n.attrs["layouts"]) == 2]
+    assert all(x.is_a(ops.input) for n in region.nodes if n.is_a(ops.recurrence) for x in n.inputs)
+
+
+def test_a_constant_that_is_returned_becomes_a_kernel() -> None:
+    graph = fused(ops.arange(size=S))
+    assert graph.outputs[0].is_a(ops.fused)
+
+
+def test_a_deep_chain_does_not_recurse() -> None:
+    x: Node = X
+    for _ in range(3000):
+        x = ops.tanh(ops.add(x, Y))
+    assert sum(len(k) for k in kernels(fused(x))) == 6000
+
+
+UNARY = [ops.neg, ops.tanh, ops.relu, ops.abs]
+BINARY = [ops.add, ops.mul, ops.sub, ops.maximum]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Random graphs of pointwise work, row reductions, products and views over [b, s, 4]."""
+    x, y = source("x", B, S, 4), source("y", B, S, 4)
+    w = ops.weight(name="w", shape=(4, 4), dtype=torch.float32)
+    values: list[Node] = [x, y]
+    for _ in range(draw(st.integers(1, 14))):
+        a, b = draw(st.sampled_from(values)), draw(st.sampled_from(values))
+        kind = draw(st.sampled_from(["unary", "binary", "norm", "softmax", "linear", "flip", "mean", "transpose"]))
+        if kind == "unary":
+            made = draw(st.sampled_from(UNARY))(a)
+        elif kind == "binary":
+            made = draw(st.sampled_from(BINARY))(a, b)
+        elif kind == "norm":
+            made = ops.layer_norm(a, eps=1e-3)
+        elif kind == "softmax":
+            made = ops.softmax(a, dim=draw(st.sampled_from([1, 2])))
+        elif kind == "linear":
+            made = ops.linear(a, w)
+        elif kind == "flip":
+            made = ops.flip(a, dims=(draw(st.sampled_from([1, 2])),))
+        elif kind == "mean":
+            made = ops.sub(a, ops.mean(b, dims=(draw(st.sampled_from([1, 2])),), keepdim=True))
+        else:
+            wide = ops.permute(ops.reshape(a, shape=(B, S, 2, 2)), dims=(0, 1, 3, 2))
+            made = ops.reshape(wide, shape=(B, S, 4))
+        values.append(made)
+    outputs = draw(st.lists(st.sampled_from(values), min_size=1, max_size=3))
+    return Graph([x, y], outputs, (), SYMBOLS)
+
+
+@given(graphs(), st.integers(0, 40))
+@settings(deadline=None, max_examples=150)
+def test_fusion_keeps_the_meaning_of_random_graphs(graph: Graph, limit: int) -> None:
+    inputs = [torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(2)]
+    weights = {"w": torch.randn(4, 4, dtype=torch.float64)}
+    want = interpret(graph, inputs, weights, dtype=torch.float64).outputs
+    for fuel in (Fuel(), Fuel(limit=limit)):
+        result = fuse(graph, fuel)
+        verify(result)
+        got = interpret(result, inputs, weights, dtype=torch.float64).outputs
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)

@@ -1,0 +1,47 @@
+"""Placement of intermediates in the arena."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smelt.rewrites.memory import ALIGNMENT, Interval, place
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> list[Interval]:
+    steps = st.integers(0, 20)
+    sizes = st.one_of(st.integers(0, 300), st.integers(0, 1 << 40))
+    pairs = draw(st.lists(st.tuples(sizes, steps, steps), max_size=40))
+    return [Interval(n, min(a, b), max(a, b)) for n, a, b in pairs]
+
+
+@given(intervals())
+def test_values_that_live_at_once_never_overlap(values: list[Interval]) -> None:
+    placement = place(values)
+    spans = [(at, at + x.nbytes) for at, x in zip(placement.offsets, values, strict=True)]
+    for i, x in enumerate(values):
+        assert spans[i][0] % ALIGNMENT == 0
+        assert spans[i][1] <= placement.nbytes
+        for j in range(i):
+            if x.meets(values[j]):
+                assert spans[i][1] <= spans[j][0] or spans[j][1] <= spans[i][0]
+
+
+@given(intervals())
+def test_the_arena_is_no_larger_than_all_values_side_by_side(values: list[Interval]) -> None:
+    assert place(values).nbytes <= sum(-(-x.nbytes // ALIGNMENT) * ALIGNMENT for x in values)
+
+
+def test_a_chain_needs_two_buffers() -> None:
+    chain = [Interval(1024, i, i + 1) for i in range(50)]
+    assert place(chain).nbytes == 2048
+
+
+def test_a_gap_that_fits_is_used_before_the_arena_grows() -> None:
+    stays, goes, late = Interval(4096, 0, 9), Interval(128, 0, 0), Interval(64, 1, 1)
+    placement = place([stays, goes, late])
+    assert placement.offsets[2] == placement.offsets[1]
+    assert placement.nbytes == 4096 + 128
+
+
+def test_nothing_to_place() -> None:
+    assert place([]).nbytes == 0
