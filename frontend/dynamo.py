@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+from torch._dynamo.symbolic_convert import TensorifyState
 from torch._guards import tracing as tracing_context
 
 from .arguments import Leaf
@@ -31,7 +33,9 @@ def lower_fx(
 
     Raises:
         CaptureError, UnsupportedError: as for :func:`~smelt.frontend.export.capture`.
+        TensorifyScalarRestartAnalysis: for Dynamo, which then traces again with the graph's floats as constants.
     """
+    _specialise_floats(gm)
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     leaves = tuple(_leaf(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
@@ -39,6 +43,22 @@ def lower_fx(
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
     with tracing_context(None):
         return capture_request(request, gm)
+
+
+def _specialise_floats(gm: fx.GraphModule) -> None:
+    """Ask Dynamo for constants where it made inputs of Python floats, as it does under ``dynamic=True``.
+
+    They are the epsilons and scales of a model: attributes of operators, which no kernel takes as data.
+    """
+    restart = False
+    for node in gm.graph.nodes:
+        memo = getattr(node.meta.get("example_value"), "item_memo", None)
+        name = getattr(memo.node._expr, "name", None) if isinstance(memo, torch.SymFloat) else None
+        if node.op == "placeholder" and name is not None and not TensorifyState.should_specialize(name):
+            TensorifyState.specialize(name)
+            restart = True
+    if restart:
+        raise TensorifyScalarRestartAnalysis
 
 
 def _leaf(node: fx.Node, value: Any) -> Leaf:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..frontend.capture import Capture
 from ..frontend.dynamo import lower_fx
 from ..ir.errors import InputError
 from .captures import build_entry
 from .entry import Entry, Mismatch, Sizes
+from .fx_weights import WeightWatch, bind_weights
 from .options import Options
 from .target import Target
 from .tensors import check_tensor
@@ -81,16 +81,27 @@ def needs_grad(inputs: Sequence[Any]) -> bool:
 def compile_fx(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> GraphFunction:
     """Compile one of Dynamo's graphs."""
     start = time.perf_counter()
-    captured = lower_fx(gm, list(example_inputs), fallback=options.fallback)
-    return GraphFunction(captured, build_entry(captured, options, time.perf_counter() - start))
+    bound, places = bind_weights(gm, example_inputs)
+    rest = [value for place, value in enumerate(example_inputs) if place not in places.values()]
+    captured = lower_fx(bound, rest, fallback=options.fallback)
+    made = GraphFunction(build_entry(captured, options, time.perf_counter() - start), places, len(example_inputs))
+    made.watch.note(example_inputs)
+    return made
 
 
 class GraphFunction:
-    """A compiled graph, called with the graph's inputs. Dynamo's guards hold where it is called."""
+    """A compiled graph, called with the graph's inputs. Dynamo's guards hold where it is called.
 
-    def __init__(self, captured: Capture, entry: Entry) -> None:
+    Args:
+        entry: the capture, of the inputs that are no weights.
+        places: the weights' places among the inputs.
+        count: how many inputs there are.
+    """
+
+    def __init__(self, entry: Entry, places: Mapping[str, int], count: int) -> None:
         self.entry = entry
-        self._spec = captured.in_spec
+        self.watch = WeightWatch(places)
+        self._free = tuple(place for place in range(count) if place not in places.values())
         self._known: dict[Any, Sizes] = {}
 
     def __call__(self, *inputs: Any) -> Any:
@@ -99,18 +110,23 @@ class GraphFunction:
         Raises:
             InputError: an input is not one that the graph was captured for.
         """
-        key = tuple(x.shape if isinstance(x, Tensor) else x for x in inputs)
+        if self.watch.changed(inputs):
+            self.entry.executable.refresh(self.watch.weights(inputs, self.entry.executable.weights))
+        leaves = [inputs[place] for place in self._free]
+        key = tuple(leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         sizes = self._known.get(key)
         if sizes is None:
-            sizes = self._match(inputs, key)
-        return self.entry.run(list(inputs), sizes)
+            sizes = self._match(leaves, key)
+        result = self.entry.run(leaves, sizes)
+        self.watch.note(inputs)
+        return result
 
-    def _match(self, inputs: Sequence[Any], key: Any) -> Sizes:
-        for place, leaf in enumerate(inputs):
+    def _match(self, leaves: Sequence[Any], key: Any) -> Sizes:
+        for place, leaf in zip(self._free, leaves, strict=True):
             if isinstance(leaf, Tensor):
                 check_tensor(f"input {place}", leaf)
         try:
-            sizes = self.entry.match(self._spec, inputs)
+            sizes = self.entry.match(self.entry.capture.in_spec, leaves)
         except Mismatch as mismatch:
             raise InputError(str(mismatch)) from None
         if len(self._known) >= _MAX_KNOWN:

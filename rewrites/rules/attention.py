@@ -6,7 +6,7 @@ A query that sees no key at all gets 0 from the operator, and NaN from a softmax
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,91 +37,58 @@ from ...ir.ops import (
 from ...ir.types import Shape, broadcast_shapes
 from ..pattern import constant
 from ..rule import ROUNDING, Domain, Rule
-from ..sample import Sample, shapes
+from ..sample import shapes
 from .common import is_number
 
 MINUS_INFINITY = -math.inf
 
 # --- from primitives --------------------------------------------------------------------------------------------------
 
-# How scores are scaled, and the factor that this is.
-SCALES: dict[str, tuple[Callable[..., Node], Callable[[Any], float]]] = {
-    "": (lambda scores, c: scores, lambda c: 1.0),
-    "scaled-": (lambda scores, c: mul(scores, constant(c)), lambda c: float(c)),
-    "divided-": (lambda scores, c: div(scores, constant(c)), lambda c: 1.0 / c),
-}
-# How scores are masked, and the mask that attention takes instead.
-MASKS: dict[str, tuple[Callable[..., Node], Callable[..., tuple[Node, ...]]]] = {
-    "": (lambda scores, m, low: scores, lambda m, low, dtype: ()),
-    "added-": (lambda scores, m, low: add(scores, m), lambda m, low, dtype: (m,)),
-    "masked-": (lambda scores, m, low: where(m, scores, constant(MINUS_INFINITY)), lambda m, low, dtype: (m,)),
-    "filled-": (
-        lambda scores, m, low: where(m, scores, constant(low)),
-        lambda m, low, dtype: (where(m, scalar(0.0, dtype), scalar(low, dtype)),),
-    ),
-}
-
-
-def _fit(rank: int, q: Node, kt: Node, v: Node, masks: tuple[Node, ...]) -> bool:
-    """Whether the operands are those of attention: one batch, as many heads for all, masks that widen nothing."""
-    if not q.tensor_type.rank == kt.tensor_type.rank == v.tensor_type.rank == rank:
+def _fit(q: Node, kt: Node, v: Node, m: Node | None = None, c: Any = 1.0) -> bool:
+    """Whether operands are those of attention: one batch, as many heads for all, a mask that widens nothing."""
+    rank = q.tensor_type.rank
+    if rank not in (3, 4) or not rank == kt.tensor_type.rank == v.tensor_type.rank:
         return False
-    if not q.shape[: rank - 2] == kt.shape[: rank - 2] == v.shape[: rank - 2]:
+    if not q.shape[: rank - 2] == kt.shape[: rank - 2] == v.shape[: rank - 2] or not is_number(c) or c == 0:
         return False
     scores = (*q.shape[:-1], kt.shape[-1])
-    return all(broadcast_shapes(scores, m.shape) == scores for m in masks)
+    return m is None or bool(broadcast_shapes(scores, m.shape) == scores)
+
+
+def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None = None) -> Node:
+    rank = q.tensor_type.rank
+    k = permute(kt, dims=(*range(rank - 2), rank - 1, rank - 2))
+    operands = [_with_heads(x) for x in (q, k, v, m) if x is not None]
+    return reshape(attention(*operands, scale=scale), shape=root.shape)
 
 
 def _with_heads(x: Node) -> Node:
-    """[B, S, D] as [B, 1, S, D]; a mask that broadcasts over the batch stays as it is."""
+    """[B, S, D] as [B, 1, S, D]; a mask of fewer axes broadcasts as it is."""
     shape: Shape = x.shape
     return reshape(x, shape=(shape[0], 1, *shape[1:])) if len(shape) == 3 else x
 
 
-def _built(root: Node, rank: int, q: Node, kt: Node, v: Node, masks: tuple[Node, ...], scale: float) -> Node:
-    k = permute(kt, dims=(*range(rank - 2), rank - 1, rank - 2))
-    wide = [_with_heads(x) if rank == 3 else x for x in (q, k, v, *masks)]
-    return reshape(attention(*wide, scale=scale), shape=root.shape)
+def _weighted(scores: Node, v: Any) -> Node:
+    """The pattern of softmax(scores) v."""
+    return matmul(softmax(scores, dim=-1), v)
 
 
-def _before(picture: Callable[..., Node], scale: str, mask: str) -> Callable[..., Node]:
-    """The picture as a function of the variables that it has."""
-    names = ["c"] * bool(scale) + ["m"] * bool(mask) + ["low"] * (mask == "filled-")
-    pictures: dict[str, Callable[..., Node]] = {
-        "": lambda q, kt, v: picture(q, kt, v),
-        "c": lambda q, kt, v, c: picture(q, kt, v, c=c),
-        "m": lambda q, kt, v, m: picture(q, kt, v, m=m),
-        "c m": lambda q, kt, v, c, m: picture(q, kt, v, c=c, m=m),
-        "m low": lambda q, kt, v, m, low: picture(q, kt, v, m=m, low=low),
-        "c m low": lambda q, kt, v, c, m, low: picture(q, kt, v, c=c, m=m, low=low),
-    }
-    return pictures[" ".join(names)]
+HEADS = ("f32: b H s D", "f32: b H D t", "f32: b H t E")
+NO_HEADS = ("f32: b s D", "f32: b D t", "f32: b t E")
+BROADCAST = ("f32: 2 3 D", "f32: 2 D t", "f32: 1 t E")  # a batch of values that broadcasts
 
 
-def _of_products(rank: int, scale: str, mask: str) -> Rule:
-    # softmax(scale q k^T + mask) v -> attention(q, k, v, mask, scale)
-    scaled, factor = SCALES[scale]
-    masked, as_mask = MASKS[mask]
-
-    def picture(q: Any, kt: Any, v: Any, c: Any = None, m: Any = None, low: Any = None) -> Node:
-        return matmul(softmax(masked(scaled(matmul(q, kt), c), m, low), dim=-1), v)
-
-    def agrees(q: Node, kt: Node, v: Node, c: Any = 1.0, m: Node | None = None, low: Any = None) -> bool:
-        masks = () if m is None else (m,)
-        known = is_number(c) and c != 0 and (low is None or low == torch.finfo(q.dtype).min)
-        return known and _fit(rank, q, kt, v, masks)
-
-    def build(root: Node, q: Node, kt: Node, v: Node, c: Any = 1.0, m: Any = None, low: Any = None) -> Node:
-        return _built(root, rank, q, kt, v, as_mask(m, low, q.dtype), factor(c))
-
+def _of_products(name: str, before: Callable[..., Node], scale: Callable[[Any], float], *mask: str, **c: Any) -> Rule:
+    """The rule for one way to scale and mask the scores; with a mask, ``mask`` is how it is shaped in the samples."""
+    rows = ("f32: b s t",) if mask else ()
     return Rule(
-        name=f"{scale}{mask}attention" + ("-without-heads" if rank == 3 else ""),
-        before=_before(picture, scale, mask),
-        when=lambda **bound: agrees(**bound),
-        after=lambda root, **bound: build(root, **bound),
-        samples=list(_samples(rank, scale, mask)),
+        name=name,
+        before=before,
+        when=lambda **bound: _fit(**bound),
+        after=lambda root, **bound: _built(root, scale(bound.pop("c", 1.0)), **bound),
+        samples=[shapes(*HEADS, *mask, **c), shapes(*NO_HEADS, *rows, **c)],
         near_misses=[
-            _sample(("2 s D", "2 D t", "2 t E") if rank == 4 else ("1 2 s D", "1 2 D t", "1 2 t E"), "s t", scale, mask),
+            shapes(*BROADCAST, *(("f32: 3 t",) if mask else ()), **c),
             lambda q, kt, v: matmul(softmax(matmul(q, kt), dim=-2), v),
         ],
         tolerance=ROUNDING,
@@ -129,21 +96,60 @@ def _of_products(rank: int, scale: str, mask: str) -> Rule:
     )
 
 
-def _sample(operands: tuple[str, ...], m: str, scale: str, mask: str) -> Sample:
-    extra: list[Any] = []
-    if mask == "added-":
-        extra = ["f32: " + m]
-    elif mask:
-        extra = [_mask_of_keys]
-    attrs = ({"c": 0.25} if scale else {}) | ({"low": torch.finfo(torch.float32).min} if mask == "filled-" else {})
-    return shapes(*("f32: " + x for x in operands), *extra, **attrs)
+PRODUCTS = (
+    # softmax(q k^T) v -> attention(q, k, v)
+    _of_products("attention-of-scores", lambda q, kt, v: _weighted(matmul(q, kt), v), lambda c: 1.0),
+    # softmax(c q k^T) v -> attention(q, k, v, scale=c)
+    _of_products(
+        "attention-of-scaled-scores",
+        lambda q, kt, v, c: _weighted(mul(matmul(q, kt), constant(c)), v),
+        lambda c: float(c),
+        c=0.25,
+    ),
+    # softmax(q k^T / c) v -> attention(q, k, v, scale=1/c)
+    _of_products(
+        "attention-of-divided-scores",
+        lambda q, kt, v, c: _weighted(div(matmul(q, kt), constant(c)), v),
+        lambda c: 1.0 / c,
+        c=3.0,
+    ),
+    # softmax(q k^T + m) v -> attention(q, k, v, m)
+    _of_products(
+        "attention-of-masked-scores",
+        lambda q, kt, v, m: _weighted(add(matmul(q, kt), m), v),
+        lambda c: 1.0,
+        "f32: b 1 1 t",
+    ),
+    # softmax(c q k^T + m) v -> attention(q, k, v, m, scale=c)
+    _of_products(
+        "attention-of-scaled-masked-scores",
+        lambda q, kt, v, m, c: _weighted(add(mul(matmul(q, kt), constant(c)), m), v),
+        lambda c: float(c),
+        "f32: s t",
+        c=0.25,
+    ),
+    # softmax(q k^T / c + m) v -> attention(q, k, v, m, scale=1/c)
+    _of_products(
+        "attention-of-divided-masked-scores",
+        lambda q, kt, v, m, c: _weighted(add(div(matmul(q, kt), constant(c)), m), v),
+        lambda c: 1.0 / c,
+        "f32: 1 H s t",
+        c=3.0,
+    ),
+)
 
 
-def _samples(rank: int, scale: str, mask: str) -> Iterator[Sample]:
-    operands = ("b H s D", "b H D t", "b H t E") if rank == 4 else ("b s D", "b D t", "b t E")
-    yield _sample(operands, "s t", scale, mask)
-    if mask == "added-":
-        yield _sample(operands, "b 1 1 t" if rank == 4 else "b s t", scale, mask)
+def _is_scores(x: Node) -> bool:
+    """Whether ``x`` is a product of matrices, scaled or not, or one with a mask added."""
+    for _ in range(2):
+        x = x.inputs[0] if x.op in (add, mul, div) else x
+    return x.op is matmul
+
+
+def _scores() -> Node:
+    """A product of matrices that samples mask."""
+    q, k = (input(name=name, shape=(2, 3, 4), dtype=torch.float32) for name in "qk")
+    return matmul(q, permute(k, dims=(0, 2, 1)))
 
 
 def _mask_of_keys(s: Any, t: Any) -> Node:
@@ -152,7 +158,53 @@ def _mask_of_keys(s: Any, t: Any) -> Node:
     return bit_or(input(name="m", shape=(s, t), dtype=torch.bool), first)
 
 
-FROM_PRIMITIVES = tuple(_of_products(rank, scale, mask) for rank in (4, 3) for scale in SCALES for mask in MASKS)
+LOWEST = torch.finfo(torch.float32).min
+
+# The many ways to mask scores, as one that is added.
+MASKED_SCORES = (
+    # softmax(where(m, s, -inf)) -> softmax(s + where(m, 0, -inf)) for scores s
+    Rule(
+        name="scores-under-mask",
+        before=lambda m, s, d: softmax(where(m, s, constant(MINUS_INFINITY)), dim=d),
+        when=lambda root, s: _is_scores(s) and s.shape == root.shape,
+        after=lambda m, s, d: softmax(add(s, where(m, scalar_like(0.0, s), scalar_like(MINUS_INFINITY, s))), dim=d),
+        samples=[shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), d=-1)],
+        near_misses=[
+            shapes("bool: m n", "m n", d=-1),
+            shapes("bool: 5 2 3 3", lambda: _scores(), d=-1),
+            lambda m, s: softmax(where(m, s, scalar_like(-1.0, s)), dim=-1),
+        ],
+        tolerance=ROUNDING,
+        domain=Domain.FINITE,
+    ),
+    # softmax(where(m, s, lowest)) -> softmax(s + where(m, 0, lowest)) for scores s and the lowest number of their dtype
+    Rule(
+        name="scores-filled-with-lowest",
+        before=lambda m, s, c, d: softmax(where(m, s, constant(c)), dim=d),
+        when=lambda root, s, c: c == torch.finfo(s.dtype).min and _is_scores(s) and s.shape == root.shape,
+        after=lambda m, s, c, d: softmax(add(s, where(m, scalar_like(0.0, s), scalar_like(c, s))), dim=d),
+        samples=[shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=LOWEST, d=-1)],
+        near_misses=[
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=-1e4, d=-1),
+            shapes("bool: m n", "f32: m n", c=LOWEST, d=-1),
+        ],
+        tolerance=ROUNDING,
+        domain=Domain.FINITE,
+    ),
+    # softmax((s + m) + n) -> softmax(s + (m + n)) for scores s
+    Rule(
+        name="scores-masked-twice",
+        before=lambda s, m, n, d: softmax(add(add(s, m), n), dim=d),
+        when=lambda root, s, m: _is_scores(s) and s.op is not add and s.shape == root.shape,
+        after=lambda s, m, n, d: softmax(add(s, add(m, n)), dim=d),
+        samples=[shapes(lambda: _scores(), "f32: 1 3", "f32: 3 1", d=-1)],
+        near_misses=[shapes("f32: 2 3", "f32: 1 3", "f32: 2 1", d=-1)],
+        tolerance=ROUNDING,
+        domain=Domain.FINITE,
+    ),
+)
+
+FROM_PRIMITIVES = (*MASKED_SCORES, *PRODUCTS)
 
 # --- what the operator takes in ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,82 @@
+"""Weights among the inputs of Dynamo's graphs: bound to the graph, so that they can be packed, and watched for changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+def bind_weights(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[fx.GraphModule, dict[str, int]]:
+    """A graph whose weights are attributes and no longer inputs.
+
+    Dynamo passes a module's parameters and buffers as inputs, and marks them.
+
+    Returns:
+        The graph, and the place among the inputs of each weight by its attribute's name.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(gm.graph, copies))
+    places: dict[str, int] = {}
+    for place, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
+        if _is_weight(node, inputs[place]):
+            places[node.name] = place
+            _hold(gm, node.name, inputs[place])
+            _replace(graph, copies[node], node.name)
+    return fx.GraphModule(gm, graph), places
+
+
+def _is_weight(node: fx.Node, value: Any) -> bool:
+    marked = (node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
+    return isinstance(value, Tensor) and (marked or isinstance(value, nn.Parameter))
+
+
+def _hold(gm: fx.GraphModule, name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, nn.Parameter):
+        setattr(gm, name, tensor)
+    else:
+        gm.register_buffer(name, tensor, persistent=False)
+
+
+def _replace(graph: fx.Graph, node: fx.Node, name: str) -> None:
+    with graph.inserting_before(node):
+        held = graph.create_node("get_attr", name)
+    held.meta = dict(node.meta)
+    node.replace_all_uses_with(held)
+    graph.erase_node(node)
+
+
+class WeightWatch:
+    """Notices weights that were replaced or written to since they were packed: under torch.compile nobody tells."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self.places = dict(places)
+        self._order = tuple(self.places.values())
+        self._seen: list[tuple[int, int]] | None = None
+
+    def changed(self, inputs: Sequence[Any]) -> bool:
+        """Whether a weight in the inputs of a call is another tensor, or holds other values, than at ``note``."""
+        return self._state(inputs) != self._seen
+
+    def note(self, inputs: Sequence[Any]) -> None:
+        """Take the weights as they are now for known."""
+        self._seen = self._state(inputs)
+
+    def weights(self, inputs: Sequence[Any], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a capture as they are now. Its names end in the attributes' names."""
+        found = dict(known)
+        for name in known:
+            place = self.places.get(name.rpartition(".")[2])
+            if place is not None:
+                found[name] = inputs[place].detach()
+        return found
+
+    def _state(self, inputs: Sequence[Any]) -> list[tuple[int, int]]:
+        return [(inputs[place].data_ptr(), _version(inputs[place])) for place in self._order]
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode count no versions.
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,143 @@
+"""The command ``smelt``. One module for each command, loaded when it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from ..ir.errors import SmeltError
+from .console import err, fail
+
+# Commands import what they need when they are run: PyTorch alone takes seconds, and `smelt --help` needs none of it.
+
+
+class Commands(TyperGroup):
+    """Ends a command that raised one of our errors with that error's message, and with exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except SmeltError as error:
+            if type(error).__name__ == "UserCodeError":
+                err().print(str(error), markup=False, soft_wrap=True)
+            else:
+                fail(str(error))
+            ctx.exit(1)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Compile PyTorch Transformers for inference: a graph in, a small set of fused kernels out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="zoo:NAME, zoo:NAME:tiny, path.py:make_model or package.module:make_model; make_model() returns "
+        "(model, args) or (model, args, kwargs).",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .._version import __version__
+
+        typer.echo(f"smelt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Compile PyTorch Transformers for inference: a graph in, a small set of fused kernels out."""
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(help="The name of a sentence model on the Hugging Face hub, or a folder that holds one."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for both; by default all usable cores.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the timing.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """Search real text with a pretrained model, compiled and not, and show what happened."""
+    from .demo import demo as run
+
+    run(model, threads, rounds, as_json)
+
+
+@app.command("dump-ir")
+def dump_ir(
+    model: ModelArgument,
+    stage: Annotated[
+        str | None, typer.Option(help="captured, the name of a pass, final, kernels or code.", show_default="final")
+    ] = None,
+    after: Annotated[str | None, typer.Option(metavar="PASS", help="The same as --stage PASS.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every stage to this folder.")] = None,
+    diff: Annotated[str | None, typer.Option(metavar="PASS", help="Show what one pass changed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model on its way: graphs after every pass, kernel programs, generated code."""
+    given = [name for name, value in (("--stage", stage), ("--after", after), ("--out", out), ("--diff", diff)) if value]
+    if len(given) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(given)}")
+    from .dump_ir import dump_ir as run
+
+    run(model, stage or after or "final", out, diff, as_json)
+
+
+@app.command()
+def zoo(as_json: Json = False) -> None:
+    """List the built-in models."""
+    from .list_zoo import list_zoo as run
+
+    run(as_json)
+
+
+@app.command()
+def env(
+    as_json: Json = False,
+    measure: Annotated[bool, typer.Option(help="Measure what the machine reaches; some three seconds.")] = True,
+) -> None:
+    """Show versions, target, measured roofs and cache: what a bug report needs."""
+    from .env import env as run
+
+    run(as_json, measure)
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for all; by default all usable cores.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which everyone has a turn.")] = 15,
+    peers: Annotated[str, typer.Option(help="What to compare with, separated by commas.")] = "eager,inductor",
+    start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
+    ] = None,
+) -> None:
+    """Time a model against PyTorch eager and torch.compile in one interleaved run."""
+    from .bench import bench as run
+
+    run(model, threads, rounds, peers, start, json_file)
+
+
+if __name__ == "__main__":
+    app()

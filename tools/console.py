@@ -1,0 +1,71 @@
+"""What commands write: results and JSON to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+MAX_WIDTH = 100
+
+
+def out() -> Console:
+    """The console of results, at most 100 columns wide. Made anew, for tests replace the streams."""
+    found = Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, width=min(found.width, MAX_WIDTH) if found.is_terminal else MAX_WIDTH)
+
+
+def err() -> Console:
+    """The console of progress and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def emit_json(data: Any) -> None:
+    """Write data as JSON to standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def emit_text(text: str) -> None:
+    """Write text as it is to standard output."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show that something is going on and for how long, on a terminal."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), console=err(), transient=True
+    ) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how much of something is done, on a terminal; yields what to tell the number to."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=err(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def warn(message: str) -> None:
+    """A remark that does not stop a command."""
+    err().print(f"[yellow]note:[/yellow] {message}", soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """The one line, or few, that a command ends with where it cannot do what it was asked."""
+    err().print("[red]error:[/red] ", end="")
+    err().print(message, soft_wrap=True, markup=False)
