@@ -89,11 +89,6 @@ def _eye(call: Call, *_: Any, **__: Any) -> Node:
     return cast(same, call.dtype)
 
 
-@lowers("tril_indices.default", "triu_indices.default")
-def _triangle_indices(call: Call, *_: Any, **__: Any) -> Node:
-    raise NotLowered("indices of a triangle")
-
-
 @lowers("one_hot.default")
 def _one_hot(call: Call, x: Node, num_classes: int = -1) -> Node:
     count = call.shape[-1]

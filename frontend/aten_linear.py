@@ -49,10 +49,8 @@ def _linear(call: Call, x: Node, weight: Node, bias: Node | None = None) -> Node
     return ops.linear(x, weight) if bias is None else ops.linear(x, weight, bias)
 
 
-@lowers("addmm.default", "addbmm.default", "baddbmm.default", "addmv.default")
+@lowers("addmm.default", "baddbmm.default", "addmv.default")
 def _addmm(call: Call, x: Node, a: Node, b: Node, *, beta: Scalar = 1, alpha: Scalar = 1) -> Node:
-    if call.name == "aten.addbmm.default":
-        raise NotLowered("a product summed over its batch")
     wide = torch.float32 if call.dtype in ops.HALF and (beta, alpha) != (1, 1) else call.dtype
     right = reshape(b, (b.shape[0], 1)) if b.tensor_type.rank == 1 else b
     y = cast(reshape(ops.matmul(a, right), call.shape), wide)

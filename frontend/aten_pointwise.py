@@ -314,9 +314,7 @@ def _mul(x: Node, y: Node) -> Node:
     return ops.bit_and(x, y) if x.dtype == torch.bool else ops.mul(x, y)
 
 
-BINARY: dict[str, Define] = {
-    "mul": _mul,
-    "multiply": _mul,
+WITH_TENSOR_FIRST: dict[str, Define] = {
     "eq": ops.eq,
     "ne": ops.ne,
     "lt": ops.lt,
@@ -328,29 +326,30 @@ BINARY: dict[str, Define] = {
     "less_equal": ops.le,
     "greater": ops.gt,
     "greater_equal": ops.ge,
-    "remainder": ops.remainder,
+    "mul": _mul,
+    "multiply": _mul,
     "fmod": ops.fmod,
-    "bitwise_and": ops.bit_and,
-    "bitwise_or": ops.bit_or,
-    "bitwise_xor": ops.bit_xor,
     "__and__": ops.bit_and,
     "__or__": ops.bit_or,
     "__xor__": ops.bit_xor,
-    "floor_divide": ops.floor_div,
 }
-for _name, _define in BINARY.items():
-    for _overload in ("Tensor", "Scalar", "Scalar_Tensor", "default"):
-        lowers(f"{_name}.{_overload}")(
-            lambda call, x, y, define=_define: elementwise(define, x, y, result=call.dtype)
-        )
-
-PLAIN_BINARY: dict[str, Define] = {
+WITH_NUMBER_FIRST: dict[str, Define] = {
+    "remainder": ops.remainder,
+    "bitwise_and": ops.bit_and,
+    "bitwise_or": ops.bit_or,
+    "bitwise_xor": ops.bit_xor,
+}
+BINARY: dict[str, Define] = {
+    **{f"{name}.{kind}": op for name, op in (WITH_TENSOR_FIRST | WITH_NUMBER_FIRST).items() for kind in ("Tensor", "Scalar")},
+    **{f"{name}.Scalar_Tensor": op for name, op in WITH_NUMBER_FIRST.items()},
+    "floor_divide.default": ops.floor_div,
+    "floor_divide.Scalar": ops.floor_div,
     "maximum.default": ops.maximum,
     "minimum.default": ops.minimum,
     "max.other": ops.maximum,
     "min.other": ops.minimum,
 }
-for _name, _define in PLAIN_BINARY.items():
+for _name, _define in BINARY.items():
     lowers(_name)(lambda call, x, y, define=_define: elementwise(define, x, y, result=call.dtype))
 
 
@@ -555,8 +554,7 @@ def _heaviside(call: Call, x: Node, values: Node) -> Node:
 
 @lowers(
     "to.dtype", "to.dtype_layout", "to.device", "to.other", "to.prim_Device", "to.prim_dtype", "_to_copy.default",
-    "type_as.default", "float.default", "double.default", "half.default", "bfloat16.default", "int.default",
-    "long.default", "_autocast_to_reduced_precision.default", "_autocast_to_full_precision.default",
+    "type_as.default", "_autocast_to_reduced_precision.default", "_autocast_to_full_precision.default",
 )  # fmt: skip
 def _to(call: Call, x: Node, *_: Any, **__: Any) -> Node:
     return cast(x, call.dtype)

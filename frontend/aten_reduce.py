@@ -190,13 +190,13 @@ def _cumsum(call: Call, x: Node, dim: int, *, dtype: Any = None) -> Node:
 # --- softmax ----------------------------------------------------------------------------------------------------------
 
 
-@lowers("softmax.int", "_softmax.default", "special_softmax.int")
+@lowers("softmax.int", "_softmax.default", "special_softmax.default")
 def _softmax(call: Call, x: Node, dim: int, *_: Any, **__: Any) -> Node:
     value = cast(x, call.dtype)
     return ops.softmax(value, dim=dim) if x.tensor_type.rank else full((), 1, call.dtype)
 
 
-@lowers("log_softmax.int", "_log_softmax.default", "special_log_softmax.int")
+@lowers("log_softmax.int", "_log_softmax.default", "special_log_softmax.default")
 def _log_softmax(call: Call, x: Node, dim: int, *_: Any, **__: Any) -> Node:
     value = cast(x, call.dtype)
     return ops.log_softmax(value, dim=dim) if x.tensor_type.rank else full((), 0, call.dtype)

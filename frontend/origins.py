@@ -12,6 +12,7 @@ from torch import fx
 from ..ir.node import Origin
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_ROOT = re.compile(r"^model(?:\.|$)(?:L\['self'\](?:\.|$))?")
 _TORCH = str(PurePath(torch.__file__).parent)
 _HERE = str(PurePath(__file__).parent)
 
@@ -39,5 +40,5 @@ def module_of(node: fx.Node) -> str:
     """The qualified name of the innermost module that was running."""
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
-    # the model is a part of the module that is exported
-    return str(paths[-1]).removeprefix("model").removeprefix(".") if paths else ""
+    # the model is a part of the module that is exported; Dynamo names it L['self']
+    return _ROOT.sub("", str(paths[-1])) if paths else ""

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from ..ir import ops
 from ..ir.errors import SmeltError
 from ..ir.graph import Graph
-from ..ir.node import Node
+from ..ir.node import Node, Trait, topological
 from ..ir.types import Dim, symbol
 from .driver import RuleSet, rewrite
 from .log import Log
@@ -69,7 +72,9 @@ class _Certificate:
         sizes: dict[str, Dim] = {}
         for name in sample.dims:
             fixed = name[0].isupper()
-            sizes[name] = symbol(name) if symbolic and not fixed else self.random.choice(NUMBERS if fixed else self.sizes())
+            sizes[name] = (
+                symbol(name) if symbolic and not fixed else self.random.choice(NUMBERS if fixed else self.sizes())
+            )
         dtypes = {word: self.random.choice(DTYPE_CLASSES[word]) for word in sample.dtypes}
         return sample.bindings(self.rule.variables, sizes, dtypes)
 
@@ -83,6 +88,8 @@ class _Certificate:
         compared = 0
         for case in range(self.cases):
             node = instantiate(self.rule.pattern, self.draw(sample, symbolic=case % 2 == 0))
+            if self.rule.through_casts and case % 3 == 0:
+                node = in_steps(node)
             found = self.case_fault(node)
             if isinstance(found, Fault):
                 yield found
@@ -120,6 +127,7 @@ class _Certificate:
             return self.fault("termination", str(error))
         found = self.compare(node, final, [rule for rule in self.together.rules if rule.name in log.counts()])
         return found if isinstance(found, Fault) else None
+
     def compare(self, before: Node, after: Node, rules: Sequence[Rule]) -> Fault | bool:
         """Whether two nodes have one value under the promises of the rules that led from one to the other."""
         tolerance = max(rule.tolerance for rule in rules)
@@ -154,6 +162,24 @@ class _Certificate:
         return build(miss, self.draw(self.rule.samples[0], symbolic))
 
 
+def in_steps(node: Node) -> Node:
+    """A node whose operators on elements of a half type are each computed in float32 and rounded."""
+    made: dict[Node, Node] = {}
+    for x in topological((node,)):
+        same = x.with_inputs(tuple(made[y] for y in x.inputs))
+        half = x.has(Trait.POINTWISE) and x.dtype in ops.HALF and x.op is not ops.cast and x is not node
+        made[x] = ops.cast(x.op(*map(_widened, same.inputs), **x.attrs), dtype=x.dtype) if half else same
+    return made[node]
+
+
+def _widened(x: Node) -> Node:
+    if x.dtype not in ops.HALF:
+        return x
+    if x.op is ops.full:
+        return ops.full(**{**x.attrs, "dtype": torch.float32})
+    return ops.cast(x, dtype=torch.float32)
+
+
 def build(function: Any, bindings: Mapping[str, Any]) -> Node:
     """Call a near miss with the variables that it names."""
     code = function.__code__
@@ -163,5 +189,3 @@ def build(function: Any, bindings: Mapping[str, Any]) -> Node:
     if not isinstance(node, Node):
         raise SmeltError(f"a near miss is {node!r}, not a node")
     return node
-
-

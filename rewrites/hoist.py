@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,15 +31,20 @@ def hoist(graph: Graph, context: Context) -> Graph:
     they are read in place.
     """
     found: dict[Node, Node] = {}
-    for node in _targets(graph, constant_nodes(graph), context):
-        if node not in found and node.has(Trait.SOURCE, Trait.CREATION) is False:
-            replacement = _replacement(node, graph, context)
-            if replacement is not None and context.take("hoist", node, replacement):
-                found[node] = replacement
-                _define(node, replacement, context)
+    names = _new_names({str(w.attrs["name"]) for w in graph.weights()} | context.derived.keys())
+    for node in dict.fromkeys(_targets(graph, constant_nodes(graph), context)):
+        replacement = None if node.has(Trait.SOURCE, Trait.CREATION) else _replacement(node, names)
+        if replacement is not None and context.take("hoist", node, replacement):
+            found[node] = replacement.keep_origin(node.origin)
+            if replacement.op is ops.weight:
+                context.derived[str(replacement.attrs["name"])] = node
     if not found:
         return graph
     return graph.rebuild(lambda node, inputs: found.get(node) or node.with_inputs(inputs))
+
+
+def _new_names(taken: set[str]) -> Iterator[str]:
+    return (name for name in map("derived.{}".format, itertools.count()) if name not in taken)
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
@@ -46,7 +52,12 @@ def constant_nodes(graph: Graph) -> set[Node]:
     changed = {m.target for m in graph.mutations}
     constant: set[Node] = set()
     for node in graph.nodes:
-        if node not in changed and _is_pure(node) and all(x in constant for x in node.inputs) and not _has_symbols(node):
+        if (
+            node not in changed
+            and _is_pure(node)
+            and all(x in constant for x in node.inputs)
+            and not _has_symbols(node)
+        ):
             constant.add(node)
     return constant
 
@@ -95,7 +106,7 @@ def _widens(node: Node) -> bool:
     return node.op is ops.cast and node.dtype.itemsize > node.inputs[0].dtype.itemsize
 
 
-def _replacement(node: Node, graph: Graph, context: Context) -> Node | None:
+def _replacement(node: Node, names: Iterator[str]) -> Node | None:
     """The weight or constant for a computation; None where it is too large to keep or has no value."""
     sources = [x for x in topological((node,)) if x.op is ops.weight]
     size = node.tensor_type.numel
@@ -109,7 +120,7 @@ def _replacement(node: Node, graph: Graph, context: Context) -> Node | None:
         if _is_uniform(value):
             element = value.flatten()[0].item() if value.numel() else 0
             return ops.full(shape=node.shape, value=element, dtype=node.dtype)
-    return ops.weight(name=_new_name(graph, context), shape=node.shape, dtype=node.dtype)
+    return ops.weight(name=next(names), shape=node.shape, dtype=node.dtype)
 
 
 def _is_uniform(value: torch.Tensor) -> bool:
@@ -118,17 +129,3 @@ def _is_uniform(value: torch.Tensor) -> bool:
         return True
     same = (flat == flat[0]).all()
     return bool(same and (not flat.dtype.is_floating_point or (flat.signbit() == flat[0].signbit()).all()))
-
-
-def _new_name(graph: Graph, context: Context) -> str:
-    taken = {str(w.attrs["name"]) for w in graph.weights()} | context.derived.keys()
-    number = len(context.derived)
-    while f"derived.{number}" in taken:
-        number += 1
-    return f"derived.{number}"
-
-
-def _define(node: Node, replacement: Node, context: Context) -> None:
-    if replacement.op is ops.weight:
-        context.derived[str(replacement.attrs["name"])] = node
-        replacement.keep_origin(node.origin)

@@ -9,8 +9,9 @@ hold beside operators:
 - :func:`constant` stands for a scalar constant, however it is shaped, as long as it does not widen the result;
 - :func:`near` stands for a number that was written with few digits.
 
-Operands of a commutative operator match in either order. Matching is bounded by the size of the pattern: it never
-walks the graph below it.
+Operands of a commutative operator match in either order. A pattern may be matched through casts: those between a half
+type and float32 are then passed over, as models in half types compute one step or another in float32. Matching is
+bounded by the size of the pattern: it never walks the graph below it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ..ir import ops
 from ..ir.errors import SmeltError, TypeRuleError
@@ -116,9 +119,11 @@ def match(pattern: Node, node: Node) -> Match | Mismatch:
     return furthest.mismatch(node)
 
 
-def matches(pattern: Node, node: Node, furthest: Furthest | None = None) -> Iterator[dict[str, Any]]:
+def matches(
+    pattern: Node, node: Node, furthest: Furthest | None = None, through_casts: bool = False
+) -> Iterator[dict[str, Any]]:
     """The bindings of every way in which the pattern fits the node; operands in the order written come first."""
-    states: list[_State] = [_State([(pattern, node)], {}, furthest)]
+    states: list[_State] = [_State([(pattern, node)], {}, furthest, through_casts)]
     while states:
         state = states.pop()
         while state.todo:
@@ -138,16 +143,22 @@ _Pair = tuple[Node, Any]  # of a pattern and the node, or the tuple of nodes, th
 class _State:
     """One attempt: the pairs still to compare and the variables bound so far."""
 
-    __slots__ = ("agreed", "bound", "furthest", "todo")
+    __slots__ = ("agreed", "bound", "furthest", "through_casts", "todo")
 
-    def __init__(self, todo: list[_Pair], bound: dict[str, Any], furthest: Furthest | None, agreed: int = 0) -> None:
+    def __init__(
+        self, todo: list[_Pair], bound: dict[str, Any], furthest: Furthest | None, through_casts: bool, agreed: int = 0
+    ) -> None:
         self.todo, self.bound, self.furthest, self.agreed = todo, bound, furthest, agreed
+        self.through_casts = through_casts
 
     def branch(self, order: list[_Pair]) -> _State:
-        return _State([*self.todo, *reversed(order)], dict(self.bound), self.furthest, self.agreed)
+        todo = [*self.todo, *reversed(order)]
+        return _State(todo, dict(self.bound), self.furthest, self.through_casts, self.agreed)
 
     def step(self, want: Node, have: Any) -> list[list[_Pair]]:
         """The orders in which the operands may be compared next; none where the two do not fit."""
+        if self.through_casts and want.op is not ops.cast and want.op is not REST:
+            have = without_casts(have, narrowing=want.op is not WILDCARD)
         if want.op is WILDCARD or want.op is REST:
             fits = self.bind(str(want.attrs["name"]), have, have)
             return [[]] if fits else []
@@ -227,6 +238,18 @@ class _State:
             self.agreed += 1  # the operand that is a constant does agree
             self.fail(have, lambda: "a constant widens the result")
         return [[*zip(patterns, order, strict=True), *tail] for order in narrow]
+
+
+def without_casts(node: Node, narrowing: bool = True) -> Node:
+    """A node without casts between a half type and float32 around it; ``narrowing`` ones may have to stay."""
+    while node.op is ops.cast:
+        types = (node.inputs[0].dtype, node.dtype)
+        widens = types[0] in ops.HALF and types[1] == torch.float32
+        narrows = types[1] in ops.HALF and types[0] == torch.float32
+        if not (widens or (narrows and narrowing)):
+            return node
+        node = node.inputs[0]
+    return node
 
 
 def _is_scalar(pattern: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from ..ir.errors import SmeltError, TypeRuleError
 from ..ir.node import WILDCARD, Node, OpDef, Var
 from ..ir.types import UnknownType
-from .pattern import REST, Bindings, Furthest, Match, Mismatch, brief, matches, rest, variables
+from .pattern import REST, Bindings, Furthest, Match, Mismatch, brief, matches, rest, variables, without_casts
 from .sample import Sample
 
 EXACT = 0.0  # the same bits, in every dtype
@@ -49,6 +49,8 @@ class Rule:
         when: the guard.
         tolerance: ``EXACT``, ``ROUNDING`` or a relative error, in float64.
         domain: the values for which that is promised.
+        through_casts: fit what computes some steps of a half type in float32 as well. Operands are then bound without
+            casts to float32, so ``after`` has to bring them to the dtype of the root.
 
     Raises:
         RuleError: a variable of ``after`` or ``when`` is not in the pattern, or one of ``before`` is not used.
@@ -62,6 +64,7 @@ class Rule:
     when: Callable[..., bool] | None = None
     tolerance: float = EXACT
     domain: Domain = Domain.ANY
+    through_casts: bool = False
     pattern: Node = field(init=False)
     variables: Mapping[str, OpDef | None] = field(init=False)
 
@@ -104,7 +107,8 @@ class Rule:
 
     def may_fit(self, node: Node) -> bool:
         """Whether the operators directly below the node allow a match: a cheap test before the real one."""
-        return not self._needs or self._needs.issubset([x.op for x in node.inputs])
+        operands = map(without_casts, node.inputs) if self.through_casts else node.inputs
+        return not self._needs or self._needs.issubset([x.op for x in operands])
 
     def apply(self, node: Node) -> Node | None:
         """The replacement of a node, or None where the rule does not apply.
@@ -126,7 +130,7 @@ class Rule:
         return furthest.mismatch(node)
 
     def _agreed(self, node: Node, furthest: Furthest | None) -> Iterator[Bindings]:
-        for bindings in matches(self.pattern, node, furthest):
+        for bindings in matches(self.pattern, node, furthest, self.through_casts):
             if self._when is None or self._when(node, bindings):
                 yield bindings
             elif furthest is not None:

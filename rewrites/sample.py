@@ -125,5 +125,3 @@ def _operand_names(variables: Mapping[str, OpDef | None]) -> Iterator[str]:
     yield from (name for name, kind in variables.items() if kind is WILDCARD)
     rests = [name for name, kind in variables.items() if kind is REST]
     yield from (f"{rests[0] if rests else 'x'}{i}" for i in itertools.count())
-
-

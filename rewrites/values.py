@@ -101,5 +101,3 @@ def _close(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> tor
     finite = expected[expected.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
     return torch.isclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-

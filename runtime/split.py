@@ -27,8 +27,7 @@ class SplitModel:
         self.entries: list[Entry] = []
         self._options = options
         self._lock = threading.RLock()
-        dynamic = None if options.dynamic is not False else False
-        self._run = torch.compile(model, backend=self._compile, dynamic=dynamic)
+        self._run = torch.compile(model, backend=self._compile, dynamic=options.dynamic is not False)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's result."""

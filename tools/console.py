@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 MAX_WIDTH = 100
 
 
 def out() -> Console:
     """The console of results, at most 100 columns wide. Made anew, for tests replace the streams."""
-    found = Console(highlight=False, soft_wrap=False)
+    found = Console()
     return Console(highlight=False, width=min(found.width, MAX_WIDTH) if found.is_terminal else MAX_WIDTH)
 
 
@@ -38,9 +38,7 @@ def emit_text(text: str) -> None:
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show that something is going on and for how long, on a terminal."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), console=err(), transient=True
-    ) as progress:
+    with _progress() as progress:
         progress.add_task(what, total=None)
         yield
 
@@ -48,16 +46,15 @@ def busy(what: str) -> Iterator[None]:
 @contextmanager
 def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how much of something is done, on a terminal; yields what to tell the number to."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        console=err(),
-        transient=True,
-    ) as progress:
+    with _progress(TextColumn("{task.completed}/{task.total}")) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    console = err()
+    shown = (TextColumn("{task.description}"), BarColumn(bar_width=20), *columns, TimeElapsedColumn())
+    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 
 def warn(message: str) -> None:

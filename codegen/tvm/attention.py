@@ -38,10 +38,9 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
 
 
 class Prefill(Flash):
-    """Queries in lanes."""
+    """Queries in lanes for scores and softmax; values in lanes for the results."""
 
-    key_tile = 8  # keys in a register tile
-    value_tile = 8
+    key_tile = 8  # keys in a register tile of scores
 
     def emit(self) -> None:
         s, p = self.schedule, self.p
@@ -50,7 +49,6 @@ class Prefill(Flash):
         blocks = self.let("blocks", f"({queries} + {s.queries - 1}) // {s.queries}")
         with self.loop("task", f"{outer} * {blocks}", "T.parallel") as task:
             self.name_outer(f"({task} // {blocks})")
-            # the last blocks see most keys of a causal mask: first and last alternate
             self.var("first", f"{task} % {blocks} * {s.queries}")
             self.var("count", f"T.min({queries} - {self['first']}, {s.queries})")
             self._declare()
@@ -59,7 +57,7 @@ class Prefill(Flash):
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
                 start = self.var("start", f"{block} * {s.keys}")
                 self.var("n", f"T.min({limit} - {start}, {s.keys})")
-                self.copies(p.head, self.rows)
+                self.copies(p.head, self.pitch)
                 self._scores()
                 self._masks()
                 self._softmax()
@@ -68,25 +66,23 @@ class Prefill(Flash):
 
     def _declare(self) -> None:
         s, p = self.schedule, self.p
-        self.rows = -(-p.width // self.value_tile) * self.value_tile
+        self.pitch = self.padded(p.width)
+        self.keep_rows("values", dense=True)
         self.buffer("q", p.head * s.queries, self.kind)
         self.buffer("scores", s.keys * s.queries, self.kind)
-        self.buffer("o", self.rows * s.queries, self.kind)
-        for name in ("top", "total", "shift", "fix"):
+        self.buffer("o", s.queries * self.pitch, self.kind)
+        for name in ("top", "best", "total", "shift", "fix"):
             self.buffer(name, s.queries, self.kind)
-        self.declare_copies(p.head, self.rows)
-        with self.vectors(s.queries // self.vector) as e:
-            self.line(f"{self['top']}[{e}] = {self.low()}")
-            self.line(f"{self['total']}[{e}] = {self.zero()}")
-        with self.vectors(self.rows * s.queries // self.vector, "range") as e:
-            self.line(f"{self['o']}[{e}] = {self.zero()}")
+        self.declare_copies(p.head, self.pitch)
+        self.fill("top", s.queries, self.low())
+        self.fill("total", s.queries, self.zero())
+        self.fill("o", s.queries * self.pitch, self.zero())
 
     def _load_queries(self) -> None:
         """``q[d, query]``; lanes past the last query are zero."""
         s, p = self.schedule, self.p
         with self.src.block(f"if {self['count']} < {s.queries}"):
-            with self.vectors(p.head * s.queries // self.vector, "range") as e:
-                self.line(f"{self['q']}[{e}] = {self.zero()}")
+            self.fill("q", p.head * s.queries, self.zero())
         with self.loop("r", self["count"]) as r, self.loop("d", p.head) as d:
             scope = self.at_query(f"({self['first']} + {r})").at({p.inner.symbol: d})
             self.line(f"{self['q']}[{d} * {s.queries} + {r}] = {scalar(p.scores.left, scope)}")
@@ -98,23 +94,18 @@ class Prefill(Flash):
         s, tile = self.schedule, self.key_tile
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
             self._key_bases(f"({at} * {tile}", tile)
-            accs = self._accumulators(tile)
+            accs = [self.buffer("acc", tile * self.vector, self.kind) for _ in range(s.queries // self.vector)]
+            for acc in accs:
+                self.fill(acc, tile * self.vector, self.zero(), "T.unroll")
             with self.loop("d", self.p.head) as d, self.vectors(tile) as e:
                 key = self.key(f"{self['bases']}[{self['i']}]", d)
                 for j, acc in enumerate(accs):
                     q = f"{self['q']}[{d} * {s.queries} + {j * self.vector} + {self['v']}]"
                     self.line(f"{acc}[{e}] = {acc}[{e}] + {key} * {q}")
-            with self.vectors(tile):
+            with self.vectors(tile) as e:
                 for j, acc in enumerate(accs):
                     to = f"({at} * {tile} + {self['i']}) * {s.queries} + {j * self.vector} + {self['v']}"
-                    self.line(f"{self['scores']}[{to}] = {acc}[{self['i']} * {self.vector} + {self['v']}]")
-
-    def _accumulators(self, rows: int) -> list[str]:
-        accs = [self.buffer("acc", rows * self.vector, self.kind) for _ in range(self.schedule.queries // self.vector)]
-        with self.vectors(rows) as e:
-            for acc in accs:
-                self.line(f"{acc}[{e}] = {self.zero()}")
-        return accs
+                    self.line(f"{self['scores']}[{to}] = {acc}[{e}]")
 
     def _key_bases(self, first: str, tile: int) -> None:
         self.buffer("bases", tile, "int64")
@@ -125,28 +116,28 @@ class Prefill(Flash):
     def _masks(self) -> None:
         """Scale and mask the scores in place, and find the largest of each query."""
         s = self.schedule
-        self.buffer("best", s.queries, self.kind)
-        with self.vectors(s.queries // self.vector) as e:
-            self.line(f"{self['best']}[{e}] = {self['top']}[{e}]")
-        if self._mask_reads_queries():
+        ragged = self._mask_reads_queries()
+        if ragged:  # vectors would read past the last query
             with self.src.block(f"if {self['count']} < {s.queries}"):
                 with self.loop("t", self["n"]) as t, self.loop("e", self["count"]) as e:
                     self._mask_element(t, e)
             with self.src.block("else"):
-                self._mask_vectors()
-        else:
-            self._mask_vectors()
+                with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
+                    self._mask_element(t, e)
+        peak = self.buffer("peak", s.queries, self.kind)
+        with self.vectors(s.queries // self.vector) as e:
+            self.line(f"{peak}[{e}] = {self['top']}[{e}]")
         with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
+            if not ragged:
+                self._mask_element(t, e)
             score = f"{self['scores']}[{t} * {s.queries} + {e}]"
-            self.line(f"{self['best']}[{e}] = T.Select({score} > {self['best']}[{e}], {score}, {self['best']}[{e}])")
+            self.line(f"{peak}[{e}] = T.Select({score} > {peak}[{e}], {score}, {peak}[{e}])")
+        with self.vectors(s.queries // self.vector) as e:
+            self.line(f"{self['best']}[{e}] = {peak}[{e}]")
 
     def _mask_reads_queries(self) -> bool:
         loads = [e for e in postorder([self.p.score]) if isinstance(e, Load)]
         return self.p.query is not None and any(self.p.query.symbol in axes_of(e) for e in loads)
-
-    def _mask_vectors(self) -> None:
-        with self.loop("t", self["n"]) as t, self.vectors(self.schedule.queries // self.vector) as e:
-            self._mask_element(t, e)
 
     def _mask_element(self, t: str, e: str) -> None:
         at = f"{self['scores']}[{t} * {self.schedule.queries} + {e}]"
@@ -159,44 +150,54 @@ class Prefill(Flash):
     def _softmax(self) -> None:
         """Scores to weights exp(score - largest) in place; ``fix`` is what earlier weights are to be multiplied by."""
         s = self.schedule
+        total = self.buffer("sum", s.queries, self.kind)
         with self.vectors(s.queries // self.vector) as e:
             best, top, shift = (f"{self[name]}[{e}]" for name in ("best", "top", "shift"))
             # a query that has seen only -inf: its weights are exp(-inf - 0) = 0
             self.line(f"{shift} = T.Select({best} == {self.low()}, {self.zero()}, {best})")
             self.line(f"{self['fix']}[{e}] = vmath.exp({top} - {shift})")
             self.line(f"{top} = {best}")
-            self.line(f"{self['total']}[{e}] = {self['total']}[{e}] * {self['fix']}[{e}]")
+            self.line(f"{total}[{e}] = {self['total']}[{e}] * {self['fix']}[{e}]")
         with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
             at = f"{self['scores']}[{t} * {s.queries} + {e}]"
             self.line(f"{at} = vmath.exp({at} - {self['shift']}[{e}])")
-            self.line(f"{self['total']}[{e}] = {self['total']}[{e}] + {at}")
+            self.line(f"{total}[{e}] = {total}[{e}] + {at}")
+        with self.vectors(s.queries // self.vector) as e:
+            self.line(f"{self['total']}[{e}] = {total}[{e}]")
 
     # --- values -------------------------------------------------------------------------------------------------------
 
     def _weigh(self) -> None:
-        """``o[value, query]``: earlier sums times ``fix``, plus values times weights."""
-        s, tile = self.schedule, self.value_tile
-        with self.loop("tile", self.rows // tile) as at:
-            accs = [self.buffer("acc", tile * self.vector, self.kind) for _ in range(s.queries // self.vector)]
+        """``o[query, value]``: earlier sums times ``fix``, plus weights times values."""
+        width = self.pitch // self.vector
+        whole, rest = divmod(width, 4) if width % 3 else divmod(width, 3)
+        chunk = 3 if width % 3 == 0 else 4
+        if whole:
+            with self.loop("part", whole) as part:
+                self._weigh_chunk(f"{part} * {chunk * self.vector}", chunk)
+        if rest:
+            self._weigh_chunk(str(whole * chunk * self.vector), rest)
+
+    def _weigh_chunk(self, first: str, width: int) -> None:
+        s = self.schedule
+        tile = 4 if width > 2 else 8  # queries in a register tile
+        with self.loop("tile", s.queries // tile) as at:
+            accs = [self.buffer("acc", tile * self.vector, self.kind) for _ in range(width)]
+            o = f"{self['o']}[({at} * {tile} + {{i}}) * {self.pitch} + {first} + {{e}}]"
             with self.vectors(tile) as e:
                 for j, acc in enumerate(accs):
-                    lane = f"{j * self.vector} + {self['v']}"
-                    old = f"{self['o']}[({at} * {tile} + {self['i']}) * {s.queries} + {lane}]"
-                    self.line(f"{acc}[{e}] = {old} * {self['fix']}[{lane}]")
+                    old = o.format(i=self["i"], e=f"{j * self.vector} + {self['v']}")
+                    self.line(f"{acc}[{e}] = {old} * {self['fix']}[{at} * {tile} + {self['i']}]")
             with self.loop("t", self["n"]) as t:
-                base = self.var("base", self.value_base(t, self.rows))
+                base = self.var("base", self.value_base(t, self.pitch))
                 with self.vectors(tile) as e:
-                    column = f"({at} * {tile} + {self['i']})"
-                    if self.values is not None and self.p.width % tile:
-                        column = f"T.min({column}, {self.p.width - 1})"
-                    value = self.value(base, column)
+                    weight = f"{self['scores']}[{t} * {s.queries} + {at} * {tile} + {self['i']}]"
                     for j, acc in enumerate(accs):
-                        weight = f"{self['scores']}[{t} * {s.queries} + {j * self.vector} + {self['v']}]"
-                        self.line(f"{acc}[{e}] = {acc}[{e}] + {value} * {weight}")
+                        value = self.value(base, f"{first} + {j * self.vector} + {self['v']}")
+                        self.line(f"{acc}[{e}] = {acc}[{e}] + {weight} * {value}")
             with self.vectors(tile) as e:
                 for j, acc in enumerate(accs):
-                    to = f"({at} * {tile} + {self['i']}) * {s.queries} + {j * self.vector} + {self['v']}"
-                    self.line(f"{self['o']}[{to}] = {acc}[{e}]")
+                    self.line(f"{o.format(i=self['i'], e=f'{j * self.vector} + ' + self['v'])} = {acc}[{e}]")
 
     def _results(self) -> None:
         s, p = self.schedule, self.p
@@ -205,6 +206,6 @@ class Prefill(Flash):
             self.line(f"{self['fix']}[{e}] = T.Select({total} == {self.zero()}, {self.zero()}, T.{self.kind}(1) / {total})")
         with self.loop("r", self["count"]) as r:
             scope = self.at_query(self.var("query", f"{self['first']} + {r}"))
-            with self.loop("e", p.width) as e:
-                value = f"({self['o']}[{e} * {s.queries} + {r}] * {self['fix']}[{r}])"
+            for e in self.along(p.width):
+                value = f"({self['o']}[{r} * {self.pitch} + {e}] * {self['fix']}[{r}])"
                 self.finish(scope.at({p.value.symbol: e}), value)

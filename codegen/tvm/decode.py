@@ -43,12 +43,9 @@ class Decode(Flash):
     def _declare(self) -> None:
         s, p = self.schedule, self.p
         most = s.few * self.group
-        self.head_pitch = -(-p.head // self.vector) * self.vector
-        self.width_pitch = -(-p.width // self.vector) * self.vector
-        if self.keys is not None and (p.head % self.vector or self.keys.step != 1):
-            self.keys = None
-        if self.values is not None and (p.width % self.vector or self.values.step != 1):
-            self.values = None
+        self.head_pitch, self.width_pitch = self.padded(p.head), self.padded(p.width)
+        self.keep_rows("keys")
+        self.keep_rows("values")
         self.buffer("q", most * self.head_pitch, self.kind)
         self.buffer("o", most * self.width_pitch, self.kind)
         self.buffer("scores", s.keys, self.kind)

@@ -135,7 +135,23 @@ class Flash(Nest):
             return total
         return f"T.max(T.min({total}, {index_text(bound, self.at_query(last_query))}), T.int64(0))"
 
+    def padded(self, count: int) -> int:
+        """``count`` rounded up to whole vectors."""
+        return -(-count // self.vector) * self.vector
+
     # --- keys and values: in place, or copied a block at a time -------------------------------------------------------
+
+    def keep_rows(self, name: str, *, dense: bool = False) -> None:
+        """Read keys or values in place only where a row is whole vectors; with ``dense``, only rows without gaps.
+
+        Rows at large powers of two fall into the same few sets of the cache, and a block of them does not stay there.
+        """
+        strided: Strided | None = getattr(self, name)
+        axis = self.p.inner if name == "keys" else self.p.value
+        if strided is not None:
+            pitch = strided.base.coeff(self.p.key.symbol, 1)
+            if axis.size % self.vector or strided.step != 1 or (dense and pitch != axis.size):
+                setattr(self, name, None)
 
     def declare_copies(self, head: int, width: int) -> None:
         """Buffers for what cannot be read in place, zero at first; ``head`` and ``width`` are their row pitches."""

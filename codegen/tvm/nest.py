@@ -10,6 +10,8 @@ from .source import Source
 # What generated kernels are built with. Storage rewriting would merge local buffers and drop their annotations.
 PASS_CONFIG = {"tirx.disable_storage_rewrite": True}
 
+LINE = 64  # bytes of a cache line
+
 Text = str
 
 
@@ -43,11 +45,18 @@ class Nest:
     def buffer(self, name: str, count: int, dtype: str) -> Text:
         """A buffer on the stack; one that is indexed by constants only becomes registers.
 
-        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM.
+        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM. It
+        aligns stack buffers to 16 bytes, but not those of vectors: larger ones are views of vectors of a cache line.
         """
         self.texts[name] = self.src.fresh(name)
-        marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
-        self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}", {marks})')
+        marks = 'scope="local", annotations={"disable_lower_builtin": True}'
+        wide = LINE * 8 // int(dtype.lstrip("uintfloa"))
+        if count <= wide:
+            self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}", {marks})')
+            return self[name]
+        memory = self.src.fresh("memory")
+        self.line(f'{memory} = T.alloc_buffer(({-(-count // wide)},), "{dtype}x{wide}", {marks})')
+        self.line(f'{self[name]} = T.decl_buffer(({count},), "{dtype}", data={memory}.data)')
         return self[name]
 
     @contextmanager

@@ -37,6 +37,7 @@ from ...ir.ops import sum as sum_
 from ..pattern import constant, near
 from ..rule import ROUNDING, Domain, Rule
 from ..sample import shapes
+from .common import like
 
 DIGITS = 1e-6  # constants are written with seven digits or more
 
@@ -45,28 +46,31 @@ SIGMOID = (
     Rule(
         name="sigmoid-of-exp",
         before=lambda x: reciprocal(add(exp(neg(x)), constant(1))),
-        after=lambda x: sigmoid(x),
+        after=lambda root, x: sigmoid(like(x, root)),
         samples=[shapes("m n")],
         near_misses=[lambda x: reciprocal(add(exp(x), scalar_like(1.0, x)))],
         tolerance=ROUNDING,
+        through_casts=True,
     ),
     # x sigmoid(x) -> silu(x)
     Rule(
         name="silu-of-sigmoid",
         before=lambda x: mul(x, sigmoid(x)),
-        after=lambda x: silu(x),
+        after=lambda root, x: silu(like(x, root)),
         samples=[shapes("m n")],
         near_misses=[lambda x: mul(x, sigmoid(neg(x)))],
         tolerance=ROUNDING,
+        through_casts=True,
     ),
     # x / (1 + exp(-x)) -> silu(x)
     Rule(
         name="silu-of-exp",
         before=lambda x: div(x, add(exp(neg(x)), constant(1))),
-        after=lambda x: silu(x),
+        after=lambda root, x: silu(like(x, root)),
         samples=[shapes("m n")],
         near_misses=[lambda x: div(x, add(exp(x), scalar_like(1.0, x)))],
         tolerance=ROUNDING,
+        through_casts=True,
     ),
 )
 
@@ -122,7 +126,10 @@ RELU = (
         when=lambda x, c: x.dtype.is_floating_point and isinstance(c, float),
         after=lambda x, c: leaky_relu(x, slope=c),
         samples=[shapes("m n", c=0.2)],
-        near_misses=[lambda x: where(lt(scalar_like(1.0, x), x), x, mul(x, scalar_like(0.2, x))), shapes("int: m", c=2)],
+        near_misses=[
+            lambda x: where(lt(scalar_like(1.0, x), x), x, mul(x, scalar_like(0.2, x))),
+            shapes("int: m", c=2),
+        ],
         tolerance=ROUNDING,
     ),
 )
@@ -180,7 +187,7 @@ def _gelu(part: str, half: str) -> Rule:
     return Rule(
         name=f"gelu-of-{part}-half-{half}",
         before=lambda x: HALVES[half](x, draw(x)),
-        after=lambda x: gelu(x, approximate=approximate),
+        after=lambda root, x: gelu(like(x, root), approximate=approximate),
         samples=[shapes("m n")],
         near_misses=[
             lambda x: mul(x, mul(add(erf(x), scalar_like(1.0, x)), scalar_like(0.5, x))),
@@ -188,6 +195,7 @@ def _gelu(part: str, half: str) -> Rule:
         ],
         tolerance=DIGITS,
         domain=Domain.FINITE,
+        through_casts=True,
     )
 
 

@@ -35,14 +35,15 @@ from ...ir.ops import (
     where,
 )
 from ...ir.types import Shape, broadcast_shapes
-from ..pattern import constant
+from ..pattern import constant, without_casts
 from ..rule import ROUNDING, Domain, Rule
 from ..sample import shapes
-from .common import is_number
+from .common import is_number, like
 
 MINUS_INFINITY = -math.inf
 
 # --- from primitives --------------------------------------------------------------------------------------------------
+
 
 def _fit(q: Node, kt: Node, v: Node, m: Node | None = None, c: Any = 1.0) -> bool:
     """Whether operands are those of attention: one batch, as many heads for all, a mask that widens nothing."""
@@ -58,7 +59,7 @@ def _fit(q: Node, kt: Node, v: Node, m: Node | None = None, c: Any = 1.0) -> boo
 def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None = None) -> Node:
     rank = q.tensor_type.rank
     k = permute(kt, dims=(*range(rank - 2), rank - 1, rank - 2))
-    operands = [_with_heads(x) for x in (q, k, v, m) if x is not None]
+    operands = [_with_heads(like(x, root)) for x in (q, k, v, m) if x is not None]
     return reshape(attention(*operands, scale=scale), shape=root.shape)
 
 
@@ -93,6 +94,7 @@ def _of_products(name: str, before: Callable[..., Node], scale: Callable[[Any], 
         ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     )
 
 
@@ -141,8 +143,8 @@ PRODUCTS = (
 
 def _is_scores(x: Node) -> bool:
     """Whether ``x`` is a product of matrices, scaled or not, or one with a mask added."""
-    for _ in range(2):
-        x = x.inputs[0] if x.op in (add, mul, div) else x
+    for _ in range(3):
+        x = without_casts(x.inputs[0] if x.op in (add, mul, div) else x)
     return x.op is matmul
 
 
@@ -196,11 +198,12 @@ MASKED_SCORES = (
         name="scores-masked-twice",
         before=lambda s, m, n, d: softmax(add(add(s, m), n), dim=d),
         when=lambda root, s, m: _is_scores(s) and s.op is not add and s.shape == root.shape,
-        after=lambda s, m, n, d: softmax(add(s, add(m, n)), dim=d),
+        after=lambda root, s, m, n, d: softmax(add(like(s, root), add(like(m, root), like(n, root))), dim=d),
         samples=[shapes(lambda: _scores(), "f32: 1 3", "f32: 3 1", d=-1)],
         near_misses=[shapes("f32: 2 3", "f32: 1 3", "f32: 2 1", d=-1)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
 )
 
@@ -248,7 +251,10 @@ OPERANDS = (
         when=lambda c: is_number(c) and math.isfinite(c),
         after=lambda q, c, k, v, causal, s, *m: attention(q, k, v, *m, causal=causal, scale=s * c),
         samples=[shapes(*QKV, c=0.5, causal=True, s=0.25), shapes(*QKV, "s t", c=0.5, causal=False, s=1.0)],
-        near_misses=[shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25), lambda q, k, v: attention(q, k, v, scale=1.0)],
+        near_misses=[
+            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25),
+            lambda q, k, v: attention(q, k, v, scale=1.0),
+        ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
@@ -259,7 +265,10 @@ OPERANDS = (
         when=lambda c: is_number(c) and math.isfinite(c),
         after=lambda q, k, c, v, causal, s, *m: attention(q, k, v, *m, causal=causal, scale=s * c),
         samples=[shapes(*QKV, c=0.5, causal=True, s=0.25), shapes(*QKV, "s t", c=0.5, causal=False, s=1.0)],
-        near_misses=[shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25), lambda q, k, v: attention(q, k, v, scale=1.0)],
+        near_misses=[
+            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25),
+            lambda q, k, v: attention(q, k, v, scale=1.0),
+        ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),

@@ -73,7 +73,10 @@ IDENTITIES = (
         when=lambda p, t: p.dtype == torch.bool,
         after=lambda p: p,
         samples=[shapes("bool: m n", t=torch.float32), shapes("bool: m n", t=torch.int64)],
-        near_misses=[shapes("f32: m n", t=torch.bfloat16), lambda p: ne(cast(p, dtype=torch.int32), scalar(1, torch.int32))],
+        near_misses=[
+            shapes("f32: m n", t=torch.bfloat16),
+            lambda p: ne(cast(p, dtype=torch.int32), scalar(1, torch.int32)),
+        ],
     ),
     # number(p) == 1 -> p
     Rule(
@@ -82,7 +85,10 @@ IDENTITIES = (
         when=lambda p, t: p.dtype == torch.bool,
         after=lambda p: p,
         samples=[shapes("bool: m n", t=torch.float32), shapes("bool: m n", t=torch.int64)],
-        near_misses=[shapes("f32: m n", t=torch.bfloat16), lambda p: eq(cast(p, dtype=torch.int32), scalar(0, torch.int32))],
+        near_misses=[
+            shapes("f32: m n", t=torch.bfloat16),
+            lambda p: eq(cast(p, dtype=torch.int32), scalar(0, torch.int32)),
+        ],
     ),
     # number(p) == 0 -> not p
     Rule(
@@ -91,7 +97,10 @@ IDENTITIES = (
         when=lambda p, t: p.dtype == torch.bool,
         after=lambda p: ops.bit_not(p),
         samples=[shapes("bool: m n", t=torch.float32), shapes("bool: m n", t=torch.int64)],
-        near_misses=[shapes("f32: m n", t=torch.bfloat16), lambda p: eq(cast(p, dtype=torch.int32), scalar(1, torch.int32))],
+        near_misses=[
+            shapes("f32: m n", t=torch.bfloat16),
+            lambda p: eq(cast(p, dtype=torch.int32), scalar(1, torch.int32)),
+        ],
     ),
 )
 
@@ -151,7 +160,10 @@ COMPOSITES = (
         before=lambda x, h, e, n, *ws: cast(layer_norm(cast(x, dtype=torch.float32), *ws, eps=e, axes=n), dtype=h),
         when=lambda x, h: _is_half(x, h),
         after=lambda x, e, n, *ws: layer_norm(x, *ws, eps=e, axes=n),
-        samples=[shapes("bf16: m N", h=torch.bfloat16, e=1e-5, n=1), shapes("f16: m N", "f32: N", h=torch.float16, e=0.1, n=1)],
+        samples=[
+            shapes("bf16: m N", h=torch.bfloat16, e=1e-5, n=1),
+            shapes("f16: m N", "f32: N", h=torch.float16, e=0.1, n=1),
+        ],
         near_misses=[shapes("bf16: m N", h=torch.float16, e=1e-5, n=1)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,

@@ -22,6 +22,11 @@ def is_integer(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
+def like(x: Node, root: Node) -> Node:
+    """``x`` in the dtype of the root."""
+    return x if x.dtype == root.dtype else ops.cast(x, dtype=root.dtype)
+
+
 def broadcast_to(x: Node, shape: Shape) -> Node:
     """``x`` with the given shape, to which it broadcasts."""
     return x if x.shape == shape else ops.expand(x, shape=shape)
@@ -87,5 +92,3 @@ def is_row(x: Node, size: Dim) -> bool:
 def is_size(value: Any) -> bool:
     """Whether a constant's value is an integer or a size expression."""
     return isinstance(value, sympy.Expr) or (isinstance(value, int) and not isinstance(value, bool))
-
-

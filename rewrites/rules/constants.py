@@ -8,7 +8,24 @@ import torch
 
 from ...ir import ops
 from ...ir.node import Node, OpDef, attr_key
-from ...ir.ops import add, arange, cast, concat, expand, full, le, lt, mul, neg, permute, reshape, scalar, scalar_like, slice_, sub
+from ...ir.ops import (
+    add,
+    arange,
+    cast,
+    concat,
+    expand,
+    full,
+    le,
+    lt,
+    mul,
+    neg,
+    permute,
+    reshape,
+    scalar,
+    scalar_like,
+    slice_,
+    sub,
+)
 from ...ir.types import canonical_dim, symbol
 from ..pattern import constant
 from ..rule import Rule
@@ -89,6 +106,7 @@ FOLDING = (
         near_misses=[shapes(s=(), v=symbol("n"), t=torch.int64, u=torch.float32)],
     ),
 )
+
 
 def _ones(*shape: Any) -> Node:
     return full(shape=shape, value=1.0, dtype=torch.float32)
@@ -182,7 +200,11 @@ SIZES = (
         before=lambda x, c, d: add(add(x, constant(c)), constant(d)),
         when=lambda x, c, d: _are_sizes(x.dtype, c, d),
         after=lambda x, c, d: add(x, scalar_like(_wrapped(c + d, x.dtype), x)),
-        samples=[shapes("int: m n", c=3, d=-5), shapes("i32: m", c=2**31 - 1, d=1), shapes("i64: m", c=symbol("n"), d=1)],
+        samples=[
+            shapes("int: m n", c=3, d=-5),
+            shapes("i32: m", c=2**31 - 1, d=1),
+            shapes("i64: m", c=symbol("n"), d=1),
+        ],
         near_misses=[shapes("m n", c=3.0, d=-5.0), shapes("i32: m n", c=symbol("n"), d=1)],
     ),
     # (x c) d -> x (c d) for integers

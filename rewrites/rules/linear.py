@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from ...ir.node import Node
 from ...ir.ops import add, linear, matmul, mul, neg, permute, reshape
 from ...ir.types import Dim, Shape

@@ -72,7 +72,9 @@ RULES = (
         samples=[
             shapes("m n k", lambda n: arange(size=n), d=1, w=True),
             shapes("b t", lambda b: _line(b, 4, 0), lambda t: _line(t, 4, 3), d=0, w=True),
-            shapes("1 t", lambda: full(shape=(1, 1), value=0, dtype=torch.int64), lambda t: _line(t, 2, 1), d=0, w=False),
+            shapes(
+                "1 t", lambda: full(shape=(1, 1), value=0, dtype=torch.int64), lambda t: _line(t, 2, 1), d=0, w=False
+            ),
             shapes("9 n", lambda: _line(4, 3, 1, start=2), d=0, w=False),
         ],
         near_misses=[
@@ -85,4 +87,3 @@ RULES = (
         ],
     ),
 )
-

@@ -30,7 +30,7 @@ from ...ir.types import canonical_dim, product, symbol
 from ..pattern import constant
 from ..rule import ROUNDING, Domain, Rule
 from ..sample import shapes
-from .common import as_vector, from_weights, is_number, is_row
+from .common import as_vector, from_weights, is_number, is_row, like
 
 
 def _is_count(x: Node, dims: Sequence[int], value: Any) -> bool:
@@ -101,11 +101,12 @@ STATISTICS = (
     Rule(
         name="variance-of-squares",
         before=lambda x, d, k: mean(_squared(sub(x, mean(x, dims=d, keepdim=True))), dims=d, keepdim=k),
-        after=lambda x, d, k: var(x, dims=d, keepdim=k, correction=0),
+        after=lambda root, x, d, k: var(like(x, root), dims=d, keepdim=k, correction=0),
         samples=[shapes("m n", d=(-1,), k=True), shapes("m n k", d=(0, 1), k=False)],
         near_misses=[lambda x: mean(mul(x, x), dims=(1,))],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
 )
 
@@ -116,44 +117,51 @@ NORMS = (
         name="layer-norm-of-rsqrt",
         before=lambda x, eps: mul(_centred(x), rsqrt(_shifted_variance(x, eps))),
         when=lambda eps: is_number(eps),
-        after=lambda x, eps: layer_norm(x, eps=eps),
+        after=lambda root, x, eps: layer_norm(like(x, root), eps=eps),
         samples=[shapes("b m n", eps=1e-5)],
-        near_misses=[UNKNOWN_EPS, lambda x: mul(_centred(x), rsqrt(_shifted(mean(mul(x, x), dims=(-1,), keepdim=True))))],
+        near_misses=[
+            UNKNOWN_EPS,
+            lambda x: mul(_centred(x), rsqrt(_shifted(mean(mul(x, x), dims=(-1,), keepdim=True)))),
+        ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # (x - mean(x)) / sqrt(var(x) + eps) -> layer_norm(x)
     Rule(
         name="layer-norm-of-sqrt",
         before=lambda x, eps: div(_centred(x), sqrt(_shifted_variance(x, eps))),
         when=lambda eps: is_number(eps),
-        after=lambda x, eps: layer_norm(x, eps=eps),
+        after=lambda root, x, eps: layer_norm(like(x, root), eps=eps),
         samples=[shapes("b m n", eps=1e-5)],
         near_misses=[UNKNOWN_EPS, lambda x: div(_centred(x), sqrt(_shifted(var(x, dims=(-1,), keepdim=True))))],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # x rsqrt(mean(x^2) + eps) -> rms_norm(x)
     Rule(
         name="rms-norm-of-rsqrt",
         before=lambda x, eps: mul(x, rsqrt(_mean_square(x, eps))),
         when=lambda eps: is_number(eps),
-        after=lambda x, eps: rms_norm(x, eps=eps),
+        after=lambda root, x, eps: rms_norm(like(x, root), eps=eps),
         samples=[shapes("b m n", eps=1e-6)],
         near_misses=[UNKNOWN_EPS, lambda x: mul(x, rsqrt(_shifted(mean(mul(x, x), dims=(0,), keepdim=True))))],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # x / sqrt(mean(x^2) + eps) -> rms_norm(x)
     Rule(
         name="rms-norm-of-sqrt",
         before=lambda x, eps: div(x, sqrt(_mean_square(x, eps))),
         when=lambda eps: is_number(eps),
-        after=lambda x, eps: rms_norm(x, eps=eps),
+        after=lambda root, x, eps: rms_norm(like(x, root), eps=eps),
         samples=[shapes("b m n", eps=1e-6)],
         near_misses=[UNKNOWN_EPS, lambda x: div(x, sqrt(_shifted(mean(x, dims=(-1,), keepdim=True))))],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
 )
 
@@ -219,17 +227,18 @@ SOFTMAX = (
     Rule(
         name="softmax-of-exp",
         before=lambda x, d: div(_shifted_exp(x, d), sum_(_shifted_exp(x, d), dims=(d,), keepdim=True)),
-        after=lambda x, d: softmax(x, dim=d),
+        after=lambda root, x, d: softmax(like(x, root), dim=d),
         samples=[shapes("b m n", d=-1), shapes("b m n", d=0)],
         near_misses=[lambda x: div(_shifted_exp(x, 0), sum_(_shifted_exp(x, 1), dims=(1,), keepdim=True))],
         tolerance=ROUNDING,
+        through_casts=True,
     ),
     # exp(x) / sum(exp(x)) -> softmax(x), which does not overflow
     Rule(
         name="softmax-of-plain-exp",
         before=lambda x, d: div(exp(x), sum_(exp(x), dims=(d,), keepdim=True)),
         when=lambda x: x.op is not sub,
-        after=lambda x, d: softmax(x, dim=d),
+        after=lambda root, x, d: softmax(like(x, root), dim=d),
         samples=[shapes("b m n", d=-1)],
         near_misses=[
             lambda x: div(_shifted_exp(x, 0), sum_(_shifted_exp(x, 0), dims=(0,), keepdim=True)),
@@ -237,25 +246,28 @@ SOFTMAX = (
         ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # x - max(x) - log(sum(exp(x - max(x)))) -> log_softmax(x)
     Rule(
         name="log-softmax-of-exp",
         before=lambda x, d: sub(_shifted_by_max(x, d), log(sum_(_shifted_exp(x, d), dims=(d,), keepdim=True))),
-        after=lambda x, d: log_softmax(x, dim=d),
+        after=lambda root, x, d: log_softmax(like(x, root), dim=d),
         samples=[shapes("b m n", d=-1)],
         near_misses=[lambda x: sub(x, log(sum_(_shifted_exp(x, 1), dims=(1,), keepdim=True)))],
         tolerance=ROUNDING,
+        through_casts=True,
     ),
     # log(softmax(x)) -> log_softmax(x), which keeps what softmax rounds to 0
     Rule(
         name="log-of-softmax",
         before=lambda x, d: log(softmax(x, dim=d)),
-        after=lambda x, d: log_softmax(x, dim=d),
+        after=lambda root, x, d: log_softmax(like(x, root), dim=d),
         samples=[shapes("b m n", d=1)],
         near_misses=[lambda x: log(exp(x))],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
 )
 
