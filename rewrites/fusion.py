@@ -1,8 +1,8 @@
 """Fusion: operators become groups, each group one ``fused`` node, and each fused node one kernel.
 
 Operators are taken in order; each joins the groups of its operands where that is legal and keeps the kernel's shape, or
-starts a group of its own. Views never make a kernel: whoever reads a view reads through it. What is decided, and what is
-refused and why, is kept in a :class:`FusionReport`.
+starts a group of its own. Views never make a kernel: whoever reads a view reads through it. What is refused, and why, is
+kept in a :class:`FusionReport`.
 """
 
 from __future__ import annotations
@@ -403,9 +403,7 @@ def make_region(operands: Sequence[Node], outputs: Sequence[Node], symbols: Sequ
     for node in _inside(outputs, set(operands)):
         new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
     used = set(_symbols(_inside([new[x] for x in (*operands, *outputs)], set())))
-    return Graph(
-        (new[x] for x in operands), (new[x] for x in outputs), (), (r for r in symbols if r.symbol in used)
-    )
+    return Graph((new[x] for x in operands), (new[x] for x in outputs), (), (r for r in symbols if r.symbol in used))
 
 
 def _inside(outputs: Sequence[Node], stop: set[Node]) -> list[Node]:

@@ -39,8 +39,9 @@ def place(intervals: Sequence[Interval]) -> Placement:
     offsets = [0] * len(intervals)
     placed: list[int] = []
     for i in sorted(range(len(intervals)), key=lambda i: (-intervals[i].nbytes, i)):
-        neighbours = sorted((offsets[j], _end(offsets[j], intervals[j])) for j in placed if intervals[i].meets(intervals[j]))
-        offsets[i] = _best_gap(neighbours, _aligned(intervals[i].nbytes))
+        met = [j for j in placed if intervals[i].meets(intervals[j])]
+        taken = sorted((offsets[j], _end(offsets[j], intervals[j])) for j in met)
+        offsets[i] = _best_gap(taken, _aligned(intervals[i].nbytes))
         placed.append(i)
     total = max((_end(offset, x) for offset, x in zip(offsets, intervals, strict=True)), default=0)
     return Placement(tuple(offsets), total)

@@ -17,7 +17,8 @@ from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import Fuel, Log
-from ..rewrites.pipeline import Context, run_pipeline
+from ..rewrites.context import Context
+from ..rewrites.pipeline import run_pipeline
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
 from .plan import KernelStep, Plan, TorchStep, make_plan
@@ -132,9 +133,7 @@ def _library(
     sources = [k.source for k in kernels.values()]
     symbols = tuple(r.symbol for r in plan.graph.symbols)
     hosts = [
-        module.Host(
-            name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols
-        )
+        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
         for name, steps in native.items()
     ]
     key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
@@ -153,4 +152,3 @@ def _digest(parts: Sequence[str]) -> str:
         hashed.update(len(part).to_bytes(8, "little"))
         hashed.update(part.encode())
     return hashed.hexdigest()
-

@@ -99,7 +99,7 @@ def layouts_of(node: Node) -> Sequence[Sequence[int]]:
     """The layouts of a fused node's results."""
     layouts = node.attrs["layouts"]
     assert isinstance(layouts, tuple)
-    return layouts  # type: ignore[return-value]
+    return layouts
 
 
 def operand_of(value: Node) -> Operand:

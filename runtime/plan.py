@@ -12,7 +12,7 @@ from ..codegen.program import Format, Param
 from ..codegen.schedule import panel_tile
 from ..ir import ops
 from ..ir.graph import Graph
-from ..ir.node import Node, Trait
+from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
 from ..rewrites.schedule import order
@@ -174,9 +174,9 @@ class _Planner:
                     first, _ = live.get(buffer.position, (at, at))
                     live[buffer.position] = (first, at)
         for root in self.graph.roots:
-            buffer = self.plan.home.get(through_views(root))
-            if buffer is not None and buffer.place is Place.ARENA:
-                live[buffer.position] = (live[buffer.position][0], len(self.plan.steps))
+            held = self.plan.home.get(through_views(root))
+            if held is not None and held.place is Place.ARENA:
+                live[held.position] = (live[held.position][0], len(self.plan.steps))
 
     def touched(self, step: Step) -> list[Buffer]:
         if isinstance(step, KernelStep):

@@ -1,6 +1,6 @@
 """Every model of the zoo, compiled: within the numeric contract at several sizes from one capture, and no fallback."""
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SIZES = [(2, 33), (1, 1), (1, 128), (5, 17)]
 Compiled = tuple[ZooModel, torch.nn.Module, smelt.CompiledModule]
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(name: str) -> Compiled:
     """A tiny zoo model, compiled by a first call with its default inputs."""
     zoo = ZOO[name]
