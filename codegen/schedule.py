@@ -11,7 +11,7 @@ from typing import Union
 
 import torch
 
-from ..ir.types import Dim
+from ..ir.types import Dim, product
 from .program import Combiner, Format, Param, Program, Skeleton, postorder
 
 
@@ -61,7 +61,9 @@ class MatmulSchedule:
         block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
         tasks: the least number of tasks to cut the rows into, times the number of panels.
-        pack_left, pack_right: copy the operand to a local buffer first, block by block.
+        blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
+            operand stays in cache; otherwise each tile of rows runs over all terms.
+        pack_left, pack_right: copy the operand to a local buffer first, block by block; needs ``blocked``.
     """
 
     tile_m: int
@@ -70,6 +72,7 @@ class MatmulSchedule:
     block_m: int = 16
     block_k: int = 512
     tasks: int = 8
+    blocked: bool = False
     pack_left: bool = False
     pack_right: bool = False
 
@@ -144,21 +147,24 @@ def _widest(program: Program, machine: Machine) -> int:
 
 
 def register_tiles(machine: Machine, lanes: int) -> tuple[tuple[int, int], ...]:
-    """Register tiles (rows, columns) that keep the multipliers busy without spilling, widest first.
+    """Register tiles (rows, columns) that keep the multipliers busy without spilling, the preferred first.
 
-    A tile of r rows and c vectors needs r c accumulators, c vectors of the right operand and one of the left.
+    A tile of r rows and c vectors needs r c accumulators, c vectors of the right operand and one of the left, and loads
+    r + c operands for r c products. Taller tiles than 8 rows lose more at the last rows than they gain.
     """
-    usable = machine.registers - machine.registers // 8
-    return tuple((min((usable - c - 1) // c, 16) // 2 * 2, c * lanes) for c in (4, 3, 2, 1))
+    accumulators = machine.registers * 3 // 4
+    return tuple((min(accumulators // c, 8), c * lanes) for c in (3, 2, 4, 1))
 
 
 def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
     stage = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    assert stage.combine is not None
     lanes = machine.lanes(stage.dtype)
     panels = next((p for p in program.params if p.format is Format.PANELS), None)
-    columns: Dim = panels.type.shape[1] if panels else stage.axes[-1].size
+    columns: Dim = panels.type.shape[1] if panels else stage.axes[-1].size if stage.axes else 1
+    terms = product(a.size for a in stage.combine.axes)
     half = any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
-    tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _waste(columns, tile, machine))
+    tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
         MatmulSchedule(
             tile_m=rows,
@@ -167,6 +173,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             block_m=max(96 // rows, 1),
             block_k=256 if half or panels is None else 512,
             tasks=4 * machine.threads,
+            blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),
             pack_left=half,
             pack_right=panels is None,
         )
@@ -174,15 +181,16 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     )
 
 
-def _waste(columns: Dim, tile: tuple[int, int], machine: Machine) -> tuple[float, int]:
-    """A rank for a tile: the padded columns per column, and how unevenly panels fall on threads; then widest first."""
-    rows, width = tile
+def _padding(columns: Dim, width: int) -> float:
+    """Columns computed per column wanted, in steps of a twentieth: less is not worth a worse tile."""
     if not isinstance(columns, int) or columns == 0:
-        return (0.0, -rows * width)
-    panels = -(-columns // width)
-    # a tile loads rows + width / lanes operands for rows * width / lanes products: square ones load least
-    padding = panels * width / columns
-    return (round(padding, 2), -rows * width)
+        return 1.0
+    return -(-columns // width) * width * 20 // columns / 20
+
+
+def _large(terms: Dim, row_bytes: int, machine: Machine) -> bool:
+    """Whether a panel does not fit the second-level cache."""
+    return isinstance(terms, int) and terms * row_bytes > machine.l2_bytes * 3 // 4
 
 
 def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:

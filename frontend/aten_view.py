@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sympy
+import torch
 
 from ..ir import ops
 from ..ir.dims import normal_form
@@ -247,13 +248,11 @@ def _roll(call: Call, x: Node, shifts: Any, dims: Any = ()) -> Node:
 
 def _rolled(x: Node, dim: int, shift: Dim) -> Node:
     size = x.shape[dim]
-    if size == 0:
-        return x
-    start = normal_form(sympy.Mod(sympy.sympify(-shift), size))
-    if start == 0:
-        return x
-    head = part(x, dim, 0, start)
-    return ops.concat(part(x, dim, start, normal_form(sympy.sympify(size - start))), head, dim=dim)
+    if not isinstance(size, int) or not isinstance(shift, int):
+        length = ops.scalar(size, torch.int64)
+        return ops.index(x, ops.remainder(ops.arange(size=size, start=-shift), length), dim=dim, wrap=False)
+    start = -shift % size if size else 0
+    return ops.concat(part(x, dim, start, size - start), part(x, dim, 0, start), dim=dim) if start else x
 
 
 @lowers("flip.default", "fliplr.default", "flipud.default")

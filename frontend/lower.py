@@ -17,7 +17,7 @@ from torch import fx
 from ..ir import ops
 from ..ir.errors import CaptureError, TypeRuleError, UnsupportedError
 from ..ir.node import Node, Origin, result_types
-from ..ir.types import TensorType
+from ..ir.types import TensorType, symbols_of
 from .aten import LOWERINGS
 from .capture import Fallback
 from .decompose import Decomposition, decompose
@@ -25,7 +25,7 @@ from .memory import Memory, functional_name, written_argument
 from .numbers import SizeNumber
 from .origins import origin_of
 from .sizes import Sizes
-from .table import Call, NeedsFunctional, NotLowered
+from .table import Call, NeedsEqual, NeedsFixed, NeedsFunctional, NotLowered
 
 # checks of what the types and the guards already say
 DROPPED = {
@@ -149,11 +149,16 @@ class Lowering:
         call = Call(name, expected, self.sizes)
         if name.startswith("aten.squeeze"):
             self._watch_squeeze(args, expected, origin)
+        where = f"{name} at {origin.source or 'an unknown line'}"
+        seen = [*expected, *(v.type for v in flat((args, kwargs)) if isinstance(v, Node))]
+        symbols = symbols_of(dim for type_ in seen for dim in type_.shape)
         try:
             found = self._lowered(call, args, kwargs, node)
         except TypeRuleError as error:
-            raise CaptureError(f"{name} at {origin.source or 'an unknown line'}: {error}") from error
-        self._check(name, origin, found, expected)
+            raise NeedsEqual(symbols, f"{where}: {error}") from error
+        types = tuple(t for v in flat(found) if isinstance(v, Node) for t in result_types(v.type))
+        if types != expected:
+            raise NeedsEqual(symbols, f"the lowering of {where} gives {_listed(types)}, PyTorch {_listed(expected)}")
         mark(found, origin)
         return found
 
@@ -172,15 +177,6 @@ class Lowering:
                 reason = "a number that depends on sizes"
         decomposed = self._decomposed(node, call.name, args, kwargs)
         return self._fallback(call, args, kwargs, node, reason) if decomposed is None else decomposed
-
-    def _check(self, name: str, origin: Origin, found: Any, expected: tuple[TensorType, ...]) -> None:
-        values = found if isinstance(found, list | tuple) else (found,)
-        types = tuple(t for v in values if isinstance(v, Node) for t in result_types(v.type))
-        if types != expected:
-            raise CaptureError(
-                f"the lowering of {name} at {origin.source or 'an unknown line'} gives {', '.join(map(str, types))}, "
-                f"PyTorch {', '.join(map(str, expected))}: please report this"
-            )
 
     def _watch_squeeze(self, args: Any, expected: tuple[TensorType, ...], origin: Origin) -> None:
         """An axis of symbolic size was kept by a squeeze: it must not be 1."""
@@ -226,7 +222,7 @@ class Lowering:
         operands = [v for v in flat((args, kwargs)) if isinstance(v, Node)]
         try:
             values, memory = inner.run(found.module, operands)
-        except (UnsupportedError, NeedsFunctional, CaptureError, NotLowered):
+        except (UnsupportedError, CaptureError, NotLowered, NeedsFunctional, NeedsFixed):
             return None
         if memory.written():
             return None
@@ -282,6 +278,10 @@ def flat(value: Any) -> Iterable[Any]:
             yield from flat(v)
     else:
         yield value
+
+
+def _listed(types: Iterable[TensorType]) -> str:
+    return ", ".join(map(str, types))
 
 
 def mark(found: Any, origin: Origin) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from .lower import Lowering, mark
 from .memory import Memory
 from .origins import origin_of
 from .sizes import Sizes
-from .table import NeedsFixed, NeedsFunctional
+from .table import NeedsEqual, NeedsFixed, NeedsFunctional
 from .weights import WeightTable
 
 
@@ -82,6 +82,10 @@ class Builder:
                 return self._capture(branches, notes)
             except NeedsFixed as need:
                 self._fix(need)
+            except NeedsEqual as need:
+                # one size for all of one length in the example: other calls need another capture
+                if not self.sizes.solve(need.equation) and not self._merge_alike(need.symbols):
+                    raise
 
     def _capture(self, branches: Sequence[Branch], notes: tuple[str, ...]) -> Capture:
         idle = [b for b in branches if may_be_idle(b)]
@@ -144,8 +148,8 @@ class Builder:
                     continue
                 if name:
                     self.sizes.merge(named.setdefault(name, free), free)
-                elif axis == 0:
-                    # the first axes of one length are one batch
+                elif axis == 0 and fake.ndim > 1 and not fake.dtype.is_floating_point:
+                    # token ids and masks of one length are of one batch: a mask is often looked up by its row
                     self.sizes.merge(first.setdefault(leaf.value.shape[0], free), free)
         self._enter_names({free: name for name, free in named.items()})
         self._merge_by_guards(conditions, {free: name for name, free in named.items()})
@@ -164,25 +168,31 @@ class Builder:
                         self.sizes.name(free, name)
 
     def _merge_by_guards(self, conditions: Sequence[tuple[Any, str]], names: dict[Any, str]) -> None:
-        """Take equal dims of one axis for the same size where a guard relates them in a way that this settles.
+        """Solve the guards that relate sizes in a way that neither a range nor a replacement says.
 
-        A mask viewed as ``[batch, -1]`` leaves only ``rows * columns % batch == 0``, and sizes that no kernel can use.
+        A mask viewed as ``[batch, -1]`` leaves only ``rows * columns % batch == 0``, and sizes that no kernel can use:
+        there, equal dims of one axis are taken for the same size.
         """
         open_guards = self.sizes.settle(conditions)
-        if not open_guards:
-            return
-        unsettled = {s for g in open_guards for s in g.condition.free_symbols}
-        alike: dict[tuple[int, int], Any] = {}
+        solved = [self.sizes.solve(guard.condition) for guard in open_guards]
+        if any(solved):
+            self._enter_names(names)
+            open_guards = self.sizes.settle(conditions)
+        if self._merge_alike({s for g in open_guards for s in g.condition.free_symbols}, by_axis=True):
+            self._enter_names(names)
+
+    def _merge_alike(self, symbols: Collection[sympy.Symbol], by_axis: bool = False) -> bool:
+        """Take dims of one length in the example for one size, where these symbols are concerned; whether any was."""
+        alike: dict[Any, Any] = {}
         merged = False
         for leaf, fake in self._tensor_arguments():
             for axis, size in enumerate(fake.shape):
                 free = self.sizes.torch_expression(size)
-                if free.is_Symbol and self.sizes.renamed[free] in unsettled:
-                    other = alike.setdefault((axis, leaf.value.shape[axis]), free)
+                if free.is_Symbol and self.sizes.renamed[free] in symbols:
+                    other = alike.setdefault((axis if by_axis else 0, leaf.value.shape[axis]), free)
                     merged = merged or self.sizes.torch_expression(other) != free
                     self.sizes.merge(other, free)
-        if merged:
-            self._enter_names(names)
+        return merged
 
     def _fix(self, need: NeedsFixed) -> None:
         """Take the example's sizes for those that a lowering must know."""

@@ -48,15 +48,33 @@ class Sizes:
         """Assume two of PyTorch's symbols equal: the first stands for both."""
         a, b = self.torch_expression(one), self.torch_expression(other)
         if a != b and b.is_Symbol:
-            self._merged = {s: e.xreplace({b: a}) for s, e in self._merged.items()} | {b: a}
-            self._cache.clear()
+            self._replace(b, a)
+
+    def solve(self, condition: Any) -> bool:
+        """Replace a symbol of ours by what an equation says it is, where that is a polynomial; whether it did."""
+        if not isinstance(condition, sympy.Eq):
+            return False
+        difference = sympy.expand(condition.lhs - condition.rhs)
+        by_name = {ours: free for free, ours in self.renamed.items()}
+        for ours in sorted(difference.free_symbols, key=str, reverse=True):
+            slope, rest = difference.coeff(ours, 1), difference.coeff(ours, 0)
+            if slope == 0 or sympy.expand(slope * ours + rest - difference) != 0:
+                continue
+            solution = sympy.cancel(-rest / slope)
+            if solution.is_polynomial() and all(c.is_Integer for c in sympy.Poly(solution).coeffs()):
+                back = {o: f for o, f in by_name.items() if o in solution.free_symbols}
+                self._replace(by_name[ours], solution.xreplace(back))
+                return True
+        return False
+
+    def _replace(self, free: sympy.Symbol, value: Any) -> None:
+        self._merged = {s: e.xreplace({free: value}) for s, e in self._merged.items()} | {free: value}
+        self._cache.clear()
 
     def fix(self, free: sympy.Symbol, value: int, reason: str) -> None:
         """Take one of PyTorch's symbols for a number."""
-        self._merged = {s: e.xreplace({free: sympy.Integer(value)}) for s, e in self._merged.items()}
-        self._merged[free] = sympy.Integer(value)
+        self._replace(free, sympy.Integer(value))
         self._fixed[free] = reason
-        self._cache.clear()
 
     def reason_of(self, size: Any) -> str:
         """Why a size that was symbolic is not: the line of the model, or what a lowering needs."""

@@ -14,9 +14,10 @@ import sympy
 import torch
 
 from ..ir import ops
+from ..ir.errors import CaptureError
 from ..ir.node import Node
 from ..ir.ops.base import axis
-from ..ir.types import Dim, Shape, TensorType, broadcast_shapes
+from ..ir.types import Dim, Shape, TensorType, broadcast_shapes, product, symbols_of
 from .numbers import SizeNumber
 from .sizes import Sizes
 
@@ -37,6 +38,20 @@ class NeedsFixed(Exception):
         super().__init__(reason)
         self.dims = tuple(d for d in dims if not isinstance(d, int))
         self.reason = reason
+
+
+class NeedsEqual(CaptureError):
+    """The types of a call fit only if some sizes are equal, which PyTorch did not find out; eager would refuse others.
+
+    Attributes:
+        symbols: the sizes in question.
+        equation: what is known to hold, where that is known.
+    """
+
+    def __init__(self, symbols: Iterable[sympy.Symbol], message: str, equation: Any = None) -> None:
+        super().__init__(message)
+        self.symbols = frozenset(symbols)
+        self.equation = equation
 
 
 class NeedsFunctional(Exception):
@@ -182,6 +197,10 @@ def in_dtype(x: Node, dtype: torch.dtype, define: Callable[[Node], Node]) -> Nod
 
 def reshape(x: Node, shape: Sequence[Dim]) -> Node:
     """A node in another shape; itself where it has it."""
+    have, want = x.tensor_type.numel, product(shape)
+    if have != want:
+        message = f"{x.type} as {list(shape)}: the numbers of elements differ"
+        raise NeedsEqual(symbols_of([have, want]), message, sympy.Eq(have, want))
     return x if x.shape == tuple(shape) else ops.reshape(x, shape=tuple(shape))
 
 

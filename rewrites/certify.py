@@ -21,8 +21,9 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Trait, topological
 from ..ir.types import Dim, symbol
 from .driver import RuleSet, rewrite
+from .instance import instantiate
 from .log import Log
-from .pattern import Match, brief, instantiate
+from .pattern import Match, brief
 from .rule import EXACT, Domain, Rule, RuleError
 from .sample import DTYPE_CLASSES, Sample
 from .values import Inputs, difference

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from ..ir import ops
-from ..ir.errors import SmeltError, TypeRuleError
-from ..ir.node import REQUIRED, WILDCARD, Node, OpDef, Trait, Var, attr_key, topological
-from ..ir.types import UNKNOWN, UnknownType, broadcast_shapes
+from ..ir.errors import TypeRuleError
+from ..ir.node import REQUIRED, WILDCARD, Node, OpDef, Trait, Var, attr_key
+from ..ir.types import UNKNOWN, broadcast_shapes
 
 Bindings = Mapping[str, Any]  # a variable's node, or attribute value; the tuple of nodes that `rest` stands for
 
@@ -194,13 +194,16 @@ class _State:
                 continue  # compared with what the user of the constant needs
             value = have.attrs[name]
             if not self._attr_fits(pattern, value, have) and not self._fits_normalised(want, have, name):
-                self.fail(have, lambda name=name, p=pattern, v=value: f"{name} is {v}, not {_shown(p)}")
+                self._fail_attr(have, name, value, pattern)
                 return False
         return True
 
+    def _fail_attr(self, node: Node, name: str, value: Any, pattern: Any) -> None:
+        self.fail(node, lambda: f"{name} is {value}, not {_shown(pattern)}")
+
     def _attr_fits(self, pattern: Any, value: Any, at: Node) -> bool:
         if isinstance(pattern, Near):
-            return _is_number(value) and math.isclose(pattern.value, value, rel_tol=pattern.tolerance)
+            return is_number(value) and math.isclose(pattern.value, value, rel_tol=pattern.tolerance)
         if isinstance(pattern, Var):
             return self.bind(pattern.name, value, at)
         if isinstance(pattern, tuple) and isinstance(value, tuple):
@@ -268,7 +271,8 @@ def _no_scalar_widens(patterns: tuple[Node, ...], operands: tuple[Node, ...], us
     return True
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether an attribute value is an integer or a float."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -301,87 +305,3 @@ def _brief(node: Node, depth: int) -> str:
         return node.op.name
     inner = ", ".join(_brief(x, depth - 1) for x in node.inputs) if depth else "…"
     return f"{node.op.name}({inner})"
-
-
-# --- building from a pattern ------------------------------------------------------------------------------------------
-
-
-def variables(pattern: Node) -> dict[str, OpDef | None]:
-    """The variables of a pattern in order of appearance: ``WILDCARD`` for an operand, ``REST``, None for an attribute.
-
-    Raises:
-        SmeltError: a variable is used as two of these.
-    """
-    found: dict[str, OpDef | None] = {}
-    for node in topological((pattern,)):
-        names = [(v.name, None) for v in _attr_variables(tuple(node.attrs.values()))]
-        if node.op in (WILDCARD, REST):
-            names = [(str(node.attrs["name"]), node.op)]
-        for name, kind in names:
-            if name != ANY.name and found.setdefault(name, kind) is not kind:
-                raise SmeltError(f"the variable {name} is used as an operand and as something else")
-    return found
-
-
-def _attr_variables(value: Any) -> Iterator[Var]:
-    if isinstance(value, Var):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _attr_variables(item)
-
-
-def instantiate(pattern: Node, bindings: Bindings) -> Node:
-    """The node that a pattern describes for given nodes and values of its variables.
-
-    A scalar constant takes the dtype of its neighbours.
-
-    Raises:
-        TypeRuleError: the operators refuse these operands, or the pattern leaves an attribute open.
-    """
-    made: dict[Node, Any] = {}
-    for node in topological((pattern,)):
-        made[node] = _instance(node, made, bindings)
-    found = made[pattern]
-    if not isinstance(found, Node):
-        raise TypeRuleError("the dtype of a constant follows from nothing")
-    return found
-
-
-def _instance(pattern: Node, made: dict[Node, Any], bindings: Bindings) -> Any:
-    if pattern.op in (WILDCARD, REST):
-        return bindings[str(pattern.attrs["name"])]
-    if not isinstance(pattern.type, UnknownType):
-        return pattern
-    if pattern.op is ops.full and pattern.attrs["dtype"] == ANY:
-        return _Untyped(_filled(pattern.attrs["value"], bindings))
-    operands: list[Any] = []
-    for x in pattern.inputs:
-        operands.extend(made[x] if x.op is REST else [made[x]])
-    typed = [x for x in operands if isinstance(x, Node)]
-    nodes = (x.like(typed) if isinstance(x, _Untyped) else x for x in operands)
-    return pattern.op(*nodes, **{name: _filled(value, bindings) for name, value in pattern.attrs.items()})
-
-
-@dataclass(frozen=True)
-class _Untyped:
-    """A scalar constant whose dtype its neighbours will say."""
-
-    value: Any
-
-    def like(self, neighbours: list[Node]) -> Node:
-        if not neighbours:
-            raise TypeRuleError("the dtype of a constant follows from nothing")
-        dtype = neighbours[-1].dtype  # the last: the first operand of `where` is its condition
-        number = _is_number(self.value)
-        return ops.scalar(float(self.value) if number and dtype.is_floating_point else self.value, dtype)
-
-
-def _filled(value: Any, bindings: Bindings) -> Any:
-    if isinstance(value, Near):
-        return value.value
-    if isinstance(value, Var):
-        if value == ANY:
-            raise TypeRuleError("the pattern leaves an attribute open")
-        return bindings[value.name]
-    return tuple(_filled(v, bindings) for v in value) if isinstance(value, tuple) else value

@@ -14,6 +14,8 @@ from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
 
+__all__ = ["CAPTURED", "PIPELINE", "Context", "Pass", "apply_rules", "run_pipeline"]
+
 CAPTURED = "captured"  # the name of the snapshot before the first pass
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from ..ir.errors import SmeltError, TypeRuleError
 from ..ir.node import WILDCARD, Node, OpDef, Var
 from ..ir.types import UnknownType
-from .pattern import REST, Bindings, Furthest, Match, Mismatch, brief, matches, rest, variables, without_casts
+from .instance import variables
+from .pattern import REST, Bindings, Furthest, Match, Mismatch, brief, matches, rest, without_casts
 from .sample import Sample
 
 EXACT = 0.0  # the same bits, in every dtype
@@ -30,7 +31,7 @@ class Domain(enum.Enum):
     POSITIVE = "positive"  # the same, above zero
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Rule:
     """A rewrite: wherever ``before`` fits and ``when`` agrees, ``after`` may stand instead.
 
@@ -145,6 +146,9 @@ class Rule:
         if made.type != node.type:
             raise RuleError(f"rule {self.name} replaced {brief(node)} by another type: {brief(made)}")
         return made
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name}>"
 
     # set when the rule is built
     _after: Callable[[Node, Bindings], Any] = field(init=False, repr=False)

@@ -147,23 +147,26 @@ class KernelCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            return self._damaged(key, f"its manifest cannot be read: {error}")
+            self._say_damaged(key, f"its manifest cannot be read: {error}")
+            return None
         try:
             manifest = Manifest.parse(text)
         except ValueError:
-            return self._damaged(key, "its manifest is damaged")
+            self._say_damaged(key, "its manifest is damaged")
+            return None
         if manifest.format != FORMAT:
             return None
         library = self.folder / Path(manifest.library).name
         reason = _fault(manifest, key, library)
         if reason is not None:
-            return self._damaged(key, reason)
+            self._say_damaged(key, reason)
+            return None
         with suppress(OSError):
             os.utime(path)
             os.utime(library)
         return library
 
-    def _damaged(self, key: str, reason: str) -> None:
+    def _say_damaged(self, key: str, reason: str) -> None:
         self._say(f"damaged {key}", f"an entry of the kernel cache {self.folder} is damaged ({reason}): compiled again")
 
     # --- writing ------------------------------------------------------------------------------------------------------

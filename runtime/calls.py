@@ -25,7 +25,7 @@ class Call(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """How to read a call without looking at its signature again: each leaf's place in the arguments as written, or None."""
+    """How to read a call without its signature: for each leaf its place in the arguments as written, or None."""
 
     spec: pytree.TreeSpec
     places: tuple[int | None, ...]

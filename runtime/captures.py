@@ -90,13 +90,14 @@ class Captures:
     def _match(self, call: Call, key: Any) -> tuple[Entry, Sizes]:
         with self._lock:
             self._check_leaves(call)
-            refusal = ""
+            refusals = []
             for entry in reversed(self.entries):
                 try:
                     return self._remember(key, entry, entry.match(call.spec, call.leaves))
                 except Mismatch as mismatch:
-                    refusal = refusal or str(mismatch)
-            entry = self._capture(call, refusal)
+                    refusals.append(mismatch)
+            nearest = max(refusals, key=lambda mismatch: mismatch.near, default=None)
+            entry = self._capture(call, str(nearest or ""))
             try:
                 return self._remember(key, entry, entry.match(call.spec, call.leaves))
             except Mismatch as mismatch:
@@ -125,8 +126,8 @@ class Captures:
         if len(self.entries) >= MAX_CAPTURES:
             raise CaptureError(
                 f"{self.name} was captured {MAX_CAPTURES} times, and this call fits none of them: {refusal}\n"
-                "Keep that argument as it was, compile with dynamic=True where sizes differ, or compile the model again "
-                "for the other kind of calls."
+                "Keep that argument as it was, compile with dynamic=True where sizes differ, or compile the model "
+                "again for the other kind of calls."
             )
         check_model(self.model, self.name)
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)

@@ -58,8 +58,8 @@ def changed_by(entry: Entry, stage: str) -> str:
     if stage not in graphs or stage == names[0]:
         raise ValueError(f"there is no pass {stage!r}; there are: {', '.join(names[1:])}")
     before = names[names.index(stage) - 1]
-    texts = [print_graph(graphs[name]).splitlines() for name in (before, stage)]
-    return "\n".join(difflib.unified_diff(*texts, before, stage, lineterm=""))
+    old, new = (print_graph(graphs[name]).splitlines() for name in (before, stage))
+    return "\n".join(difflib.unified_diff(old, new, before, stage, lineterm=""))
 
 
 def kernel_program(kernel: KernelInfo) -> str:

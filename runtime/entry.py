@@ -21,7 +21,14 @@ Sizes = Mapping[sympy.Symbol, int]
 
 
 class Mismatch(Exception):
-    """A call is not one that a capture is for; the message names the guard that failed."""
+    """A call is not one that a capture is for; the message names the guard that failed.
+
+    ``near`` grows with how much of the call did fit: of several captures the nearest one tells most.
+    """
+
+    def __init__(self, message: str, near: int) -> None:
+        super().__init__(message)
+        self.near = near
 
 
 class Aliased(Exception):
@@ -65,7 +72,7 @@ class Entry:
         """
         capture = self.capture
         if spec != capture.in_spec:
-            raise Mismatch(f"the arguments are {describe(spec)}, captured as {describe(capture.in_spec)}")
+            raise Mismatch(f"the arguments are {describe(spec)}, captured as {describe(capture.in_spec)}", 0)
         for expected, leaf in zip(capture.inputs, leaves, strict=True):
             _match_leaf(expected, leaf)
         for i, node in zip(self._tensors, capture.graph.inputs, strict=True):
@@ -73,7 +80,7 @@ class Entry:
         sizes = self._bind(leaves)
         for guard in capture.guards:
             if not guard.holds(sizes):
-                raise Mismatch(f"the guard {guard} does not hold for {_assignment(sizes)}")
+                raise Mismatch(f"the guard {guard} does not hold for {_assignment(sizes)}", 4)
         return sizes
 
     def _bind(self, leaves: Sequence[Any]) -> Sizes:
@@ -82,10 +89,10 @@ class Entry:
         try:
             sizes = bind_symbols(self.capture.graph, [leaves[i].shape for i in self._tensors], known)
         except InputError as error:
-            raise Mismatch(str(error)) from None
+            raise Mismatch(str(error), 3) from None
         for spec, leaf in zip(self.capture.inputs, leaves, strict=True):
             if spec.kind == "symbol" and spec.dim is not None and concrete(spec.dim, sizes) != leaf:
-                raise Mismatch(f"argument {spec.name} is {leaf}, captured as {spec.dim}")
+                raise Mismatch(f"argument {spec.name} is {leaf}, captured as {spec.dim}", 3)
         return sizes
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -130,21 +137,21 @@ def _match_leaf(expected: InputSpec, leaf: Any) -> None:
     name = expected.name
     if expected.kind == "tensor":
         if not isinstance(leaf, Tensor):
-            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as a tensor")
+            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as a tensor", 1)
     elif isinstance(leaf, Tensor):
-        raise Mismatch(f"argument {name} is a tensor, captured as {_brief(expected.value)}")
+        raise Mismatch(f"argument {name} is a tensor, captured as {_brief(expected.value)}", 1)
     elif expected.kind == "symbol":
         if isinstance(leaf, bool) or not isinstance(leaf, int):
-            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as an integer")
+            raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as an integer", 1)
     elif not expected.accepts(leaf):
-        raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as {_brief(expected.value)}")
+        raise Mismatch(f"argument {name} is {_brief(leaf)}, captured as {_brief(expected.value)}", 1)
 
 
 def _match_type(name: str, tensor: Tensor, dtype: torch.dtype, rank: int) -> None:
     if tensor.dtype != dtype:
-        raise Mismatch(f"argument {name} is {tensor.dtype}, captured as {dtype}")
+        raise Mismatch(f"argument {name} is {tensor.dtype}, captured as {dtype}", 2)
     if tensor.ndim != rank:
-        raise Mismatch(f"argument {name} has {tensor.ndim} dims, captured with {rank}")
+        raise Mismatch(f"argument {name} has {tensor.ndim} dims, captured with {rank}", 2)
 
 
 def _brief(value: object) -> str:

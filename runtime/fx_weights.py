@@ -1,4 +1,4 @@
-"""Weights among the inputs of Dynamo's graphs: bound to the graph, so that they can be packed, and watched for changes."""
+"""Weights among the inputs of Dynamo's graphs: bound to the graph, to be packed, and watched for changes."""
 
 from __future__ import annotations
 

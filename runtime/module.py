@@ -64,14 +64,15 @@ class CompiledModule(nn.Module):
             IndexError: an index was out of range.
         """
         self._check_mode()
-        if self._split is not None:
-            return self._split(args, kwargs)
+        split: SplitModel | None = self._split
+        if split is not None:
+            return split(args, kwargs)
         call = self._reader.read(args, kwargs)
         try:
             entry, sizes = self._captures.find(call)
         except Uncapturable as reason:
-            self.__dict__["_split"] = SplitModel(self.original, self.options, str(reason))
-            return self._split(args, kwargs)
+            split = self.__dict__["_split"] = SplitModel(self.original, self.options, str(reason))
+            return split(args, kwargs)
         try:
             return entry.run(call.leaves, sizes)
         except Aliased as reason:
@@ -84,8 +85,8 @@ class CompiledModule(nn.Module):
             )
         if torch.is_autocast_enabled("cpu"):
             raise UnsupportedError(
-                "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the model, "
-                "as with model.to(torch.bfloat16)"
+                "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
+                "model, as with model.to(torch.bfloat16)"
             )
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
@@ -119,8 +120,8 @@ class CompiledModule(nn.Module):
 
         Args:
             after: the pass after which to show it, such as ``"fuse"``.
-            stage: ``"captured"``, the name of a pass, ``"final"`` (the default), ``"kernels"`` for the kernel programs or
-                ``"code"`` for the generated source.
+            stage: ``"captured"``, the name of a pass, ``"final"`` (the default), ``"kernels"`` for the kernel programs
+                or ``"code"`` for the generated source.
 
         Raises:
             CaptureError: the module was not called yet.
@@ -171,7 +172,7 @@ class CompiledModule(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompiledModule:
         """What ``.to()``, ``.half()`` and the like do: done to the model, which is captured anew."""
-        self._model()._apply(fn, recurse)
+        self._model()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reset()
         return self
 
@@ -182,7 +183,7 @@ class CompiledModule(nn.Module):
     # --- being the model ----------------------------------------------------------------------------------------------
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """Whether the model is in training mode, where it cannot be called."""
         original = self.__dict__.get("original")
         return isinstance(original, nn.Module) and original.training
@@ -200,7 +201,7 @@ class CompiledModule(nn.Module):
         return getattr(original, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *dir(self.original)})
+        return sorted({*super().__dir__(), *dir(self.original)})  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         return CompiledModule(copy.deepcopy(self.original, memo), self.options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,6 +69,21 @@ class CaptureReport:
         """What the whole compilation took."""
         return sum(self.seconds.values())
 
+    @property
+    def calls(self) -> int:
+        """How many kernel calls one call of the model makes."""
+        return sum(kernel.calls for kernel in self.kernels)
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations of the last call; None before the first one."""
+        return _sum((kernel.flops, kernel.calls) for kernel in self.kernels)
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes that the kernels of the last call moved; None before the first one."""
+        return _sum((kernel.bytes, kernel.calls) for kernel in self.kernels)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -87,6 +102,12 @@ class Report:
     captures: tuple[CaptureReport, ...]
     recaptures: tuple[str, ...] = ()
     split: str | None = None
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations of the last call of each capture; None where one was not called."""
+        known = [capture.flops for capture in self.captures if capture.flops is not None]
+        return sum(known) if len(known) == len(self.captures) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as data for JSON."""
@@ -114,7 +135,7 @@ def make_report(
 def report_entry(entry: Entry) -> CaptureReport:
     """The report on one capture."""
     capture, executable, sizes = entry.capture, entry.executable, entry.sizes
-    known = {symbol: size for symbol, size in (sizes or {}).items()}
+    known = dict(sizes or {})
     return CaptureReport(
         inputs=tuple(f"{node.attrs['name']} {node.type}" for node in capture.graph.inputs),
         symbols=tuple(map(str, capture.graph.symbols)),
@@ -132,9 +153,15 @@ def report_entry(entry: Entry) -> CaptureReport:
 
 
 def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int]) -> KernelReport:
-    work = [_at(dim, sizes) for dim in (kernel.flops, kernel.bytes)]
-    kind = kernel.program.skeleton.value
-    return KernelReport(kernel.name, kind, kernel.calls, *work, kernel.operators, kernel.module)
+    return KernelReport(
+        name=kernel.name,
+        kind=kernel.program.skeleton.value,
+        calls=kernel.calls,
+        flops=_at(kernel.flops, sizes),
+        bytes=_at(kernel.bytes, sizes),
+        operators=kernel.operators,
+        module=kernel.module,
+    )
 
 
 def _at(dim: Dim, sizes: Mapping[Any, int]) -> int | str:
@@ -165,11 +192,10 @@ def capture_lines(capture: CaptureReport) -> list[str]:
 
 def _kernel_lines(capture: CaptureReport) -> list[str]:
     kernels = capture.kernels
-    calls = sum(kernel.calls for kernel in kernels)
-    text = f"{len(kernels)} kernels, {calls} calls"
-    totals = [_total(kernels, name) for name in ("flops", "bytes")]
-    if totals[0] is not None and totals[1] is not None:
-        text += f": {quantity(totals[0])}FLOP, {quantity(totals[1])}B moved"
+    text = f"{len(kernels)} kernels, {capture.calls} calls"
+    flops, moved = capture.flops, capture.bytes
+    if flops is not None and moved is not None:
+        text += f": {quantity(flops)}FLOP, {quantity(moved)}B moved"
     if capture.arena_bytes is not None:
         text += f"; intermediates in {quantity(capture.arena_bytes)}B"
     lines = _item("kernels", text)
@@ -183,22 +209,24 @@ def _kernel_lines(capture: CaptureReport) -> list[str]:
     return lines
 
 
-def _total(kernels: Sequence[KernelReport], what: str) -> int | None:
-    values = [(getattr(kernel, what), kernel.calls) for kernel in kernels]
-    if any(isinstance(value, str) for value, _ in values):
-        return None
-    return sum(value * calls for value, calls in values)
+def _sum(amounts: Iterable[tuple[int | str, int]]) -> int | None:
+    """The sum of values, each times its count; None where a value is an expression."""
+    total = 0
+    for value, count in amounts:
+        if isinstance(value, str):
+            return None
+        total += value * count
+    return total
 
 
 def quantity(number: int) -> str:
     """A count with three digits and a unit: 1234567 as ``1.23 M``."""
-    value, unit = float(number), ""
-    for unit in ("", "k", "M", "G", "T"):
-        if value < 999.5:
-            break
-        value /= 1000
-    digits = max(2 - (len(str(int(value))) - 1), 0) if unit else 0
-    return f"{value:.{digits}f} {unit}"
+    step = min(len(str(number)) - 1, 14) // 3
+    # 999.6 k is 1.00 M
+    step = min(step + (round(number / 1000**step) >= 1000), 4)
+    value = number / 1000**step
+    digits = 3 - len(str(int(value))) if step else 0
+    return f"{value:.{max(digits, 0)}f} {['', 'k', 'M', 'G', 'T'][step]}"
 
 
 def _items(label: str, texts: Sequence[str]) -> list[str]:

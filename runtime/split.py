@@ -1,4 +1,4 @@
-"""Models that are more than one graph: Dynamo splits them where their Python depends on values, and runs that Python."""
+"""Models that are more than one graph: Dynamo splits them where their Python depends on values, and runs it."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def machine_of(features: Iterable[str], architecture: str, threads: int) -> Mach
         vector = {"vector_bits": 512, "registers": 32, "has_bf16_dot": "avx512bf16" in present}
     else:
         vector = {"vector_bits": 256 if {"avx2", "fma"} <= present else 128, "registers": 16}
-    return Machine(threads=threads, **vector, **_cache_sizes())
+    return Machine(threads=threads, **(vector | _cache_sizes()))
 
 
 def _cache_sizes(folder: Path = _CACHES) -> dict[str, int]:

@@ -38,8 +38,8 @@ class OutputResult:
     """How one output compares.
 
     Attributes:
-        path: where it is in the result: ``last_hidden_state``, ``[0]``; ``buffer …`` and ``argument …`` for tensors that
-            the model writes to.
+        path: where it is in the result: ``last_hidden_state``, ``[0]``; ``buffer …`` and ``argument …`` for tensors
+            that the model writes to.
         max_abs, max_rel: the largest difference from eager, absolute and relative to eager's value.
         rmse, eager_rmse: the root mean square error against the float64 reference, ours and eager's; None without one.
         fault: what is wrong; None where it passes.
@@ -116,7 +116,7 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
 
 
 class _Observation(NamedTuple):
-    """Everything that a call gives, by path, and which paths are tensors of the caller's or model's left as they were."""
+    """Everything that a call gives, by path, and which arguments and buffers among it are as they were."""
 
     values: dict[str, Any]
     unwritten: set[str]
@@ -199,8 +199,8 @@ def _is_wide(leaf: Any) -> bool:
 def compare(path: str, ours: Any, eager: Any, reference: Any = None) -> OutputResult:
     """How a value compares with eager's, by the numeric contract; ``reference`` is the same in float64."""
     if not isinstance(eager, Tensor) or not isinstance(ours, Tensor):
-        same = type(ours) is type(eager) and (ours == eager or ours != ours and eager != eager)
-        return OutputResult(path, type(eager).__name__, (), fault=None if same else f"{ours!r}, eager gives {eager!r}")
+        equal = type(ours) is type(eager) and (ours == eager or (ours != ours and eager != eager))
+        return OutputResult(path, type(eager).__name__, (), fault=None if equal else f"{ours!r}, eager gives {eager!r}")
     plain = OutputResult(path, str(eager.dtype).removeprefix("torch."), tuple(eager.shape))
     for what in ("dtype", "shape", "device"):
         if getattr(ours, what) != getattr(eager, what):
@@ -252,7 +252,8 @@ def _special_fault(ours: Tensor, eager: Tensor) -> str | None:
         ("-inf", ours.isneginf(), eager.isneginf()),
     ):
         if not torch.equal(mine, theirs):
-            return f"{what} at {int(mine.sum())} places, {int(theirs.sum())} in eager's; {int((mine != theirs).sum())} differ"
+            differ = int((mine != theirs).sum())
+            return f"{what} at {int(mine.sum())} places, in eager's at {int(theirs.sum())}: {differ} differ"
     return None
 
 

@@ -55,9 +55,7 @@ class Outcome:
         return asdict(self) | {"summary": summary, "environment": facts()}
 
 
-def bench(
-    spec: str, threads: int | None, rounds: int, peers: str, start: bool, json_file: Path | None
-) -> None:
+def bench(spec: str, threads: int | None, rounds: int, peers: str, start: bool, json_file: Path | None) -> None:
     """Time a model and print the outcome; see ``smelt bench --help``.
 
     Raises:
@@ -113,7 +111,7 @@ def measure(spec: str, model: Model, names: Sequence[str], threads: int, rounds:
         timings=timings,
         ratios={name: timings.ratio(name, SMELT) for name in names},
         starts=measure_starts(spec, [name for name in names if name != "eager"], threads) if start else {},
-        work=work_of(report),
+        work=report.flops,
         checked=str(checked.worst),
     )
 
@@ -147,13 +145,6 @@ def measure_starts(spec: str, names: Sequence[str], threads: int) -> dict[str, d
             cold, warm = (measure_start(spec, name, threads, Path(folder)) for _ in range(2))
             found[name] = {"cold": cold["first"], "warm": warm["first"]}
     return found
-
-
-def work_of(report: Report) -> int | None:
-    """The floating-point operations of one call; None where they are not known."""
-    kernels = [kernel for capture in report.captures for kernel in capture.kernels]
-    work = [kernel.flops * kernel.calls for kernel in kernels if isinstance(kernel.flops, int)]
-    return sum(work) if len(work) == len(kernels) else None
 
 
 def describe_inputs(model: Model) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -18,7 +17,7 @@ from .console import err, fail
 class Commands(TyperGroup):
     """Ends a command that raised one of our errors with that error's message, and with exit code 1."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
@@ -95,7 +94,8 @@ def dump_ir(
     as_json: Json = False,
 ) -> None:
     """Show a model on its way: graphs after every pass, kernel programs, generated code."""
-    given = [name for name, value in (("--stage", stage), ("--after", after), ("--out", out), ("--diff", diff)) if value]
+    ways = {"--stage": stage, "--after": after, "--out": out, "--diff": diff}
+    given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise typer.BadParameter(f"give one of {', '.join(given)}")
     from .dump_ir import dump_ir as run

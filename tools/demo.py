@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..runtime.compile import compile
 from ..runtime.module import CompiledModule
-from ..runtime.report import Report, quantity
+from ..runtime.report import quantity
 from ..runtime.target import usable_cores
 from ..runtime.verify import verify
 from .console import busy, counted, emit_json, out
@@ -130,10 +130,10 @@ def search(encoder: SentenceEncoder, tokenizer: Any, shown: str, threads: int, r
         stages=dict(first.seconds),
         cache=first.cache,
         kernels=sum(len(capture.kernels) for capture in report.captures),
-        calls=sum(kernel.calls for capture in report.captures for kernel in capture.kernels),
+        calls=sum(capture.calls for capture in report.captures),
         operators=count_operators(encoder, widest),
-        layers=int(getattr(encoder.transformer.config, "num_hidden_layers", 1)),  # type: ignore[union-attr, arg-type]
-        work=_work(report),
+        layers=int(getattr(encoder.transformer.config, "num_hidden_layers", 1)),
+        work=report.flops,
         fallbacks=[text for capture in report.captures for text in capture.fallbacks],
         batch=list(widest["input_ids"].shape),
         timings=timings,
@@ -143,13 +143,6 @@ def search(encoder: SentenceEncoder, tokenizer: Any, shown: str, threads: int, r
 
 def _hits(scores: Tensor, places: Tensor) -> list[Hit]:
     return [Hit(int(place), float(score)) for score, place in zip(scores[:SHOWN], places[:SHOWN], strict=True)]
-
-
-def _work(report: Report) -> int | None:
-    """Floating-point operations of the last call."""
-    kernels = [kernel for capture in report.captures for kernel in capture.kernels]
-    work = [kernel.flops * kernel.calls for kernel in kernels if isinstance(kernel.flops, int)]
-    return sum(work) if len(work) == len(kernels) else None
 
 
 def time_batch(fast: CompiledModule, encoder: SentenceEncoder, batch: Batch, rounds: int, progress: Any) -> Timings:
@@ -163,14 +156,14 @@ def count_operators(encoder: SentenceEncoder, batch: Batch) -> int:
     """How many operators one forward of eager runs. Views are left out: they compute nothing."""
     with torch.no_grad(), OperatorCount() as count:
         encoder(**batch)
-    return count.total
+    return int(count.total)
 
 
-class OperatorCount(TorchDispatchMode):
+class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that PyTorch runs, views left out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

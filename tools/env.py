@@ -61,9 +61,8 @@ def facts() -> dict[str, dict[str, Any]]:
         },
         "target": target_facts(),
         "cache": cache_facts(),
-        "environment": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
-        } or {"variables": "none"},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
+        or {"variables": "none"},
     }
 
 

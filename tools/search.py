@@ -46,7 +46,7 @@ def load_encoder(name: str | None) -> tuple[SentenceEncoder, Any, str]:
 
     source = name or str(minilm_folder())
     shown = name or "all-MiniLM-L6-v2"
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     # The default is a folder of this machine: nothing is to be looked for elsewhere.
     where = {"local_files_only": name is None}
     try:

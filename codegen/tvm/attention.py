@@ -94,7 +94,7 @@ class Prefill(Flash):
         s, tile = self.schedule, self.key_tile
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
             self._key_bases(f"({at} * {tile}", tile)
-            accs = [self.buffer("acc", tile * self.vector, self.kind) for _ in range(s.queries // self.vector)]
+            accs = [self.registers("acc", tile * self.vector, self.kind) for _ in range(s.queries // self.vector)]
             for acc in accs:
                 self.fill(acc, tile * self.vector, self.zero(), "T.unroll")
             with self.loop("d", self.p.head) as d, self.vectors(tile) as e:
@@ -108,7 +108,7 @@ class Prefill(Flash):
                     self.line(f"{self['scores']}[{to}] = {acc}[{e}]")
 
     def _key_bases(self, first: str, tile: int) -> None:
-        self.buffer("bases", tile, "int64")
+        self.registers("bases", tile, "int64")
         with self.loop("i", tile, "T.unroll") as i:
             at = f"T.min({first} + {i}), {self['n']} - 1)"
             self.line(f"{self['bases']}[{i}] = {self.key_base(at, self.p.head)}")
@@ -124,7 +124,7 @@ class Prefill(Flash):
             with self.src.block("else"):
                 with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
                     self._mask_element(t, e)
-        peak = self.buffer("peak", s.queries, self.kind)
+        peak = self.registers("peak", s.queries, self.kind)
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{peak}[{e}] = {self['top']}[{e}]")
         with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
@@ -150,7 +150,7 @@ class Prefill(Flash):
     def _softmax(self) -> None:
         """Scores to weights exp(score - largest) in place; ``fix`` is what earlier weights are to be multiplied by."""
         s = self.schedule
-        total = self.buffer("sum", s.queries, self.kind)
+        total = self.registers("sum", s.queries, self.kind)
         with self.vectors(s.queries // self.vector) as e:
             best, top, shift = (f"{self[name]}[{e}]" for name in ("best", "top", "shift"))
             # a query that has seen only -inf: its weights are exp(-inf - 0) = 0
@@ -182,7 +182,7 @@ class Prefill(Flash):
         s = self.schedule
         tile = 4 if width > 2 else 8  # queries in a register tile
         with self.loop("tile", s.queries // tile) as at:
-            accs = [self.buffer("acc", tile * self.vector, self.kind) for _ in range(width)]
+            accs = [self.registers("acc", tile * self.vector, self.kind) for _ in range(width)]
             o = f"{self['o']}[({at} * {tile} + {{i}}) * {self.pitch} + {first} + {{e}}]"
             with self.vectors(tile) as e:
                 for j, acc in enumerate(accs):

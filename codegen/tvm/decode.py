@@ -90,11 +90,11 @@ class Decode(Flash):
         """``scores[key]``; past the last key -inf."""
         tile = self.key_tile
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
-            bases = self.buffer("bases", tile, "int64")
+            bases = self.registers("bases", tile, "int64")
             with self.loop("i", tile, "T.unroll") as i:
                 t = f"T.min({at} * {tile} + {i}, {self['n']} - 1)"
                 self.line(f"{bases}[{i}] = {self.key_base(t, self.head_pitch)}")
-            acc = self.buffer("acc", tile * self.vector, self.kind)
+            acc = self.registers("acc", tile * self.vector, self.kind)
             self.fill(acc, tile * self.vector, self.zero(), "T.unroll")
             with self.loop("d", self.head_pitch // self.vector) as d, self.vectors(tile) as e:
                 lane = f"{d} * {self.vector} + {self['v']}"
@@ -109,7 +109,7 @@ class Decode(Flash):
         width = self.vector
         while width > 1:
             width //= 2
-            half = self.buffer("half", rows * width, self.kind) if width > 1 else ""
+            half = self.registers("half", rows * width, self.kind) if width > 1 else ""
             with self.loop("i", rows, "T.unroll") as i, self.loop("v", width, "T.vectorized" if width > 1 else "range") as v:
                 first, second = (f"{acc}[{i} * {2 * width} + {offset} + {v}]" for offset in (0, width))
                 target = f"{half}[{i} * {width} + {v}]" if half else to.format(i)
@@ -133,7 +133,7 @@ class Decode(Flash):
     def _softmax(self, r: str) -> None:
         """Scores to weights in place; ``fix`` is what earlier weights are to be multiplied by."""
         s, best, top = self.schedule, self["best"], f"{self['top']}[{r}]"
-        acc = self.buffer("acc", self.vector, self.kind)
+        acc = self.registers("acc", self.vector, self.kind)
         self.fill(acc, self.vector, self.low(), "T.unroll")
         with self.loop("i", s.keys // self.vector) as i, self.lanes() as v:
             score = f"{self['scores']}[{i} * {self.vector} + {v}]"
@@ -157,7 +157,7 @@ class Decode(Flash):
         width = self.width_pitch // self.vector
         chunk = next(c for c in (4, 3, 2, 1) if width % c == 0)
         with self.loop("part", width // chunk) as part:
-            acc = self.buffer("acc", 2 * chunk * self.vector, self.kind)
+            acc = self.registers("acc", 2 * chunk * self.vector, self.kind)
             o = f"{self['o']}[{r} * {self.width_pitch} + {part} * {chunk * self.vector} + "
             with self.vectors(chunk) as e:
                 self.line(f"{acc}[{e}] = {o}{e}] * {self['fix']}")
@@ -175,7 +175,7 @@ class Decode(Flash):
         p = self.p
         with self.loop("r", self["rows"]) as r:
             self._name_row(r)
-            acc = self.buffer("acc", self.vector, self.kind)
+            acc = self.registers("acc", self.vector, self.kind)
             with self.lanes() as v:
                 self.line(f"{acc}[{v}] = {self['total']}[{r} * {self.vector} + {v}]")
             self._fold_lanes(acc, 1, "{0} + {1}", self["best"])

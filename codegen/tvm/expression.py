@@ -181,13 +181,16 @@ def scalars(exprs: Sequence[Expr], scope: Scope) -> list[str]:
     for expr in order:
         text = scope.known.get(expr) or _text(expr, texts, scope)
         if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked) and expr not in scope.known:
-            text = _bound(text, scope)
+            text = _bound(text, expr.dtype, scope)
         texts[expr] = text
     return [texts[e] for e in exprs]
 
 
-def _bound(text: str, scope: Scope) -> str:
+def _bound(text: str, dtype: torch.dtype, scope: Scope) -> str:
     name = scope.src.fresh("v")
+    if dtype == torch.bool:  # LLVM code generation fails on a name for a vector of bool
+        scope.src.line(f'{name}: T.let = T.Cast("int8", {text})')
+        return f"({name} != T.int8(0))"
     scope.src.line(f"{name}: T.let = {text}")
     return name
 

@@ -64,8 +64,8 @@ def _without(a: Expr, b: Expr) -> Expr:
 
 
 COMPARISONS: dict[str, Callable[..., Expr]] = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
+    "eq": tirx.EQ,
+    "ne": tirx.NE,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
@@ -92,8 +92,8 @@ INTEGER: dict[str, Callable[..., Expr]] = {
     "bit_not": lambda a: ~a,
 }
 BOOL: dict[str, Callable[..., Expr]] = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
+    "eq": tirx.EQ,
+    "ne": tirx.NE,
     "lt": lambda a, b: _without(b, a),
     "le": _implies,
     "gt": _without,
@@ -105,6 +105,6 @@ BOOL: dict[str, Callable[..., Expr]] = {
     "minimum": tirx.And,
     "bit_and": tirx.And,
     "bit_or": tirx.Or,
-    "bit_xor": lambda a, b: a != b,
+    "bit_xor": tirx.NE,
     "bit_not": tirx.Not,
 }

@@ -68,8 +68,13 @@ def vector_loop(axis: Axis, lanes: int, scope: Scope, body: Body) -> None:
 
 
 def lanes_along(axis: Axis, lanes: int, exprs: Sequence[Expr]) -> int:
-    """The lanes that a loop over an axis can have: one where an index that must be checked varies along it."""
+    """The lanes that a loop over an axis can have: one where a check or a guard varies along it.
+
+    TVM takes a vector loop with a condition that differs between lanes apart, and loses the names bound inside it.
+    """
     for expr in postorder(list(exprs)):
+        if isinstance(expr, Guard) and _varies(expr, axis):
+            return 1
         if isinstance(expr, Checked) and any(_varies(x, axis) for x in postorder([expr])):
             return 1
     return lanes

@@ -75,7 +75,7 @@ class _Matmul(Nest):
             self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {rows})")
             self.var("column", f"{panel} * {s.tile_n}")
             self.var("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
-            if self.pack_left or self.pack_right:
+            if self.schedule.blocked or self.pack_left or self.pack_right:
                 self._blocked()
             else:
                 self._streamed()
@@ -210,7 +210,7 @@ class _Matmul(Nest):
         s = self.schedule
         width = s.tile_n // s.vector
         # one buffer for each vector of columns: TVM puts buffers on the stack, and LLVM in registers, up to 1 KiB only
-        accs = [self.buffer(f"acc{j}_", rows * s.vector, self.acc) for j in range(width)]
+        accs = [self.registers(f"acc{j}_", rows * s.vector, self.acc) for j in range(width)]
         if self.left is not None:
             self._row_bases(rows)
         with self.vectors(rows) as e:
@@ -228,7 +228,7 @@ class _Matmul(Nest):
     def _row_bases(self, rows: int) -> None:
         """The offset of each row of the left operand, so that the loop over terms only adds to it."""
         assert self.left is not None
-        bases = self.buffer("bases", rows, "int64")
+        bases = self.registers("bases", rows, "int64")
         with self.loop("r", str(rows), "T.unroll") as r:
             row = self.var("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
             scope = self.scope.at(unflatten(self.c.rows, row, self.scope))

@@ -27,7 +27,7 @@ from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text
 from .map import emit_map
 from .matmul import emit_matmul
-from .nest import PASS_CONFIG
+from .pipeline import compile_module
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .source import Source
@@ -150,8 +150,7 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
         module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
     try:
-        with tvm.transform.PassContext(config=PASS_CONFIG):
-            return tvm.compile(module, target=target)
+        return compile_module(module, target)
     except Exception as error:
         raise BackendError(f"TVM cannot compile the kernels: {error}") from error
 

@@ -12,6 +12,8 @@ PASS_CONFIG = {"tirx.disable_storage_rewrite": True}
 
 LINE = 64  # bytes of a cache line
 
+_ON_STACK = 'scope="local", annotations={"disable_lower_builtin": True}'
+
 Text = str
 
 
@@ -38,32 +40,34 @@ class Nest:
 
     def var(self, name: str, value: Text, dtype: str = "int64") -> Text:
         """A variable: TVM does not look through it, so that indices stay short; LLVM keeps it in a register."""
-        self.texts[name] = f"{self.buffer(name, 1, dtype)}[0]"
+        self.texts[name] = f"{self.registers(name, 1, dtype)}[0]"
         self.line(f"{self[name]} = {value}")
         return self[name]
 
-    def buffer(self, name: str, count: int, dtype: str) -> Text:
-        """A buffer on the stack; one that is indexed by constants only becomes registers.
+    def registers(self, name: str, count: int, dtype: str) -> Text:
+        """A buffer that is indexed by constants only: on the stack for TVM, in registers for LLVM.
 
-        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM. It
-        aligns stack buffers to 16 bytes, but not those of vectors: larger ones are views of vectors of a cache line.
+        What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM.
         """
         self.texts[name] = self.src.fresh(name)
-        marks = 'scope="local", annotations={"disable_lower_builtin": True}'
-        wide = LINE * 8 // int(dtype.lstrip("uintfloa"))
-        if count <= wide:
-            self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}", {marks})')
-            return self[name]
+        self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}", {_ON_STACK})')
+        return self[name]
+
+    def buffer(self, name: str, count: int, dtype: str) -> Text:
+        """A buffer on the stack, aligned to a cache line: TVM aligns to 16 bytes, but vectors to their size."""
+        lanes = LINE * 8 // int(dtype.lstrip("uintfloa"))
         memory = self.src.fresh("memory")
-        self.line(f'{memory} = T.alloc_buffer(({-(-count // wide)},), "{dtype}x{wide}", {marks})')
+        self.line(f'{memory} = T.alloc_buffer(({-(-count // lanes)},), "{dtype}x{lanes}", {_ON_STACK})')
+        self.texts[name] = self.src.fresh(name)
         self.line(f'{self[name]} = T.decl_buffer(({count},), "{dtype}", data={memory}.data)')
         return self[name]
 
     @contextmanager
     def loop(self, name: str, extent: Text | int, kind: str = "range") -> Iterator[Text]:
-        """A loop; gives the text of its index."""
+        """A loop; gives the text of its index, an int64: a lane of another type would make its loads gathers."""
         self.texts[name] = self.src.fresh(name)
-        with self.src.block(f"for {self[name]} in {kind}({extent})"):
+        count = f"T.int64({extent})" if str(extent).isdigit() else extent
+        with self.src.block(f"for {self[name]} in {kind}({count})"):
             yield self[name]
 
     @contextmanager

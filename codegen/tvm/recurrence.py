@@ -118,7 +118,7 @@ class _Recurrence(Nest):
 
     def _tile(self, rows: int, panel: str) -> None:
         s, width = self.schedule, self.schedule.tile_n // self.vector
-        accs = [self.buffer("acc", rows * self.vector, self.kind) for _ in range(width)]
+        accs = [self.registers("acc", rows * self.vector, self.kind) for _ in range(width)]
         with self.vectors(rows) as e:
             for acc in accs:
                 self.line(f"{acc}[{e}] = T.{self.kind}(0)")

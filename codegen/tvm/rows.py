@@ -149,7 +149,8 @@ class _Accumulator:
     def start(self) -> None:
         """Set every lane to the neutral element."""
         lane = self.scope.src.fresh("l")
-        with self.scope.src.block(f"for {lane} in T.vectorized(T.int64({self.width}))"):
+        kind = "vectorized" if self.width > 1 else "serial"
+        with self.scope.src.block(f"for {lane} in T.{kind}(T.int64({self.width}))"):
             self.scope.src.line(f"{self.name}[{lane}] = {neutral(self.kind, self.dtype)}")
 
     def step(self, value: Expr, axis: Axis, width: int) -> Callable[[Scope], None]:
@@ -170,7 +171,8 @@ class _Accumulator:
         while half % 2 == 0 and half > 1:
             half //= 2
             lane = src.fresh("l")
-            with src.block(f"for {lane} in T.vectorized(T.int64({half}))"):
+            kind = "vectorized" if half > 1 else "serial"
+            with src.block(f"for {lane} in T.{kind}(T.int64({half}))"):
                 text = _STEP[self.kind].format(f"{self.name}[{lane}]", f"{self.name}[{lane} + T.int64({half})]")
                 src.line(f"{self.name}[{lane}] = {text}")
         # kept in memory: a name bound to a load may be read after the storage has another use

@@ -1,8 +1,9 @@
-"""Elementary functions for float32 that TVM's vectoriser and LLVM turn into straight SIMD code.
+"""Elementary functions for float32 as straight SIMD code.
 
 ``tirx.exp``, ``tanh``, ``erf`` and their like become one libm call per element inside a vectorised loop. The functions
-here take a scalar float32 expression, evaluate it once, and return one made of arithmetic, selects and integer
-operations on bits: no call, no branch, no table. A float64 argument goes to libm; any other dtype is a ``TypeError``.
+here become arithmetic, selects and integer operations on bits: no call, no branch, no table. They take and return TIR
+expressions, in which each is one opaque call (see ``intrinsic``), and may be nested at will. A float64 argument goes to
+libm; any other dtype is a ``TypeError``.
 
 Infinities, NaN, signed zeros, and subnormal arguments and results are treated as in IEEE 754 and PyTorch. ``MAX_ULP``
 bounds the error against a float64 reference, in units in the last place of the float32 result.
@@ -14,34 +15,13 @@ Elementary Functions" (1980), and M. H. Payne and R. N. Hanek, "Radian Reduction
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tvm import tirx
 
-from .scalar import (
-    INF,
-    NAN,
-    Bindings,
-    Expr,
-    absolute,
-    at_most,
-    bits,
-    clamp,
-    f32,
-    f64,
-    fma,
-    from_bits,
-    horner,
-    i32,
-    i64,
-    sign_bit,
-    subtract,
-    with_sign,
-)
-
-Bind = Callable[[Expr], Expr]
-Function = Callable[..., Expr]
+from .intrinsic import Expr, Function, intrinsic
+from .llvm import Operand, Value, fma, select, square_root, truncate
 
 _LN2_HIGH: Final = 0.693147182464599609  # ln 2 rounded to float32
 _LN2_LOW: Final = -1.90465429995776804e-9  # ln 2 - _LN2_HIGH
@@ -51,30 +31,51 @@ _ROUND_F32: Final = 1.5 * 2.0**23
 _ROUND_F64: Final = 1.5 * 2.0**52
 _ROUND_F32_BITS: Final = 0x4B400000
 _TINY: Final = 2.0**-25  # f(x) = x + O(x^2) rounds to x, or its neighbour, below this
-
-
-def _elementary(libm: Function) -> Callable[[Function], Function]:
-    """Make a float32 body, whose first argument binds shared values, a function; ``libm`` is its float64 form."""
-
-    def decorate(body: Function) -> Function:
-        def function(*arguments: Expr) -> Expr:
-            dtypes = {str(argument.ty.dtype) for argument in arguments}
-            if dtypes == {"float64"}:
-                return libm(*arguments)
-            if dtypes != {"float32"}:
-                raise TypeError(f"{body.__name__} takes float32 or float64, not {sorted(dtypes)}: cast first")
-            bindings = Bindings()
-            return bindings.close(body(bindings.bind, *map(bindings.bind, arguments)))
-
-        function.__name__, function.__doc__ = body.__name__, body.__doc__
-        return function
-
-    return decorate
+_INF: Final = math.inf
 
 
 def _libm(name: str) -> Function:
     """A float64 function of libm that TVM has no operator for."""
     return lambda x: tirx.call_pure_extern("float64", name, x)
+
+
+def _horner(x: Value, coefficients: Sequence[float]) -> Value:
+    """The polynomial in x with these coefficients, constant term first."""
+    result: Operand = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        result = fma(x, result, coefficient)
+    return x.lift(result)
+
+
+def _bits(x: Value) -> Value:
+    return x.convert("bitcast", "i32")
+
+
+def _float(bits: Value) -> Value:
+    return bits.convert("bitcast", "float")
+
+
+def _absolute(x: Value) -> Value:
+    return _float(_bits(x) & 0x7FFFFFFF)
+
+
+def _sign_bit(x: Value) -> Value:
+    return _bits(x) & -0x80000000
+
+
+def _with_sign(magnitude: Value, sign: Value) -> Value:
+    """``magnitude``, whose own sign is ignored, with the sign of ``sign``."""
+    return _float((_bits(magnitude) & 0x7FFFFFFF) | _sign_bit(sign))
+
+
+def _at_most(x: Value, high: float) -> Value:
+    """x or ``high``, the lesser; NaN stays NaN."""
+    return select(x > high, high, x)
+
+
+def _clamp(x: Value, low: float, high: float) -> Value:
+    """x within [low, high]; NaN stays NaN."""
+    return select(x < low, low, _at_most(x, high))
 
 
 # Exponentials ---------------------------------------------------------------------------------------------------------
@@ -83,83 +84,83 @@ def _libm(name: str) -> Function:
 _EXPM1: Final = (0.49999997, 0.166665465, 0.0416674353, 0.00836626161, 0.00138706574)
 
 
-def _rounded_int(rounded: Expr, offset: int) -> Expr:
+def _rounded_int(rounded: Value, offset: int) -> Value:
     """n + offset, for rounded = _ROUND_F32 + n."""
-    return bits(rounded) - i32(_ROUND_F32_BITS - offset)
+    return _bits(rounded) - (_ROUND_F32_BITS - offset)
 
 
-def _power_of_two(biased: Expr) -> Expr:
+def _power_of_two(biased: Value) -> Value:
     """2^(biased - 127) for 0 < biased < 255."""
-    return from_bits(biased << i32(23))
+    return _float(biased << 23)
 
 
-def _reduce_exp(bind: Bind, x: Expr) -> tuple[Expr, Expr]:
+def _reduce_exp(x: Value) -> tuple[Value, Value]:
     """Cody and Waite: x = n ln 2 + r with |r| <= ln(2) / 2, as _ROUND_F32 + n and r."""
-    rounded = bind(fma(x, f32(_LOG2_E), f32(_ROUND_F32)))
-    n = bind(subtract(rounded, _ROUND_F32))
-    return rounded, bind(fma(n, f32(-_LN2_LOW), fma(n, f32(-_LN2_HIGH), x)))
+    rounded = fma(x, _LOG2_E, _ROUND_F32)
+    n = rounded - _ROUND_F32
+    return rounded, fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
 
 
-def _expm1_reduced(bind: Bind, r: Expr) -> Expr:
-    return fma(bind(r * r), horner(r, _EXPM1), r)
+def _expm1_reduced(r: Value) -> Value:
+    return fma(r * r, _horner(r, _EXPM1), r)
 
 
-def _scaled_exp(bind: Bind, rounded: Expr, r: Expr) -> Expr:
+def _scaled_exp(rounded: Value, r: Value) -> Value:
     """2^n e^r. In two steps, so that subnormal results round once and 2^128 is never formed."""
-    n = bind(_rounded_int(rounded, 0))
-    half = bind(n >> i32(1))
-    return (_expm1_reduced(bind, r) + f32(1.0)) * _power_of_two(half + i32(127)) * _power_of_two(n - half + i32(127))
+    n = _rounded_int(rounded, 0)
+    half = n >> 1
+    return (_expm1_reduced(r) + 1.0) * _power_of_two(half + 127) * _power_of_two(n - half + 127)
 
 
-def _exp(bind: Bind, x: Expr) -> Expr:
+def _exp(x: Value) -> Value:
     # e^89 overflows and e^-104 is less than half the least subnormal. Below it the scaling is given 1 and its result
     # dropped, since a product that underflows takes several times as long, and masked attention scores all would.
-    zero = x < f32(-104.0)
-    argument = bind(tirx.Select(zero, f32(0.0), at_most(x, 89.0)))
-    return tirx.Select(zero, f32(0.0), _scaled_exp(bind, *_reduce_exp(bind, argument)))
+    zero = x < -104.0
+    argument = select(zero, 0.0, _at_most(x, 89.0))
+    return select(zero, 0.0, _scaled_exp(*_reduce_exp(argument)))
 
 
-@_elementary(tirx.exp)
-def exp(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.exp)
+def exp(x: Value) -> Value:
     """e^x: Cody and Waite's reduction, then a polynomial of degree 6."""
-    return _exp(bind, x)
+    return _exp(x)
 
 
-@_elementary(tirx.exp2)
-def exp2(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.exp2)
+def exp2(x: Value) -> Value:
     """2^x: an exact reduction, then e^(r ln 2) as in ``exp``."""
-    x = bind(clamp(x, -151.0, 129.0))
-    rounded = bind(fma(x, f32(1.0), f32(_ROUND_F32)))
-    return _scaled_exp(bind, rounded, bind(f32(_LN2_HIGH) * (x - subtract(rounded, _ROUND_F32))))
+    x = _clamp(x, -151.0, 129.0)
+    rounded = x + _ROUND_F32
+    return _scaled_exp(rounded, _LN2_HIGH * (x - (rounded - _ROUND_F32)))
 
 
-def _halved_expm1(bind: Bind, x: Expr) -> Expr:
+def _halved_expm1(x: Value) -> Value:
     """(e^x - 1) / 2 for -86 < x < 89: 2^(n-1) (e^r - 1) + (2^(n-1) - 1/2). So 2^128 is never formed."""
-    rounded, r = _reduce_exp(bind, x)
-    power = bind(_power_of_two(_rounded_int(rounded, 126)))
-    return fma(power, _expm1_reduced(bind, r), subtract(power, 0.5))
+    rounded, r = _reduce_exp(x)
+    power = _power_of_two(_rounded_int(rounded, 126))
+    return fma(power, _expm1_reduced(r), power - 0.5)
 
 
-@_elementary(_libm("expm1"))
-def expm1(bind: Bind, x: Expr) -> Expr:
+@intrinsic(_libm("expm1"))
+def expm1(x: Value) -> Value:
     """e^x - 1 to full relative accuracy near 0."""
-    result = f32(2.0) * _halved_expm1(bind, bind(clamp(x, -64.0, 89.0)))
-    return tirx.Select(absolute(x) < f32(_TINY), x, result)
+    result = 2.0 * _halved_expm1(_clamp(x, -64.0, 89.0))
+    return select(_absolute(x) < _TINY, x, result)
 
 
-@_elementary(tirx.tanh)
-def tanh(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.tanh)
+def tanh(x: Value) -> Value:
     """tanh |x| = t / (t + 2) with t = e^(2|x|) - 1, which rounds to 1 from |x| = 9.02 on."""
-    magnitude = bind(absolute(x))
-    half = bind(_halved_expm1(bind, bind(at_most(bind(f32(2.0) * magnitude), 19.0))))
-    return with_sign(tirx.Select(magnitude < f32(_TINY), x, half / (half + f32(1.0))), x)
+    magnitude = _absolute(x)
+    half = _halved_expm1(_at_most(2.0 * magnitude, 19.0))
+    return _with_sign(select(magnitude < _TINY, x, half / (half + 1.0)), x)
 
 
-@_elementary(tirx.sigmoid)
-def sigmoid(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.sigmoid)
+def sigmoid(x: Value) -> Value:
     """1 / (1 + e^-x), by e^-|x|: no overflow, and small results keep their relative accuracy."""
-    power = bind(_exp(bind, bind(-absolute(x))))
-    return tirx.Select(x < f32(0.0), power, f32(1.0)) / (power + f32(1.0))
+    power = _exp(-_absolute(x))
+    return select(x < 0.0, power, 1.0) / (power + 1.0)
 
 
 # Logarithms -----------------------------------------------------------------------------------------------------------
@@ -172,54 +173,54 @@ _LOG1P: Final = (
 _TWO_THIRDS_BITS: Final = 0x3F2AAAAB
 
 
-def _exponent(pattern: Expr) -> Expr:
+def _exponent(pattern: Value) -> Value:
     """k * 2^23, for the bits of 2^k m with 2/3 <= m < 4/3."""
-    return (pattern - i32(_TWO_THIRDS_BITS)) & i32(-0x800000)
+    return (pattern - _TWO_THIRDS_BITS) & -0x800000
 
 
-def _split(bind: Bind, x: Expr) -> tuple[Expr, Expr]:
+def _split(x: Value) -> tuple[Value, Value]:
     """x = 2^k (1 + f) with |f| <= 1/3, for 0 < x < inf: k and f. Subnormals are scaled up first."""
-    subnormal = x < f32(2.0**-126)
-    pattern = bind(bits(tirx.Select(subnormal, x * f32(2.0**23), x)))
-    exponent = bind(_exponent(pattern))
-    k = tirx.Cast("float32", exponent >> i32(23)) - tirx.Select(subnormal, f32(23.0), f32(0.0))
-    return bind(k), bind(from_bits(pattern - exponent) - f32(1.0))
+    subnormal = x < 2.0**-126
+    pattern = _bits(select(subnormal, x * 2.0**23, x))
+    exponent = _exponent(pattern)
+    k = (exponent >> 23).convert("sitofp", "float") - select(subnormal, x.lift(23.0), 0.0)
+    return k, _float(pattern - exponent) - 1.0
 
 
-def _log1p_reduced(bind: Bind, f: Expr) -> Expr:
-    return fma(bind(f * f), horner(f, _LOG1P), f)
+def _log1p_reduced(f: Value) -> Value:
+    return fma(f * f, _horner(f, _LOG1P), f)
 
 
-def _log_domain(x: Expr, least: float, inside: Expr) -> Expr:
+def _log_domain(x: Value, least: float, inside: Value) -> Value:
     """``inside`` for least < x < inf, with the limits at both ends and NaN for the rest."""
-    beyond = tirx.Select(x == f32(least), -INF, NAN)
-    return tirx.Select(x > f32(least), tirx.Select(x < INF, inside, INF), beyond)
+    beyond = select(x.equals(least), x.lift(-_INF), math.nan)
+    return select(x > least, select(x < _INF, inside, _INF), beyond)
 
 
-@_elementary(tirx.log)
-def log(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.log)
+def log(x: Value) -> Value:
     """ln x: exponent and mantissa from the bits, then a polynomial of degree 10."""
-    k, f = _split(bind, x)
+    k, f = _split(x)
     # k * _LN2_LOW, left out here and in log1p, is below a tenth of an ulp of the sum.
-    return _log_domain(x, 0.0, fma(k, f32(_LN2_HIGH), _log1p_reduced(bind, f)))
+    return _log_domain(x, 0.0, fma(k, _LN2_HIGH, _log1p_reduced(f)))
 
 
-@_elementary(tirx.log2)
-def log2(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.log2)
+def log2(x: Value) -> Value:
     """log2 x, as ``log``: exact for powers of two."""
-    k, f = _split(bind, x)
-    return _log_domain(x, 0.0, fma(_log1p_reduced(bind, f), f32(_LOG2_E), k))
+    k, f = _split(x)
+    return _log_domain(x, 0.0, fma(_log1p_reduced(f), _LOG2_E, k))
 
 
-@_elementary(tirx.log1p)
-def log1p(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.log1p)
+def log1p(x: Value) -> Value:
     """ln(1 + x). 1 + x = 2^k (1 + f) with k from the rounded sum but f from x itself, so that no bit of x is lost."""
-    exponent = bind(_exponent(bits(x + f32(1.0))))
-    power = from_bits(i32((127 + 2) << 23) - exponent)  # 2^(2-k), since 2^-128 would be subnormal
-    f = bind(from_bits(bits(x) - exponent) + fma(power, f32(0.25), f32(-1.0)))
-    k = tirx.Cast("float32", exponent >> i32(23))
-    result = fma(k, f32(_LN2_HIGH), _log1p_reduced(bind, f))
-    return _log_domain(x, -1.0, tirx.Select(absolute(x) < f32(_TINY), x, result))
+    exponent = _exponent(_bits(x + 1.0))
+    power = _float(((127 + 2) << 23) - exponent)  # 2^(2-k), since 2^-128 would be subnormal
+    f = _float(_bits(x) - exponent) + fma(power, 0.25, -1.0)
+    k = (exponent >> 23).convert("sitofp", "float")
+    result = fma(k, _LN2_HIGH, _log1p_reduced(f))
+    return _log_domain(x, -1.0, select(_absolute(x) < _TINY, x, result))
 
 
 # Error function -------------------------------------------------------------------------------------------------------
@@ -233,19 +234,19 @@ _ERFC: Final = (
 )
 
 
-@_elementary(tirx.erf)
-def erf(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.erf)
+def erf(x: Value) -> Value:
     """erf x: an odd polynomial up to |x| = 1, then 1 - p^4 with p a polynomial for the fourth root of erfc.
 
     The exact GELU is 0.5 x (1 + erf(x / sqrt 2)), as in PyTorch.
     """
-    magnitude = bind(absolute(x))
-    t = bind(at_most(magnitude, 4.0))
-    root = bind(horner(bind(t - f32(2.0)), _ERFC))
-    square = bind(root * root)
-    large = fma(square, -square, f32(1.0))
-    small = fma(t, horner(bind(t * t), _ERF), t)
-    return with_sign(tirx.Select(t > f32(1.0), large, small), x)
+    magnitude = _absolute(x)
+    t = _at_most(magnitude, 4.0)
+    root = _horner(t - 2.0, _ERFC)
+    square = root * root
+    large = fma(square, -square, 1.0)
+    small = fma(t, _horner(t * t, _ERF), t)
+    return _with_sign(select(t > 1.0, large, small), x)
 
 
 # Sine and cosine ------------------------------------------------------------------------------------------------------
@@ -263,60 +264,59 @@ def _two_over_pi(dropped: int) -> tuple[float, float]:
     return math.ldexp(high, -256), math.ldexp(float(fraction - int(high)), -256)
 
 
-def _reduce_quarter(bind: Bind, x: Expr, phase: int) -> tuple[Expr, Expr]:
+def _reduce_quarter(x: Value, phase: int) -> tuple[Value, Value]:
     """x = (q + s) pi / 2 for x >= 0: an integer with the low bits of q + phase, and s pi / 2 in [-pi / 4, pi / 4].
 
     Payne and Hanek's idea in float64: an x of at least 2^(24+21j) is a multiple of 2^(1+21j), so the bits of 2 / pi
     down to 2^(1-21j) only add whole turns. Without them x * high is below 2^46 and x * low below 2^-6.
     """
-    wide = bind(tirx.Cast("float64", x))
-    high, low = (f64(part) for part in _two_over_pi(0))
+    wide = x.convert("fpext", "double")
+    high, low = map(wide.lift, _two_over_pi(0))
     for j in (1, 2, 3, 4):
-        large = wide >= f64(2.0 ** (24 + 21 * j))
-        next_high, next_low = (f64(part) for part in _two_over_pi(21 * j - 1))
-        high, low = tirx.Select(large, next_high, high), tirx.Select(large, next_low, low)
-    high = bind(high)
-    rounded = bind(fma(wide, high, f64(_ROUND_F64 + phase)))
-    rest = fma(wide, low, fma(wide, high, -subtract(rounded, _ROUND_F64 + phase)))
-    quarters = tirx.Cast("int32", tirx.reinterpret("int64", rounded))
-    return bind(quarters), bind(tirx.Cast("float32", rest * f64(math.pi / 2)))
+        large = wide >= 2.0 ** (24 + 21 * j)
+        next_high, next_low = _two_over_pi(21 * j - 1)
+        high, low = select(large, next_high, high), select(large, next_low, low)
+    rounded = fma(wide, high, _ROUND_F64 + phase)
+    rest = fma(wide, low, fma(wide, high, (_ROUND_F64 + phase) - rounded))
+    quarters = rounded.convert("bitcast", "i64").convert("trunc", "i32")
+    return quarters, (rest * (math.pi / 2)).convert("fptrunc", "float")
 
 
-def _sin_quarter(bind: Bind, quarters: Expr, r: Expr) -> Expr:
+def _sin_quarter(quarters: Value, r: Value) -> Value:
     """sin(quarters * pi / 2 + r)."""
-    square = bind(r * r)
-    sine = fma(bind(square * r), horner(square, _SIN), r)
-    cosine = fma(bind(square * square), horner(square, _COS), fma(square, f32(-0.5), f32(1.0)))
-    odd = (quarters & i32(1)) == i32(1)
-    return from_bits(bits(tirx.Select(odd, cosine, sine)) ^ ((quarters & i32(2)) << i32(30)))
+    square = r * r
+    sine = fma(square * r, _horner(square, _SIN), r)
+    cosine = fma(square * square, _horner(square, _COS), fma(square, -0.5, 1.0))
+    odd = (quarters & 1).equals(1)
+    return _float(_bits(select(odd, cosine, sine)) ^ ((quarters & 2) << 30))
 
 
-@_elementary(tirx.sin)
-def sin(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.sin)
+def sin(x: Value) -> Value:
     """sin x, accurate for every finite x; NaN for infinities."""
-    magnitude = _sin_quarter(bind, *_reduce_quarter(bind, bind(absolute(x)), phase=0))
-    return from_bits(bits(magnitude) ^ sign_bit(x))
+    magnitude = _sin_quarter(*_reduce_quarter(_absolute(x), phase=0))
+    return _float(_bits(magnitude) ^ _sign_bit(x))
 
 
-@_elementary(tirx.cos)
-def cos(bind: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.cos)
+def cos(x: Value) -> Value:
     """cos x, accurate for every finite x; NaN for infinities."""
-    return _sin_quarter(bind, *_reduce_quarter(bind, bind(absolute(x)), phase=1))
+    return _sin_quarter(*_reduce_quarter(_absolute(x), phase=1))
 
 
 # Roots and powers -----------------------------------------------------------------------------------------------------
 
 
-@_elementary(tirx.sqrt)
-def sqrt(_: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.sqrt)
+def sqrt(x: Value) -> Value:
     """The square root, correctly rounded: a SIMD instruction."""
-    return tirx.sqrt(x)
+    return square_root(x)
 
 
-@_elementary(tirx.rsqrt)
-def rsqrt(_: Bind, x: Expr) -> Expr:
+@intrinsic(tirx.rsqrt)
+def rsqrt(x: Value) -> Value:
     """1 / sqrt(x), by a square root and a division."""
-    return f32(1.0) / tirx.sqrt(x)
+    return 1.0 / square_root(x)
 
 
 # log2(1 + f) = s p(s^2) with s = f / (2 + f) for |f| <= 1/3, relative error 2^-42; 2^r = p(r) for |r| <= 1/2, 2^-29
@@ -327,36 +327,36 @@ _EXP2: Final = (
 )
 
 
-def _log2_wide(bind: Bind, x: Expr) -> Expr:
+def _log2_wide(x: Value) -> Value:
     """log2(x) in float64 for x >= 0, with +-1e300 for its infinities, so that a product with 0 is 0."""
-    k, f = (bind(tirx.Cast("float64", part)) for part in _split(bind, x))
-    s = bind(f / (f + f64(2.0)))
-    finite = fma(s, horner(bind(s * s), _LOG2), k)
-    nonzero = tirx.Select(x > f32(0.0), finite, f64(-1e300))
-    return tirx.Select(x < INF, nonzero, tirx.Select(x == INF, f64(1e300), tirx.Cast("float64", x)))
+    k, f = (part.convert("fpext", "double") for part in _split(x))
+    s = f / (f + 2.0)
+    finite = fma(s, _horner(s * s, _LOG2), k)
+    nonzero = select(x > 0.0, finite, -1e300)
+    return select(x < _INF, nonzero, select(x.equals(_INF), 1e300, x.convert("fpext", "double")))
 
 
-def _exp2_wide(bind: Bind, x: Expr) -> Expr:
+def _exp2_wide(x: Value) -> Value:
     """2^x for a float64 x, rounded once to float32."""
-    x = bind(clamp(x, -160.0, 130.0))
-    rounded = bind(fma(x, f64(1.0), f64(_ROUND_F64)))
-    fraction = bind(x - subtract(rounded, _ROUND_F64))
-    power = tirx.reinterpret("float64", (tirx.reinterpret("int64", rounded) + i64(1023)) << i64(52))
-    return tirx.Cast("float32", horner(fraction, _EXP2) * power)
+    x = _clamp(x, -160.0, 130.0)
+    rounded = x + _ROUND_F64
+    fraction = x - (rounded - _ROUND_F64)
+    power = ((rounded.convert("bitcast", "i64") + 1023) << 52).convert("bitcast", "double")
+    return (_horner(fraction, _EXP2) * power).convert("fptrunc", "float")
 
 
-@_elementary(tirx.pow)
-def pow(bind: Bind, x: Expr, y: Expr) -> Expr:
+@intrinsic(tirx.pow)
+def pow(x: Value, y: Value) -> Value:
     """x^y as 2^(y log2 |x|) in float64, with the sign and the exceptions of IEEE 754's pow."""
-    magnitude, whole = bind(absolute(x)), bind(tirx.trunc(y))
-    finite_y = tirx.Cast("float64", bind(clamp(y, -3e38, 3e38)))
-    result = _exp2_wide(bind, bind(finite_y * _log2_wide(bind, magnitude)))
-    half = bind(y * f32(0.5))
-    odd_sign = tirx.Select(tirx.trunc(half) == half, i32(0), tirx.Select(whole == y, sign_bit(x), i32(0)))
-    signed = from_bits(bits(result) ^ odd_sign)
-    negative_base = tirx.Select(x < f32(0.0), tirx.Select(magnitude < INF, NAN, signed), signed)
-    real = tirx.Select(whole == y, signed, negative_base)
-    return tirx.Select(y == f32(0.0), f32(1.0), tirx.Select(x == f32(1.0), f32(1.0), real))
+    magnitude = _absolute(x)
+    finite_y = _clamp(y, -3e38, 3e38).convert("fpext", "double")
+    result = _exp2_wide(finite_y * _log2_wide(magnitude))
+    whole, half = truncate(y).equals(y), y * 0.5
+    odd_sign = select(truncate(half).equals(half), 0, select(whole, _sign_bit(x), 0))
+    signed = _float(_bits(result) ^ odd_sign)
+    # -0 and -inf have powers with fractional exponents; the other negative numbers do not.
+    negative = select(x < 0.0, select(magnitude < _INF, math.nan, signed), signed)
+    return select(y.equals(0.0), 1.0, select(x.equals(1.0), 1.0, select(whole, signed, negative)))
 
 
 # The functions of one argument, by name; ``pow`` has two.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..rule import Rule
-from . import activations, algebra, attention, casts, constants, linear, masks, norm, rope, views
+from . import activations, algebra, attention, broadcast, casts, constants, linear, masks, motion, norm, rope, views
 
 # By stage. Each stage runs with the rules of those before it, so that what it builds is in normal form too.
 RULES: Mapping[str, Sequence[Rule]] = {
@@ -14,6 +14,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *algebra.RULES,
         *casts.IDENTITIES,
         *views.RULES,
+        *broadcast.RULES,
         *masks.RULES,
     ),
     "recognise": (
@@ -28,7 +29,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *attention.OPERANDS,
         *attention.MASK,
         *activations.GATED,
-        *views.MOTIONS,
+        *motion.RULES,
     ),
 }
 

@@ -87,7 +87,7 @@ IDENTITIES = (
         name="mul-one",
         before=lambda x: mul(x, constant(1)),
         after=lambda x: x,
-        samples=[shapes("any: m n")],
+        samples=[shapes("m n"), shapes("any: m n")],
         near_misses=[lambda x: mul(x, _wide(x, 1)), lambda x: mul(x, scalar_like(2, x)), lambda x: mul(x, x)],
     ),
     # x / 1 -> x

@@ -60,7 +60,7 @@ RULES = (
             shapes("m K", "weight: N K", "weight: N", s=lambda m, K: (m, 1, K)),
         ],
         near_misses=[
-            shapes("m K 2", "weight: N 2*K", s=lambda m, K: (m, 2 * K)),
+            shapes("m 3 2", "weight: N 6", s=lambda m: (m, 6)),
             lambda x, *ws: linear(neg(x), *ws),
         ],
         tolerance=ROUNDING,

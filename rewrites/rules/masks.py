@@ -18,7 +18,7 @@ from .common import at_most, is_size
 
 @dataclass(frozen=True)
 class Span:
-    """Positions start, start + 1, ... of one axis; ``place`` is the axis of the index they lie on, None for a single one."""
+    """Positions start, start + 1, ... of an axis; ``place`` is their axis in the index, None for one alone."""
 
     start: Any
     size: Dim

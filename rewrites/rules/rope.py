@@ -36,7 +36,7 @@ RULES = (
         ],
         near_misses=[
             shapes("H s 2*D", "3 1 s 2*D", "3 1 s 2*D", h=lambda D: D, n=lambda D: 2 * D),
-            shapes("b H s 2*D", "s 2*D", "1 2*D", h=lambda D: D, n=lambda D: 2 * D),
+            shapes("b H 3 2*D", "3 2*D", "1 2*D", h=lambda D: D, n=lambda D: 2 * D),
             lambda x, cos, sin, h, n: add(mul(x, cos), mul(_turned_back(x, h, n), sin)),
         ],
         tolerance=ROUNDING,

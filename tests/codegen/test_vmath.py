@@ -14,6 +14,7 @@ from tvm.script import tirx as T  # noqa: E402
 from tvm.target import codegen  # noqa: E402
 
 from smelt.codegen.tvm import vmath  # noqa: E402
+from smelt.codegen.tvm.intrinsic import PIPELINE  # noqa: E402
 
 LANES = 16
 STRIDE = 2039  # prime, so that a sweep in steps of it meets every residue of the mantissa: 2.1 million floats
@@ -31,8 +32,12 @@ def target(cpu: str | None = None) -> Any:
     return tvm.target.Target({"kind": "llvm", "mcpu": cpu or codegen.llvm_get_system_cpu()})
 
 
-def unary(name: str, function: Callable[[Any], Any], dtype: str = "float32") -> Any:
-    """y[i] = function(x[i]) in vectors of LANES."""
+def build(kernels: Any, cpu: str | None = None) -> Any:
+    return tirx.build(tvm.IRModule(kernels), target=target(cpu), pipeline=PIPELINE)
+
+
+def unary(name: str, function: Callable[[Any], Any], dtype: str = "float32", lanes: int = LANES) -> Any:
+    """y[i] = function(x[i]) in vectors of ``lanes``."""
 
     @T.prim_func(s_tir=True)
     def kernel(x_handle: T.handle, y_handle: T.handle):
@@ -40,9 +45,9 @@ def unary(name: str, function: Callable[[Any], Any], dtype: str = "float32") -> 
         n = T.int32()
         x = T.match_buffer(x_handle, (n,), dtype)
         y = T.match_buffer(y_handle, (n,), dtype)
-        for i in T.serial(n // LANES):
-            for j in T.vectorized(LANES):
-                y[i * LANES + j] = function(x[i * LANES + j])
+        for i in T.serial(n // lanes):
+            for j in T.vectorized(lanes):
+                y[i * lanes + j] = function(x[i * lanes + j])
 
     return kernel
 
@@ -68,14 +73,14 @@ def gelu(x: Any) -> Any:
     return tirx.FloatImm("float32", 0.5) * x * (vmath.erf(x * tirx.FloatImm("float32", 0.5**0.5)) + 1.0)
 
 
-def float32_kernels() -> Any:
+def float32_kernels() -> dict[str, Any]:
     kernels = {name: unary(name, function) for name, function in vmath.FUNCTIONS.items()}
-    return tvm.IRModule({**kernels, "pow": binary("pow", vmath.pow), "gelu": unary("gelu", gelu)})
+    return {**kernels, "pow": binary("pow", vmath.pow), "gelu": unary("gelu", gelu)}
 
 
 @pytest.fixture(scope="module")
 def module() -> Any:
-    return tirx.build(float32_kernels(), target=target())
+    return build(float32_kernels())
 
 
 def run(module: Any, name: str, *arguments: torch.Tensor) -> torch.Tensor:
@@ -180,7 +185,7 @@ def test_gelu_by_erf_is_as_accurate_as_eager(module: Any) -> None:
 def test_x86_code_is_vectors_without_calls(cpu: str) -> None:
     if "x86_64" not in codegen.llvm_get_system_triple():
         pytest.skip("compiles for the host's architecture")
-    built = tirx.build(float32_kernels(), target=target(cpu))
+    built = build(float32_kernels(), cpu)
     llvm, assembly = built.inspect_source("ll"), built.inspect_source("asm")
     assert "@llvm.fma.v16f32" in llvm
     assert "@llvm.fma.f32" not in llvm
@@ -192,17 +197,40 @@ def test_x86_code_is_vectors_without_calls(cpu: str) -> None:
     assert not re.findall(scalar_arithmetic, assembly, re.MULTILINE)
 
 
-def test_composition_grows_linearly() -> None:
-    def size(function: Callable[[Any], Any]) -> int:
-        return len(function(tirx.Var("x", "float32")).script())
+@pytest.mark.parametrize("lanes", [1, 8, 24])
+def test_any_number_of_lanes(lanes: int) -> None:
+    x = torch.linspace(-3, 3, 24 * LANES)
+    built = build({"exp": unary("exp", vmath.exp, lanes=lanes)})
+    assert error_in_ulp(run(built, "exp", x), x.double().exp()).max() <= vmath.MAX_ULP["exp"]
 
-    once = size(vmath.sigmoid)
-    assert size(lambda x: vmath.sigmoid(vmath.sigmoid(vmath.sigmoid(x)))) < 4 * once
+
+def test_functions_nest() -> None:
+    def nested(x: Any) -> Any:
+        for function in (vmath.sigmoid, vmath.log1p, vmath.erf, vmath.tanh, vmath.exp, vmath.sin, vmath.expm1):
+            x = function(x)
+        return x
+
+    x = torch.linspace(-3, 3, 4 * LANES)
+    exact = x.double().sigmoid().log1p().erf().tanh().exp().sin().expm1()
+    result = run(build({"nested": unary("nested", nested)}), "nested", x)
+    torch.testing.assert_close(result.double(), exact, rtol=1e-6, atol=0)
+
+
+def test_a_guarded_call_is_not_evaluated_elsewhere() -> None:
+    guarded = unary("guarded", lambda x: tirx.if_then_else(x > tirx.FloatImm("float32", 0.0), vmath.log(x), x))
+    x = torch.linspace(-3, 3, 4 * LANES)
+    result = run(build({"guarded": guarded}), "guarded", x)
+    torch.testing.assert_close(result, torch.where(x > 0, x.log(), x))
+
+
+def test_a_build_without_the_pipeline_says_so() -> None:
+    with pytest.raises(Exception, match="needs a build with tir_pipeline"):
+        tirx.build(tvm.IRModule({"exp": unary("exp", vmath.exp)}), target=target())
 
 
 def test_float64_goes_to_libm() -> None:
     kernels = {name: unary(name, function, "float64") for name, function in vmath.FUNCTIONS.items()}
-    built = tirx.build(tvm.IRModule(kernels), target=target())
+    built = build(kernels)
     x = torch.linspace(0.01, 3, 64, dtype=torch.float64)
     for name in NAMES:
         torch.testing.assert_close(run(built, name, x), getattr(torch, name)(x), rtol=1e-14, atol=0)

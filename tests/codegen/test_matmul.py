@@ -1,0 +1,137 @@
+"""Matmul kernels: packed weights, products of activations, epilogues, on awkward sizes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from smelt.codegen.schedule import Machine, MatmulSchedule, candidates
+from smelt.ir import ops
+from smelt.ir.node import Node
+from smelt.ir.types import Dim, symbol
+
+from .harness import Case, Kernel, build, operand
+
+M, N, K, B = symbol("m"), symbol("n"), symbol("k"), symbol("b")
+ROWS = [{"m": m} for m in (0, 1, 2, 4, 5, 7, 8, 9, 17, 49, 100, 203)]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+HALF_RTOL = {torch.bfloat16: 5e-2, torch.float16: 5e-3}
+
+
+def linear_case(
+    rows: tuple[Dim, ...],
+    terms: int,
+    columns: int,
+    dtype: torch.dtype = torch.float32,
+    after: Callable[[Node], Node] = lambda x: x,
+    **rest: object,
+) -> Case:
+    x, w, b = operand(0, (*rows, terms), dtype), operand(1, (columns, terms), dtype), operand(2, (columns,), dtype)
+    rtol = HALF_RTOL.get(dtype, 1e-4 if dtype == torch.float32 else 1e-11)
+    given = {"sizes": ROWS, "weights": frozenset([1]), "rtol": rtol, **rest}
+    return Case([x, w, b], [after(ops.linear(x, w, b))], **given)  # type: ignore[arg-type]
+
+
+def _cases() -> dict[str, Case]:
+    found = {
+        f"{terms}x{columns}": linear_case((M,), terms, columns)
+        for terms, columns in [(0, 16), (1, 1), (3, 17), (64, 2), (17, 49), (768, 48), (48, 100), (600, 200), (5, 1000)]
+    }
+    for dtype in DTYPES:
+        found[f"relu {dtype}"] = linear_case((M,), 65, 50, dtype, ops.relu)
+    found["gelu"] = linear_case((M,), 64, 96, after=ops.gelu)
+    found["two row axes"] = linear_case((B, M), 40, 33, sizes=[{"b": b, "m": m} for b, m in ((0, 3), (1, 1), (3, 17))])
+    found["no rows"] = linear_case((), 40, 33, sizes=[{}])
+    found["permuted"] = linear_case((B, M), 24, 40, layouts=[(1, 0, 2)], sizes=[{"b": 3, "m": 7}])
+    found["column major"] = linear_case((M,), 24, 40, layouts=[(1, 0)])
+    found["transposed operand"] = linear_case((M,), 24, 40, operands={0: (1, 0)})
+    found["prologue"] = _prologue()
+    found["residual"] = _residual()
+    return found
+
+
+def _residual() -> Case:
+    x, w, r = operand(0, (M, 30)), operand(1, (20, 30)), operand(2, (M, 20))
+    return Case([x, w, r], [ops.add(ops.linear(x, w), r)], ROWS, weights=frozenset([1]))
+
+
+def _prologue() -> Case:
+    x, w = operand(0, (M, 30)), operand(1, (20, 30))
+    return Case([x, w], [ops.linear(ops.sigmoid(x), w)], ROWS, weights=frozenset([1]))
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, Kernel]:
+    return build(_cases())
+
+
+@pytest.mark.parametrize("name", list(_cases()))
+def test_linear(kernels: dict[str, Kernel], name: str) -> None:
+    for sizes in kernels[name].case.sizes:
+        kernels[name].check(sizes)
+
+
+# --- products of activations ------------------------------------------------------------------------------------------
+
+BATCHED = [
+    {"b": b, "m": m, "n": n, "k": k}
+    for b, m, n, k in [(1, 1, 1, 1), (2, 17, 33, 5), (3, 49, 64, 300), (0, 2, 2, 2), (2, 0, 3, 4), (2, 3, 0, 4), (2, 3, 4, 0)]
+]
+
+
+def _products() -> dict[str, Case]:
+    found = {}
+    for dtype in DTYPES:
+        rtol = HALF_RTOL.get(dtype, 1e-4 if dtype == torch.float32 else 1e-11)
+        a, b = operand(0, (B, M, K), dtype), operand(1, (B, K, N), dtype)
+        found[f"batched {dtype}"] = Case([a, b], [ops.matmul(a, b)], BATCHED, rtol=rtol)
+    a, b = operand(0, (B, M, K)), operand(1, (B, N, K))
+    right = ops.permute(b, dims=(0, 2, 1))
+    found["transposed"] = Case([a, b], [ops.matmul(a, right)], BATCHED, rtol=1e-4)
+    found["strided"] = Case([a, b], [ops.matmul(a, right)], BATCHED, operands={0: (1, 0, 2), 1: (2, 1, 0)}, rtol=1e-4)
+    flat = operand(1, (K, N))
+    found["shared right"] = Case([a, flat], [ops.matmul(a, flat)], BATCHED, rtol=1e-4)
+    found["epilogue"] = Case([a, b], [ops.tanh(ops.matmul(a, right))], BATCHED, rtol=1e-4)
+    return found
+
+
+@pytest.fixture(scope="module")
+def products() -> dict[str, Kernel]:
+    return build(_products())
+
+
+@pytest.mark.parametrize("name", list(_products()))
+def test_product_of_activations(products: dict[str, Kernel], name: str) -> None:
+    for sizes in products[name].case.sizes:
+        products[name].check(sizes)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_every_candidate_computes_the_same() -> None:
+    base = linear_case((M,), 70, 100)
+    schedules = [s for s in candidates(base.program(), Machine()) if isinstance(s, MatmulSchedule)]
+    schedules += [replace(schedules[0], blocked=True, block_k=16), replace(schedules[0], block_k=16, block_m=1)]
+    schedules += [replace(schedules[0], blocked=True, pack_left=True, pack_right=True), MatmulSchedule(1, 16)]
+    for kernel in build({str(i): replace(base, schedule=s) for i, s in enumerate(schedules)}).values():
+        for sizes in base.sizes:
+            kernel.check(sizes)
+
+
+def test_nan_and_infinity_go_through() -> None:
+    case = linear_case((M,), 20, 30, after=ops.relu)
+    x, w, b = case.tensors({"m": 5})
+    x[0, 0], x[1, 1], x[2, 2] = float("nan"), float("inf"), float("-inf")
+    build({"0": case})["0"].check({"m": 5}, [x, w, b])
+
+
+def test_rounding_does_not_grow_with_the_terms() -> None:
+    torch.manual_seed(1)
+    case = linear_case((M,), 16384, 16)
+    kernel = build({"0": case})["0"]
+    tensors = [t.abs() for t in case.tensors({"m": 8})]
+    exact = case.meaning(tensors, {"m": 8}, torch.float64)[0]
+    eager, ours = case.meaning(tensors, {"m": 8}, None)[0], kernel.run(tensors, {"m": 8})[0]
+    assert (ours - exact).square().mean().sqrt() <= 2 * (eager - exact).square().mean().sqrt()

@@ -1,0 +1,131 @@
+"""Targets: what is found on this machine, and what is said where there is nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smelt
+from smelt.codegen.schedule import Machine
+from smelt.runtime import target as target_module
+from smelt.runtime.target import Target, machine_of, usable_cores
+
+AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+
+
+def test_this_machine() -> None:
+    target = Target.detect()
+    assert target.kind == "cpu"
+    assert target.cpu
+    assert target.threads == target.machine.threads == usable_cores()
+    assert target == Target.detect("cpu") == Target.detect(target)
+    assert smelt.Target is Target
+
+
+def test_threads_can_be_chosen() -> None:
+    target = Target.detect(threads=1)
+    assert (target.threads, target.machine.threads) == (1, 1)
+    assert Target.detect(target, threads=3).machine.threads == 3
+    assert Target.detect(target, threads=3).cpu == target.cpu
+    assert str(target).endswith("1 thread")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_that_are_no_number(threads: object) -> None:
+    with pytest.raises(ValueError, match="threads"):
+        Target.detect(threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "triton", "tpu", ""])
+def test_targets_that_are_not_there_yet(name: str) -> None:
+    with pytest.raises(smelt.UnsupportedError, match='target="cpu"'):
+        Target.detect(name)
+
+
+def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    assert Target.detect().threads == 3
+
+
+def test_a_missing_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "find_spec", lambda name: None)
+    with pytest.raises(smelt.BackendError, match=re.escape("pip install 'apache-tvm>=")):
+        smelt.compile(lambda x: x)
+
+
+def test_a_broken_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in sys.modules makes the import fail, as a library that is missing would.
+    monkeypatch.setitem(sys.modules, "smelt.codegen.tvm.processor", None)
+    with pytest.raises(smelt.BackendError, match="cannot be imported"):
+        Target.detect()
+
+
+def test_the_fingerprint_is_what_native_code_depends_on() -> None:
+    target = Target.detect()
+    assert target.fingerprint == target.with_threads(7).fingerprint
+    assert target.cpu in target.fingerprint
+    other = Target(target.kind, target.cpu, target.features[1:], target.threads, target.machine)
+    assert other.fingerprint != target.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("features", "architecture", "bits", "registers", "bf16"),
+    [
+        ((*AVX512, "avx512bf16"), "x86_64", 512, 32, True),
+        (AVX512, "x86_64", 512, 32, False),
+        (("avx2", "fma", "avx512f"), "x86_64", 256, 16, False),
+        (("avx2", "fma"), "AMD64", 256, 16, False),
+        (("avx2",), "x86_64", 128, 16, False),
+        ((), "x86_64", 128, 16, False),
+        (("neon",), "aarch64", 128, 32, False),
+    ],
+)
+def test_registers(features: tuple[str, ...], architecture: str, bits: int, registers: int, bf16: bool) -> None:
+    machine = machine_of(features, architecture, 4)
+    assert (machine.vector_bits, machine.registers, machine.has_bf16_dot) == (bits, registers, bf16)
+    assert machine.threads == 4
+
+
+def write_cache(folder: Path, number: int, level: str, kind: str, size: str) -> None:
+    entry = folder / f"index{number}"
+    entry.mkdir(parents=True)
+    for name, text in (("level", level), ("type", kind), ("size", size)):
+        (entry / name).write_text(text + "\n")
+
+
+def test_caches(tmp_path: Path) -> None:
+    write_cache(tmp_path, 0, "1", "Data", "48K")
+    write_cache(tmp_path, 1, "1", "Instruction", "32K")
+    write_cache(tmp_path, 2, "2", "Unified", "2M")
+    write_cache(tmp_path, 3, "3", "Unified", "32768K")
+    assert target_module._cache_sizes(tmp_path) == {"l1_bytes": 48 << 10, "l2_bytes": 2 << 20}
+
+
+def test_caches_that_the_system_does_not_tell(tmp_path: Path) -> None:
+    write_cache(tmp_path, 0, "1", "Data", "unknown")
+    (tmp_path / "index1").mkdir()
+    assert target_module._cache_sizes(tmp_path) == {}
+    assert target_module._cache_sizes(tmp_path / "none") == {}
+    assert Machine(threads=1).l1_bytes > 0
+
+
+AFFINITY = """
+import os, torch, smelt
+before = os.sched_getaffinity(0)
+fast = smelt.compile(lambda x: (x * 2).softmax(-1))
+fast(torch.ones(64, 64))
+assert os.sched_getaffinity(0) == before, (before, os.sched_getaffinity(0))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system ties no threads to cores")
+def test_running_kernels_ties_no_thread_to_a_core() -> None:
+    """TVM would tie the calling thread to the first core, and PyTorch's threads, made later, would share it."""
+    root = Path(__file__).resolve().parents[2]
+    environment = {k: v for k, v in os.environ.items() if k != "TVM_BIND_THREADS"}
+    environment["PYTHONPATH"] = str(root / ".typecheck")
+    subprocess.run([sys.executable, "-c", AFFINITY], env=environment, check=True)
