@@ -177,22 +177,33 @@ def scalars(exprs: Sequence[Expr], scope: Scope) -> list[str]:
     # a guarded load must not run unguarded: what stands under a guard is written there, never bound before it
     order = list(postorder(exprs, lambda e: is_guard(e) or e in scope.known))
     uses = Counter(x for e in order if not is_guard(e) for x in operands(e))
+    uses.update(x for e in order if _repeats_operands(e) for x in operands(e))
     texts: dict[Expr, str] = {}
     for expr in order:
         text = scope.known.get(expr) or _text(expr, texts, scope)
-        if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked) and expr not in scope.known:
-            text = _bound(text, expr.dtype, scope)
+        if uses[expr] > 1 and _binds(expr) and expr not in scope.known:
+            text = _bound(text, scope)
         texts[expr] = text
     return [texts[e] for e in exprs]
 
 
-def _bound(text: str, dtype: torch.dtype, scope: Scope) -> str:
+# operators whose code has its operands more than once
+_REPEATING = {"maximum", "minimum", "sign", "abs", "floor_div", "trunc_div", "remainder", "fmod"}
+
+
+def _repeats_operands(expr: Expr) -> bool:
+    return isinstance(expr, Apply) and (expr.op in _REPEATING or (expr.op == "cast" and expr.dtype == torch.bfloat16))
+
+
+def _bound(text: str, scope: Scope) -> str:
     name = scope.src.fresh("v")
-    if dtype == torch.bool:  # LLVM code generation fails on a name for a vector of bool
-        scope.src.line(f'{name}: T.let = T.Cast("int8", {text})')
-        return f"({name} != T.int8(0))"
     scope.src.line(f"{name}: T.let = {text}")
     return name
+
+
+def _binds(expr: Expr) -> bool:
+    """Whether a value that is used twice gets a name. TVM's code generator fails on a name for a vector of bool."""
+    return expr.dtype != torch.bool and not isinstance(expr, Const | Ref | Checked)
 
 
 def _text(expr: Expr, texts: Mapping[Expr, str], scope: Scope) -> str:
@@ -260,8 +271,8 @@ def _guard_text(expr: Guard, scope: Scope) -> str:
 
 # operators that write no statements of their own while they are parsed
 _ONE_EXPRESSION = {
-    *("add", "sub", "mul", "div", "neg", "abs", "where", "cast", "isnan", "eq", "ne", "lt", "le", "gt", "ge"),
-    *("bit_and", "bit_or", "bit_xor", "bit_not", "floor", "ceil", "round", "trunc", "trunc_div", "reciprocal"),
+    *("add", "sub", "mul", "div", "neg", "where", "cast", "isnan", "eq", "ne", "lt", "le", "gt", "ge"),
+    *("bit_and", "bit_or", "bit_xor", "bit_not", "floor", "ceil", "round", "trunc", "reciprocal"),
 }
 
 
@@ -290,4 +301,6 @@ def load_text(param: Param, index: Sequence[Affine], scope: Scope) -> str:
 def store_line(param: Param, index: Sequence[Index], value: str, scope: Scope) -> str:
     """One TIR statement that stores a value."""
     texts = {i: scalar(i, scope) for i in index if isinstance(i, Expr)}
+    if param.type.dtype == torch.bfloat16:  # its rounding has the value more than once
+        value = _bound(value, scope)
     return f"{param.name}[{_offset_text(param, index, texts, scope)}] = {to_storage(value, param.type.dtype)}"

@@ -1,8 +1,7 @@
 """Pointwise operators on floating-point numbers, as generated kernels call them while they are parsed.
 
-TVM simplifies floats as if they were real numbers: ``x - x`` and ``0 * x`` become 0, ``x <= x`` true and ``not x < y``
-``y <= x``, which NaN, infinities and signed zeros contradict. Arithmetic is therefore written with ``llvm.fma``, whose
-trivial forms LLVM folds back into one addition or multiplication, and a comparison is hidden from the logic around it.
+They mean what IEEE 754 and PyTorch say of NaN, infinities and signed zeros. That rests on ``pipeline``, which keeps TVM
+from simplifying them; only what TVM folds while an expression is built is kept from it here.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.script import tirx as script
 
 from . import vmath
-from .scalar import Bindings, fma
 
 Expr = Any  # tvm has no type stubs
 
@@ -25,14 +24,18 @@ def _const(value: float, like: Expr) -> Expr:
     return tirx.FloatImm(_dtype(like), value)
 
 
-def opaque(x: Expr) -> Expr:
-    """x, as something that TVM knows nothing of."""
-    return fma(x, _const(1.0, x), _const(-0.0, x))
+def _is_zero(x: Expr) -> bool:
+    return isinstance(x, tirx.FloatImm) and x.value == 0
 
 
-def _hidden(condition: Expr) -> Expr:
-    """A condition whose negation is not taken for the opposite comparison."""
-    return tirx.Cast("int32", condition) != tirx.const(0, "int32")
+def _opaque(x: Expr) -> Expr:
+    """x, as something that TVM does not take for the constant that it may be."""
+    return fma(x, _const(1.0, x), _const(-0.0, x)) if _is_zero(x) else x
+
+
+def fma(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a * b + c with one rounding."""
+    return tirx.call_llvm_pure_intrin(_dtype(a), "llvm.fma", a, b, c)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -40,27 +43,27 @@ def _hidden(condition: Expr) -> Expr:
 
 def add(a: Expr, b: Expr) -> Expr:
     """a + b."""
-    return fma(a, _const(1.0, a), b)
+    return _opaque(a) + _opaque(b)
 
 
 def sub(a: Expr, b: Expr) -> Expr:
     """a - b."""
-    return add(a, neg(b))
+    return _opaque(a) - _opaque(b)
 
 
 def mul(a: Expr, b: Expr) -> Expr:
     """a * b."""
-    return fma(a, b, _const(-0.0, a))
+    return _opaque(a) * _opaque(b)
 
 
 def div(a: Expr, b: Expr) -> Expr:
     """a / b."""
-    return opaque(a) / opaque(b)
+    return _opaque(a) / _opaque(b)
 
 
 def neg(x: Expr) -> Expr:
     """-x, of zeros too."""
-    return mul(x, _const(-1.0, x))
+    return x * _const(-1.0, x)
 
 
 def reciprocal(x: Expr) -> Expr:
@@ -75,58 +78,18 @@ def abs(x: Expr) -> Expr:
 
 def sign(x: Expr) -> Expr:
     """-1, 0 or 1; 0 for NaN, as in PyTorch."""
-    bindings = Bindings()
-    x = bindings.bind(x)
     zero = _const(0.0, x)
-    below = tirx.Select(lt(x, zero), _const(-1.0, x), zero)
-    return bindings.close(tirx.Select(gt(x, zero), _const(1.0, x), below))
+    return tirx.Select(x > zero, _const(1.0, x), tirx.Select(x < zero, _const(-1.0, x), zero))
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger; NaN if either is NaN."""
-    bindings = Bindings()
-    a, b = bindings.bind(a), bindings.bind(b)
-    return bindings.close(tirx.Select(tirx.Or(gt(a, b), isnan(a)), a, b))
+    return tirx.Select(tirx.Or(a > b, isnan(a)), a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is NaN."""
-    bindings = Bindings()
-    a, b = bindings.bind(a), bindings.bind(b)
-    return bindings.close(tirx.Select(tirx.Or(lt(a, b), isnan(a)), a, b))
-
-
-# --- comparison -------------------------------------------------------------------------------------------------------
-
-
-def eq(a: Expr, b: Expr) -> Expr:
-    """a == b; false for NaN."""
-    return _hidden(a == opaque(b))
-
-
-def ne(a: Expr, b: Expr) -> Expr:
-    """a != b; true for NaN."""
-    return _hidden(a != opaque(b))
-
-
-def lt(a: Expr, b: Expr) -> Expr:
-    """a < b; false for NaN."""
-    return _hidden(a < opaque(b))
-
-
-def le(a: Expr, b: Expr) -> Expr:
-    """a <= b; false for NaN."""
-    return _hidden(a <= opaque(b))
-
-
-def gt(a: Expr, b: Expr) -> Expr:
-    """a > b; false for NaN."""
-    return lt(b, a)
-
-
-def ge(a: Expr, b: Expr) -> Expr:
-    """a >= b; false for NaN."""
-    return le(b, a)
+    return tirx.Select(tirx.Or(a < b, isnan(a)), a, b)
 
 
 def isnan(x: Expr) -> Expr:
@@ -164,33 +127,34 @@ def fmod(a: Expr, b: Expr) -> Expr:
 
 
 def remainder(a: Expr, b: Expr) -> Expr:
-    """The remainder with the sign of the divisor."""
-    bindings = Bindings()
-    b = bindings.bind(b)
-    r = bindings.bind(fmod(a, b))
-    return bindings.close(tirx.Select(_signs_differ(r, b), add(r, b), r))
+    """The remainder with the sign of the divisor. Binds its parts before the statement being built."""
+    b = script.Bind(b)
+    r = script.Bind(fmod(a, b))
+    return tirx.Select(_signs_differ(r, b), r + b, r)
 
 
 def _signs_differ(r: Expr, b: Expr) -> Expr:
     """Whether a remainder that is not 0 has another sign than the divisor."""
     zero = _const(0.0, r)
-    return tirx.And(ne(r, zero), lt(r, zero) != lt(b, zero))
+    return tirx.And(r != zero, (r < zero) != (b < zero))
 
 
 def floor_div(a: Expr, b: Expr) -> Expr:
-    """floor(a / b) by way of the exact remainder, as in Python and PyTorch; a / b where b is 0."""
-    bindings = Bindings()
-    a, b = bindings.bind(a), bindings.bind(b)
-    r = bindings.bind(fmod(a, b))
-    quotient = bindings.bind(div(sub(a, r), b))
-    lower = bindings.bind(tirx.Select(_signs_differ(r, b), sub(quotient, _const(1.0, a)), quotient))
-    whole = bindings.bind(floor(lower))
+    """floor(a / b) by way of the exact remainder, as in Python and PyTorch; a / b where b is 0.
+
+    Binds its parts before the statement being built.
+    """
+    a, b = script.Bind(a), script.Bind(b)
+    zero, one = _const(0.0, a), _const(1.0, a)
+    r = script.Bind(fmod(a, b))
+    quotient = script.Bind((a - r) / b)
+    lower = script.Bind(tirx.Select(_signs_differ(r, b), quotient - one, quotient))
+    whole = script.Bind(tirx.floor(lower))
     # the quotient is whole but for its rounding
-    nearest = tirx.Select(gt(sub(lower, whole), _const(0.5, a)), add(whole, _const(1.0, a)), whole)
-    ratio = bindings.bind(div(a, b))
-    signed_zero = mul(ratio, _const(0.0, a))
-    exact = tirx.Select(eq(lower, _const(0.0, a)), signed_zero, nearest)
-    return bindings.close(tirx.Select(eq(b, _const(0.0, a)), ratio, exact))
+    nearest = tirx.Select(lower - whole > _const(0.5, a), whole + one, whole)
+    ratio = script.Bind(a / b)
+    exact = tirx.Select(lower == zero, mul(ratio, zero), nearest)
+    return tirx.Select(b == zero, ratio, exact)
 
 
 def trunc_div(a: Expr, b: Expr) -> Expr:
@@ -231,15 +195,31 @@ def atan2(a: Expr, b: Expr) -> Expr:
     return tirx.call_pure_extern(_dtype(a), "atan2" if _dtype(a) == "float64" else "atan2f", a, b)
 
 
+COMPARISONS = {
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+}
 # By the names of the IR's primitives.
 FUNCTIONS = {
     **{
         f.__name__: f
         for f in (
-            *(add, sub, mul, div, neg, reciprocal, abs, sign, maximum, minimum, eq, ne, lt, le, gt, ge, isnan),
+            *(add, sub, mul, div, neg, reciprocal, abs, sign, maximum, minimum, isnan),
             *(fmod, remainder, floor_div, trunc_div, floor, ceil, round, trunc, tan, atan2),
         )
     },
+    **COMPARISONS,
     **vmath.FUNCTIONS,
     "pow": vmath.pow,
 }
+# those that are calls of libm, which TVM cannot make vectors of
+CALLS = {"fmod", "remainder", "floor_div", "tan", "atan2"}
+
+
+def is_call(op: str, dtype: str) -> bool:
+    """Whether an operator on values of a compute type is a call, one element at a time."""
+    return op in CALLS or (dtype == "float64" and (op == "pow" or op in set(vmath.FUNCTIONS) - {"sqrt", "rsqrt"}))

@@ -39,8 +39,7 @@ def float_to_int(x: Expr, dtype: str) -> Expr:
 
 def nonzero(x: Expr) -> Expr:
     """x as a bool."""
-    zero = tirx.const(0, _dtype(x))
-    return floats.ne(x, zero) if _is_float(x) else x != zero
+    return x != tirx.const(0, _dtype(x))
 
 
 def wrapped(index: Expr, size: Expr) -> Expr:
@@ -58,14 +57,14 @@ def more(a: Expr, b: Expr) -> Expr:
     """Whether a comes before b in an argmax: NaN is largest, the first NaN wins."""
     if not _is_float(a):
         return a > b
-    return tirx.Or(floats.gt(a, b), tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
+    return tirx.Or(a > b, tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
 
 
 def less(a: Expr, b: Expr) -> Expr:
     """Whether a comes before b in an argmin: NaN is smallest, the first NaN wins."""
     if not _is_float(a):
         return a < b
-    return tirx.Or(floats.lt(a, b), tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
+    return tirx.Or(a < b, tirx.And(floats.isnan(a), tirx.Not(floats.isnan(b))))
 
 
 def maximum(a: Expr, b: Expr) -> Expr:

@@ -5,7 +5,7 @@ takes time exponential in the depth of an expression, and treats floats as real 
 opaque, vectorisable operator while TVM works. A last pass turns it into a call of the LLVM function for its number of
 lanes, and LLVM inlines that.
 
-Build with ``tir_pipeline=PIPELINE``, which is TVM's default pipeline and that pass.
+A pipeline that ends with ``finalize_host_passes`` of this module can build them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from typing import Any, Final
 import tvm
 from tvm import tirx
 from tvm.ir import Op, register_op_attr
+from tvm.tirx import compilation_pipeline
 
 from . import llvm
 
@@ -23,7 +24,6 @@ Expr = Any  # a tvm.ir.Expr of primitive type: tvm has no type stubs
 Function = Callable[..., Expr]
 Body = Callable[..., llvm.Value]
 
-PIPELINE: Final = "smelt"
 _PREFIX: Final = "smelt."
 _PURE: Final = 1  # tirx.CallEffectKind.Pure, as the number that the operator's attribute holds
 _BODIES: Final[dict[str, Body]] = {}
@@ -66,7 +66,7 @@ def _register(body: Body) -> Any:
 def _lower(call: Expr) -> Expr:
     operator, dtype, called = call.op.name, call.ty.dtype, _called.get()
     if called is None:
-        raise RuntimeError(f"{operator} needs a build with tir_pipeline={PIPELINE!r}")
+        raise RuntimeError(f"{operator} needs a pipeline that ends with intrinsic.finalize_host_passes")
     called.add((operator, dtype.lanes))
     return tirx.call_pure_extern(dtype, _symbol(operator, dtype.lanes), *call.args)
 
@@ -104,16 +104,12 @@ def _with_library(module: Any, text: str) -> Any:
     return module
 
 
-def _pipeline() -> tuple[Any, Callable[[], Any], Callable[[], Any]]:
-    default: Any = tirx.get_tir_pipeline("default")
-    passes, finalize_host, finalize_device = default
+def finalize_host_passes() -> Any:
+    """TVM's passes of that name, after which the module has the LLVM functions that it calls."""
 
     def finalize(module: Any, _: Any) -> Any:
         with _collected_calls() as calls:
-            module = finalize_host()(module)
+            module = compilation_pipeline.finalize_host_passes()(module)
         return _with_library(module, library(calls)) if calls else module
 
-    return passes, lambda: tvm.transform.module_pass(finalize, opt_level=0), finalize_device
-
-
-tirx.register_tir_pipeline(PIPELINE, _pipeline)
+    return tvm.transform.module_pass(finalize, opt_level=0)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import sympy
 
 from ...ir.types import Dim, product
-from ..program import Axis, Checked, Expr, Guard, IndexValue, Load, Ref, postorder
-from .expression import Scope, index_text
+from ..program import Apply, Axis, Checked, Expr, Guard, Index, IndexValue, Load, Ref, postorder
+from .expression import Scope, compute_type, index_text
+from .floats import is_call
 from .source import Source
 
 Body = Callable[[Scope], None]
@@ -68,21 +69,30 @@ def vector_loop(axis: Axis, lanes: int, scope: Scope, body: Body) -> None:
 
 
 def lanes_along(axis: Axis, lanes: int, exprs: Sequence[Expr]) -> int:
-    """The lanes that a loop over an axis can have: one where a check or a guard varies along it.
+    """The lanes that a loop over an axis can have: one where lanes would take different paths, or call libm."""
+    return 1 if any(_is_scalar(expr, axis) for expr in postorder(exprs)) else lanes
 
-    TVM takes a vector loop with a condition that differs between lanes apart, and loses the names bound inside it.
-    """
-    for expr in postorder(list(exprs)):
-        if isinstance(expr, Guard) and _varies(expr, axis):
-            return 1
-        if isinstance(expr, Checked) and any(_varies(x, axis) for x in postorder([expr])):
-            return 1
-    return lanes
+
+def _is_scalar(expr: Expr, axis: Axis) -> bool:
+    match expr:
+        case Checked():
+            return any(_varies(x, axis) for x in postorder([expr]))
+        case Guard():
+            return _varies(expr, axis)
+        case Apply():
+            operand = expr.args[0].dtype
+            return operand.is_floating_point and is_call(expr.op, compute_type(operand))
+        case _:
+            return False
 
 
 def _varies(expr: Expr, axis: Axis) -> bool:
-    index = expr.index if isinstance(expr, Load | Ref) else (expr.index,) if isinstance(expr, IndexValue | Guard) else ()
-    return any(isinstance(i, sympy.Expr) and axis.symbol in i.free_symbols for i in index)
+    indices: Sequence[Index] = ()
+    if isinstance(expr, Load | Ref):
+        indices = expr.index
+    elif isinstance(expr, IndexValue | Guard):
+        indices = (expr.index,)
+    return any(isinstance(i, sympy.Expr) and axis.symbol in i.free_symbols for i in indices)
 
 
 def serial_loop(axis: Axis, scope: Scope, body: Body) -> None:

@@ -13,6 +13,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
+from . import intrinsic
+
 NAME = "smelt"
 
 
@@ -33,7 +35,7 @@ def _pipeline() -> tuple[Any, Any, Any]:
         return tvm.ir.transform.Sequential(_passes())(module)
 
     lowering = tvm.transform.module_pass(lower, opt_level=0)
-    return lowering, compilation_pipeline.finalize_host_passes, compilation_pipeline.finalize_device_passes
+    return lowering, intrinsic.finalize_host_passes, compilation_pipeline.finalize_device_passes
 
 
 compilation_pipeline.register_tir_pipeline(NAME, _pipeline)

@@ -14,7 +14,7 @@ from tvm.script import tirx as T  # noqa: E402
 from tvm.target import codegen  # noqa: E402
 
 from smelt.codegen.tvm import vmath  # noqa: E402
-from smelt.codegen.tvm.intrinsic import PIPELINE  # noqa: E402
+from smelt.codegen.tvm.pipeline import NAME as PIPELINE  # noqa: E402
 
 LANES = 16
 STRIDE = 2039  # prime, so that a sweep in steps of it meets every residue of the mantissa: 2.1 million floats
@@ -197,11 +197,22 @@ def test_x86_code_is_vectors_without_calls(cpu: str) -> None:
     assert not re.findall(scalar_arithmetic, assembly, re.MULTILINE)
 
 
-@pytest.mark.parametrize("lanes", [1, 8, 24])
+@pytest.mark.parametrize("lanes", [4, 8, 24])
 def test_any_number_of_lanes(lanes: int) -> None:
     x = torch.linspace(-3, 3, 24 * LANES)
     built = build({"exp": unary("exp", vmath.exp, lanes=lanes)})
     assert error_in_ulp(run(built, "exp", x), x.double().exp()).max() <= vmath.MAX_ULP["exp"]
+
+
+def test_scalar_loop() -> None:
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((37,), "float32"), y: T.Buffer((37,), "float32")):
+        for i in T.serial(37):
+            y[i] = vmath.exp(x[i])
+
+    x, y = torch.linspace(-3, 3, 37), torch.empty(37)
+    build({"kernel": kernel})["kernel"](tvm.runtime.from_dlpack(x), tvm.runtime.from_dlpack(y))
+    assert error_in_ulp(y, x.double().exp()).max() <= vmath.MAX_ULP["exp"]
 
 
 def test_functions_nest() -> None:
@@ -223,8 +234,8 @@ def test_a_guarded_call_is_not_evaluated_elsewhere() -> None:
     torch.testing.assert_close(result, torch.where(x > 0, x.log(), x))
 
 
-def test_a_build_without_the_pipeline_says_so() -> None:
-    with pytest.raises(Exception, match="needs a build with tir_pipeline"):
+def test_a_build_with_another_pipeline_says_so() -> None:
+    with pytest.raises(Exception, match="needs a pipeline that ends with"):
         tirx.build(tvm.IRModule({"exp": unary("exp", vmath.exp)}), target=target())
 
 
