@@ -1,16 +1,142 @@
-"""The order in which kernels run."""
+"""The order in which kernels run: the one, of those tried, whose intermediates need the least memory at once.
+
+The least peak is found exactly for up to ``EXACT`` kernels, by dynamic programming over the sets of kernels that may
+have run. Beyond that a depth-first order and a greedy one are compared; finding the least is NP-hard (Sethi, "Complete
+Register Allocation Problems", 1975).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+
 from ..ir.graph import Graph
-from ..ir.node import Node, Trait
+from ..ir.node import Node, Trait, result_types
+from ..ir.types import concrete
+from .fusion import through_views
+
+EXACT = 12
+NOMINAL = 128  # the size that stands for every symbol within whose range it lies
 
 _WORK = (Trait.REGION, Trait.OPAQUE)
 
 
 def order(graph: Graph) -> tuple[Node, ...]:
-    """The kernels and calls of a graph, operands before users.
+    """The kernels and calls of a graph in the order in which they run, operands before users."""
+    depth_first = tuple(node for node in graph.nodes if node.has(*_WORK))
+    tasks = Tasks.of(graph, depth_first)
+    if len(depth_first) <= EXACT:
+        best = least_peak(tasks)
+    else:
+        best = min((tuple(range(len(depth_first))), greedy(tasks)), key=lambda way: peak(tasks, way))
+    kept = peak(tasks, range(len(depth_first))) <= peak(tasks, best)
+    return depth_first if kept else tuple(depth_first[i] for i in best)
 
-    Depth first from the outputs: what a kernel needs is computed just before it, so that few values wait in memory.
-    """
-    return tuple(node for node in graph.nodes if node.has(*_WORK))
+
+@dataclass(frozen=True)
+class Tasks:
+    """Kernels by number: the kernels whose values each reads, the bytes it makes, and whether the caller keeps them."""
+
+    reads: tuple[frozenset[int], ...]
+    nbytes: tuple[int, ...]
+    kept: frozenset[int]
+
+    @staticmethod
+    def of(graph: Graph, nodes: Sequence[Node]) -> Tasks:
+        """The kernels of a graph, numbered as they are given."""
+        number = {node: i for i, node in enumerate(nodes)}
+        sizes = nominal_sizes(graph)
+        reads = tuple(frozenset(number[b] for b in map(_maker, node.inputs) if b in number) for node in nodes)
+        kept = frozenset(number[b] for b in map(_maker, graph.roots) if b in number)
+        nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in result_types(node.type)) for node in nodes)
+        return Tasks(reads, nbytes, kept)
+
+    @property
+    def readers(self) -> list[set[int]]:
+        """The kernels that read each one's values."""
+        found: list[set[int]] = [set() for _ in self.reads]
+        for i, operands in enumerate(self.reads):
+            for operand in operands:
+                found[operand].add(i)
+        return found
+
+
+def _maker(value: Node) -> Node:
+    """The kernel or call that a value comes from."""
+    base = through_views(value)
+    return base.inputs[0] if base.has(Trait.PROJECTION) else base
+
+
+def nominal_sizes(graph: Graph) -> Mapping[sympy.Symbol, int]:
+    """A size for each symbol, to compare orders by."""
+    return {r.symbol: max(r.low, min(NOMINAL, r.high if r.high is not None else NOMINAL)) for r in graph.symbols}
+
+
+def peak(tasks: Tasks, way: Sequence[int]) -> int:
+    """The most bytes of intermediates that live at once when kernels run in this order."""
+    waiting = [len(readers) for readers in tasks.readers]
+    live = top = 0
+    for task in way:
+        live += tasks.nbytes[task]
+        top = max(top, live)
+        live -= _freed(tasks, task, waiting)
+    return top
+
+
+def _freed(tasks: Tasks, task: int, waiting: list[int]) -> int:
+    """The bytes that are free once a task has run; ``waiting`` counts the readers still to come of each value."""
+    freed = 0 if waiting[task] or task in tasks.kept else tasks.nbytes[task]
+    for operand in tasks.reads[task]:
+        waiting[operand] -= 1
+        if waiting[operand] == 0 and operand not in tasks.kept:
+            freed += tasks.nbytes[operand]
+    return freed
+
+
+def greedy(tasks: Tasks) -> tuple[int, ...]:
+    """Of the kernels that may run, always the one after which the least lives."""
+    waiting = [len(readers) for readers in tasks.readers]
+    missing = [len(operands) for operands in tasks.reads]
+    readers = tasks.readers
+    ready = [i for i, count in enumerate(missing) if count == 0]
+    way: list[int] = []
+    while ready:
+        task = min(ready, key=lambda i: (tasks.nbytes[i] - _freed(tasks, i, list(waiting)), i))
+        ready.remove(task)
+        _freed(tasks, task, waiting)
+        way.append(task)
+        for reader in readers[task]:
+            missing[reader] -= 1
+            if missing[reader] == 0:
+                ready.append(reader)
+    return tuple(way)
+
+
+def least_peak(tasks: Tasks) -> tuple[int, ...]:
+    """An order with the least peak there is, by dynamic programming over the sets of kernels that have run."""
+    count = len(tasks.reads)
+    needs = [sum(1 << i for i in operands) for operands in tasks.reads]
+    readers = [sum(1 << i for i in found) for found in tasks.readers]
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
+    for _ in range(count):
+        following: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for done, (top, way) in best.items():
+            live = _live(tasks, readers, done)
+            for task in range(count):
+                if done >> task & 1 or needs[task] & ~done:
+                    continue
+                after = done | 1 << task
+                found = (max(top, live + tasks.nbytes[task]), (*way, task))
+                if after not in following or found < following[after]:
+                    following[after] = found
+        best = following
+    return next(iter(best.values()))[1]
+
+
+def _live(tasks: Tasks, readers: Sequence[int], done: int) -> int:
+    """The bytes that live once a set of kernels has run: what is kept, and what others have still to read."""
+    return sum(
+        nbytes for i, nbytes in enumerate(tasks.nbytes) if done >> i & 1 and (i in tasks.kept or readers[i] & ~done)
+    )

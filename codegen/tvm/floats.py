@@ -136,7 +136,8 @@ def remainder(a: Expr, b: Expr) -> Expr:
 def _signs_differ(r: Expr, b: Expr) -> Expr:
     """Whether a remainder that is not 0 has another sign than the divisor."""
     zero = _const(0.0, r)
-    return tirx.And(r != zero, (r < zero) != (b < zero))
+    below = tirx.And(r < zero, b > zero)
+    return tirx.Or(below, tirx.And(r > zero, b < zero))
 
 
 def floor_div(a: Expr, b: Expr) -> Expr:
@@ -153,8 +154,8 @@ def floor_div(a: Expr, b: Expr) -> Expr:
     # the quotient is whole but for its rounding
     nearest = tirx.Select(lower - whole > _const(0.5, a), whole + one, whole)
     ratio = script.Bind(a / b)
-    exact = tirx.Select(lower == zero, mul(ratio, zero), nearest)
-    return tirx.Select(b == zero, ratio, exact)
+    exact = tirx.Select(tirx.EQ(lower, zero), mul(ratio, zero), nearest)
+    return tirx.Select(tirx.EQ(b, zero), ratio, exact)
 
 
 def trunc_div(a: Expr, b: Expr) -> Expr:
@@ -196,8 +197,8 @@ def atan2(a: Expr, b: Expr) -> Expr:
 
 
 COMPARISONS = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
+    "eq": tirx.EQ,
+    "ne": lambda a, b: tirx.Not(tirx.EQ(a, b)),  # TVM's own is false for NaN
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,

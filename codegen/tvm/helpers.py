@@ -39,7 +39,7 @@ def float_to_int(x: Expr, dtype: str) -> Expr:
 
 def nonzero(x: Expr) -> Expr:
     """x as a bool."""
-    return x != tirx.const(0, _dtype(x))
+    return floats.COMPARISONS["ne"](x, tirx.const(0, _dtype(x)))
 
 
 def wrapped(index: Expr, size: Expr) -> Expr:

@@ -52,11 +52,13 @@ def _nothing(a: Expr) -> Expr:
     return _const(0, a)
 
 
-_BOOL = "bool"
-
-
 def _implies(a: Expr, b: Expr) -> Expr:
     return tirx.Or(tirx.Not(a), b)
+
+
+def _differ(a: Expr, b: Expr) -> Expr:
+    # TVM compares bool as if they were floats
+    return tirx.NE(tirx.Cast("int8", a), tirx.Cast("int8", b))
 
 
 def _without(a: Expr, b: Expr) -> Expr:
@@ -92,8 +94,8 @@ INTEGER: dict[str, Callable[..., Expr]] = {
     "bit_not": lambda a: ~a,
 }
 BOOL: dict[str, Callable[..., Expr]] = {
-    "eq": tirx.EQ,
-    "ne": tirx.NE,
+    "eq": lambda a, b: tirx.Not(_differ(a, b)),
+    "ne": _differ,
     "lt": lambda a, b: _without(b, a),
     "le": _implies,
     "gt": _without,
@@ -105,6 +107,6 @@ BOOL: dict[str, Callable[..., Expr]] = {
     "minimum": tirx.And,
     "bit_and": tirx.And,
     "bit_or": tirx.Or,
-    "bit_xor": tirx.NE,
+    "bit_xor": _differ,
     "bit_not": tirx.Not,
 }

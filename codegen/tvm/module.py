@@ -6,6 +6,7 @@ all size symbols, so that one call from Python runs a whole stretch of the plan.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,9 +167,12 @@ def set_threads(count: int) -> None:
     tvm.get_global_func("runtime.config_threadpool")(1, count)
 
 
+@lru_cache(maxsize=1)
 def version() -> str:
-    """What native code depends on besides its source and processor."""
-    return f"tvm {tvm.__version__}"
+    """What native code depends on besides its text and processor: TVM, and this emitter, whose functions the text calls."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    emitter = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return f"tvm {tvm.__version__} emitter {emitter}"
 
 
 def load(path: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -354,7 +354,7 @@ def test_autocast(fast: CompiledModule) -> None:
 def test_a_model_without_values() -> None:
     with torch.device("meta"):
         model = Mixer().eval()
-    with pytest.raises(smelt.UnsupportedError, match="is on the device meta.*load its weights"):
+    with pytest.raises(smelt.UnsupportedError, match=r"is on the device meta.*load its weights"):
         smelt.compile(model)(torch.ones(3, 8))
 
 
@@ -363,7 +363,7 @@ def test_too_many_captures(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = smelt.compile(lambda x, k=0: x + k)
     for k in (1, 2):
         fast(torch.ones(2), k)
-    with pytest.raises(smelt.CaptureError, match="captured 2 times.*argument k is int 3, captured as int 2"):
+    with pytest.raises(smelt.CaptureError, match=r"captured 2 times.*argument k is int 3, captured as int 2"):
         fast(torch.ones(2), 3)
     fast(torch.ones(2), 1)
 

@@ -69,21 +69,21 @@ def test_arguments_and_buffers_are_left_as_they_were(fast: CompiledModule, model
 def test_the_worst_output_is_named(fast: CompiledModule, monkeypatch: pytest.MonkeyPatch) -> None:
     smelt.verify(fast, torch.randn(4, 16))
     spoil(fast, monkeypatch, lambda r: {"logits": r["logits"] + 1e-3, "mean": r["mean"] + 1.0})
-    with pytest.raises(smelt.VerifyError, match="2 of 3 outputs.*the worst: mean float32"):
+    with pytest.raises(smelt.VerifyError, match=r"2 of 3 outputs.*the worst: mean float32"):
         smelt.verify(fast, torch.randn(4, 16))
 
 
 def test_a_changed_structure(fast: CompiledModule, monkeypatch: pytest.MonkeyPatch) -> None:
     smelt.verify(fast, torch.randn(4, 16))
     spoil(fast, monkeypatch, lambda r: {"logits": r["logits"]})
-    with pytest.raises(smelt.VerifyError, match="another structure.*mean"):
+    with pytest.raises(smelt.VerifyError, match=r"another structure.*mean"):
         smelt.verify(fast, torch.randn(4, 16))
 
 
 def test_a_nan_that_eager_does_not_have(fast: CompiledModule, monkeypatch: pytest.MonkeyPatch) -> None:
     smelt.verify(fast, torch.randn(4, 16))
     spoil(fast, monkeypatch, lambda r: r | {"mean": r["mean"] * float("nan")})
-    with pytest.raises(smelt.VerifyError, match="worst: mean.*NaN at 4 places, in eager's at 0"):
+    with pytest.raises(smelt.VerifyError, match=r"worst: mean.*NaN at 4 places, in eager's at 0"):
         smelt.verify(fast, torch.randn(4, 16))
 
 

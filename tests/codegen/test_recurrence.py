@@ -1,0 +1,72 @@
+"""Recurrent kernels: all kinds, directions and dtypes, sequences of any length."""
+
+import pytest
+import torch
+
+from smelt.codegen.schedule import RecurrenceSchedule
+from smelt.ir import ops
+from smelt.ir.ops.recurrent import GATES
+from smelt.ir.types import symbol
+
+from .harness import Case, Kernel, build, operand
+
+T, B = symbol("t"), symbol("b")
+SIZES = [{"t": t, "b": b} for t, b in [(0, 3), (1, 1), (5, 0), (17, 3), (9, 9), (3, 17)]]
+RTOL = {torch.float32: 2e-5, torch.float64: 1e-11, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+
+
+def case(
+    kind: str,
+    hidden: int,
+    dtype: torch.dtype = torch.float32,
+    reverse: bool = False,
+    schedule: RecurrenceSchedule | None = None,
+) -> Case:
+    wide = GATES[kind] * hidden
+    inputs = [operand(0, (T, B, wide), dtype), operand(1, (wide, hidden), dtype), operand(2, (wide,), dtype)]
+    inputs += [operand(3 + i, (B, hidden), dtype) for i in range(2 if kind == "lstm" else 1)]
+    node = ops.recurrence(*inputs, kind=kind, reverse=reverse)
+    outputs = list(ops.results(node))
+    return Case(inputs, outputs, SIZES, weights=frozenset([1]), rtol=RTOL[dtype], schedule=schedule)
+
+
+def _cases() -> dict[str, Case]:
+    found = {f"{kind} {hidden}": case(kind, hidden) for kind in GATES for hidden in (1, 17, 48)}
+    found |= {f"{kind} reverse": case(kind, 20, reverse=True) for kind in GATES}
+    found |= {f"{kind} {dtype}": case(kind, 24, dtype) for kind in ("lstm", "gru") for dtype in RTOL}
+    found |= {f"{rows} rows": case("lstm", 33, schedule=RecurrenceSchedule(rows=rows, tile_n=32)) for rows in (1, 2, 8)}
+    return found
+
+
+def scaled(kernel: Kernel, sizes: dict[str, int]) -> list[torch.Tensor]:
+    """Operands with a weight that keeps the states from growing."""
+    tensors = kernel.case.tensors(sizes)
+    tensors[1] = (tensors[1].double() / tensors[1].shape[1] ** 0.5 / 2).to(tensors[1].dtype)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, Kernel]:
+    return build(_cases())
+
+
+@pytest.mark.parametrize("name", list(_cases()))
+def test_recurrence(kernels: dict[str, Kernel], name: str) -> None:
+    kernel = kernels[name]
+    for sizes in kernel.case.sizes:
+        tensors = scaled(kernel, dict(sizes))
+        exact = kernel.case.meaning(tensors, sizes, torch.float64)
+        for found, wide in zip(kernel.run(tensors, sizes), exact, strict=True):
+            rtol = kernel.case.rtol
+            torch.testing.assert_close(found.double(), wide, rtol=rtol, atol=rtol, check_stride=False)
+
+
+def test_nan_in_one_row_stays_in_it(kernels: dict[str, Kernel]) -> None:
+    sizes = {"t": 4, "b": 6}
+    for kind in GATES:
+        kernel = kernels[f"{kind} 17"]
+        tensors = scaled(kernel, sizes)
+        tensors[0][1, 2, 0] = float("nan")
+        exact = kernel.case.meaning(tensors, sizes, torch.float64)
+        for found, wide in zip(kernel.run(tensors, sizes), exact, strict=True):
+            torch.testing.assert_close(found.double(), wide, rtol=2e-5, atol=2e-5, equal_nan=True)

@@ -1,0 +1,69 @@
+"""The order of kernels: always a valid one, and never more memory than the best there is allows."""
+
+from itertools import permutations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smelt.ir import ops
+from smelt.ir.graph import Graph
+from smelt.rewrites.fusion import fuse
+from smelt.rewrites.log import Fuel
+from smelt.rewrites.schedule import Tasks, greedy, least_peak, order, peak
+
+
+@st.composite
+def tasks(draw: st.DrawFn, most: int = 7) -> Tasks:
+    count = draw(st.integers(1, most))
+    reads = [
+        frozenset(draw(st.sets(st.integers(0, i - 1), max_size=3))) if i else frozenset[int]() for i in range(count)
+    ]
+    nbytes = tuple(draw(st.integers(0, 100)) for _ in range(count))
+    return Tasks(tuple(reads), nbytes, frozenset(draw(st.sets(st.integers(0, count - 1), max_size=2))))
+
+
+def is_valid(given_tasks: Tasks, way: tuple[int, ...]) -> bool:
+    done: set[int] = set()
+    for task in way:
+        if not given_tasks.reads[task] <= done:
+            return False
+        done.add(task)
+    return len(done) == len(given_tasks.reads)
+
+
+@given(tasks())
+@settings(deadline=None)
+def test_the_exact_search_finds_the_least_peak(drawn: Tasks) -> None:
+    ways = [way for way in permutations(range(len(drawn.reads))) if is_valid(drawn, way)]
+    found = least_peak(drawn)
+    assert is_valid(drawn, found)
+    assert peak(drawn, found) == min(peak(drawn, way) for way in ways)
+
+
+@given(tasks(most=30))
+@settings(deadline=None)
+def test_the_greedy_order_is_valid(drawn: Tasks) -> None:
+    assert is_valid(drawn, greedy(drawn))
+
+
+def test_twelve_kernels_are_ordered_exactly() -> None:
+    # six large values, each at once reduced to a small one: depth first over a sum of all keeps one large value alive
+    x = ops.input(name="x", shape=(64, 64), dtype=torch.float32)
+    small = [ops.sum(ops.mul(ops.flip(x, dims=(i % 2,)), ops.scalar(float(i), x.dtype)), dims=(0,)) for i in range(6)]
+    total = small[0]
+    for value in small[1:]:
+        total = ops.concat(total, value, dim=0)
+    graph = fuse(Graph([x], [total]), Fuel(limit=0))
+    steps = order(graph)
+    numbers = {node: i for i, node in enumerate(n for n in graph.nodes if n.is_a(ops.fused))}
+    way = tuple(numbers[node] for node in steps)
+    drawn = Tasks.of(graph, list(numbers))
+    assert is_valid(drawn, way)
+    assert peak(drawn, way) <= peak(drawn, range(len(numbers)))
+    assert peak(drawn, way) <= 2 * 64 * 64 * 4
+
+
+def test_a_value_that_nobody_reads_is_free_at_once() -> None:
+    drawn = Tasks((frozenset(), frozenset()), (10, 10), frozenset())
+    assert peak(drawn, (0, 1)) == 10
