@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..ir.node import OPS
 from ..ir.types import concrete
-from .indexing import as_fraction
 from .program import (
     Affine,
     Apply,
@@ -24,6 +23,7 @@ from .program import (
     IndexValue,
     Load,
     Ref,
+    as_fraction,
     is_guard,
     postorder,
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import sympy
+import torch
 
 from ..ir.errors import UnsupportedError
 from ..ir.types import Dim, Shape, canonical_dim, product
-from .program import Affine, Expr, Index
-
-Bounds: TypeAlias = Mapping[sympy.Symbol, Dim]
+from .bounds import Bounds
+from .program import Affine, Apply, Expr, Index, IndexValue
 
 
 def affine(index: Index) -> Affine:
@@ -21,67 +20,85 @@ def affine(index: Index) -> Affine:
         UnsupportedError: it does.
     """
     if isinstance(index, Expr):
-        raise UnsupportedError("an index from data goes through a view that computes with it")
+        raise UnsupportedError("an index from data goes where a condition on it would be needed")
     return index
 
 
-def as_fraction(index: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Numerator and denominator, both without divisions of their own: (a + b) / 2 is not a / 2 + b / 2 in integers."""
-    factors = (f for term in sympy.Add.make_args(index) for f in sympy.Mul.make_args(term))
-    if any((f.is_Rational and not f.is_Integer) or (f.is_Pow and f.exp.is_negative) for f in factors):
-        return sympy.fraction(sympy.together(index))
-    return index, sympy.Integer(1)
+# --- arithmetic on indices --------------------------------------------------------------------------------------------
 
 
-def split(linear: Affine, size: Dim, bounds: Bounds) -> tuple[Affine, Affine]:
+def plus(index: Index, offset: Index) -> Index:
+    """The sum of two indices, either of which may come from data."""
+    if isinstance(index, Expr) or isinstance(offset, Expr):
+        return index if _is(offset, 0) else offset if _is(index, 0) else _computed("add", index, offset)
+    return canonical_dim(index + offset)
+
+
+def times(index: Index, factor: Dim) -> Index:
+    """A multiple of an index."""
+    if isinstance(index, Expr):
+        return index if factor == 1 else _computed("mul", index, factor)
+    return canonical_dim(index * factor)
+
+
+def _is(index: Index, number: int) -> bool:
+    return not isinstance(index, Expr) and bool(index == number)
+
+
+def _computed(op: str, *args: Index) -> Expr:
+    values = tuple(a if isinstance(a, Expr) else IndexValue(a, torch.int64) for a in args)
+    return Apply(op, values, torch.int64)
+
+
+def split(linear: Index, size: Dim, bounds: Bounds) -> tuple[Index, Index]:
     """Quotient and remainder of an index by ``size``, without a division where the axis bounds show it."""
-    linear = sympy.expand(linear)
-    whole, rest = [], []
-    for term in sympy.Add.make_args(linear):
+    if isinstance(linear, Expr):
+        return _computed("floor_div", linear, size), _computed("remainder", linear, size)
+    whole: list[sympy.Expr] = []
+    rest: list[sympy.Expr] = []
+    for term in sympy.Add.make_args(sympy.expand(linear)):
         quotient = sympy.cancel(term / size)
-        (whole if quotient.is_integer and _denominator_free(quotient) else rest).append((term, quotient))
-    remainder = sympy.Add(*(t for t, _ in rest))
-    quotient = sympy.Add(*(q for _, q in whole))
-    if _below(remainder, size, bounds):
+        if quotient.is_integer and _is_whole(quotient):
+            whole.append(quotient)
+        else:
+            rest.append(term)
+    quotient, remainder = sympy.Add(*whole), sympy.Add(*rest)
+    if bounds.inside(remainder, size):
         return _plain(quotient), _plain(remainder)
     return _plain(quotient + sympy.floor(remainder / size)), _plain(sympy.Mod(remainder, size))
 
 
-def _denominator_free(expr: sympy.Expr) -> bool:
-    return sympy.fraction(sympy.together(expr))[1] == 1
+def _is_whole(expr: sympy.Expr) -> bool:
+    return bool(sympy.fraction(sympy.together(expr))[1] == 1)
 
 
 def _plain(expr: Affine) -> Affine:
     return int(expr) if isinstance(expr, sympy.Expr) and expr.is_Integer else expr
 
 
-def _below(index: sympy.Expr, size: Dim, bounds: Bounds) -> bool:
-    """Whether the axis bounds show that 0 <= index < size."""
-    if index == 0:
-        return True
-    top = index
-    for symbol in index.free_symbols:
-        if symbol not in bounds or sympy.diff(index, symbol).could_extract_minus_sign():
-            return False
-        top = top.subs(symbol, bounds[symbol] - 1)
-    gap = sympy.expand(size - 1 - top)
-    return bool(gap.is_nonnegative) or bool(gap == 0)
+# --- views ------------------------------------------------------------------------------------------------------------
 
 
 def reshape_index(old: Shape, new: Shape, index: Sequence[Index], bounds: Bounds) -> tuple[Index, ...]:
-    """The index into a tensor of shape ``old`` of an element of its reshape to ``new``."""
+    """The index into a tensor of shape ``old`` of an element of its reshape to ``new``.
+
+    Raises:
+        UnsupportedError: how the shapes correspond cannot be told.
+    """
     result: list[Index] = [0] * len(old)
+    if 0 in old:
+        return tuple(result)
     for old_axes, new_axes in _groups(old, new):
         if len(old_axes) == 1 and len(new_axes) == 1:
             result[old_axes[0]] = index[new_axes[0]]
             continue
-        linear: Affine = 0
+        linear: Index = 0
         for axis in new_axes:
-            linear = linear * new[axis] + affine(index[axis])
+            linear = plus(times(linear, new[axis]), index[axis])
         for axis in reversed(old_axes[1:]):
             linear, result[axis] = split(linear, old[axis], bounds)
         if old_axes:
-            result[old_axes[0]] = _plain(sympy.expand(linear))
+            result[old_axes[0]] = linear
     return tuple(result)
 
 
@@ -111,7 +128,7 @@ def _divides(a: list[int], old: Shape, b: list[int], new: Shape) -> bool:
     left, right = product(old[x] for x in a), product(new[x] for x in b)
     if isinstance(left, int) and isinstance(right, int):
         return left < right
-    return _denominator_free(sympy.cancel(sympy.sympify(right) / left))
+    return _is_whole(sympy.cancel(sympy.sympify(right) / left))
 
 
 def broadcast_index(shape: Shape, index: Sequence[Index]) -> tuple[Index, ...]:
@@ -128,8 +145,6 @@ def permute_index(dims: Sequence[int], index: Sequence[Index]) -> tuple[Index, .
     return tuple(result)
 
 
-def sliced(index: Index, start: Dim, step: int) -> Index:
-    """The index into the operand of ``slice`` along its axis."""
-    if isinstance(start, int) and start == 0 and step == 1:
-        return index
-    return canonical_dim(affine(index) * step + start)
+def replaced(index: Sequence[Index], dim: int, by: Index) -> tuple[Index, ...]:
+    """An index with one position changed."""
+    return (*index[:dim], by, *index[dim + 1 :])

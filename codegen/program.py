@@ -75,6 +75,15 @@ class Param:
     transposed: bool = False
 
 
+def as_fraction(index: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Numerator and denominator, both without divisions of their own: (a + b) / 2 is not a / 2 + b / 2 in integers."""
+    factors = (f for term in sympy.Add.make_args(index) for f in sympy.Mul.make_args(term))
+    if any((f.is_Rational and not f.is_Integer) or (f.is_Pow and f.exp.is_negative) for f in factors):
+        numerator, denominator = sympy.fraction(sympy.together(index))
+        return numerator, denominator
+    return index, sympy.Integer(1)
+
+
 # --- scalar expressions -----------------------------------------------------------------------------------------------
 
 
@@ -171,8 +180,8 @@ class Checked:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the value."""
-        return self.value.dtype
+        """int64, whatever the data is."""
+        return torch.int64
 
 
 Expr: TypeAlias = Const | IndexValue | Load | Ref | Apply | Guard | Checked

@@ -47,6 +47,7 @@ class Leaf:
 
     @property
     def is_tensor(self) -> bool:
+        """Whether the exported module takes it."""
         return isinstance(self.value, Tensor)
 
     def spec(self) -> InputSpec:

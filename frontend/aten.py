@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    aten_binary,
     aten_create,
     aten_index,
     aten_linear,
@@ -16,6 +17,7 @@ from .table import LOWERINGS
 
 __all__ = [
     "LOWERINGS",
+    "aten_binary",
     "aten_create",
     "aten_index",
     "aten_linear",

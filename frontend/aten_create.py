@@ -9,13 +9,17 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim
-from .table import Call, NotLowered, Scalar, as_node, cast, expand, full, lowers, plain, reshape
+from .table import Call, NotLowered, Scalar, as_node, cast, expand, full, lowers, reshape
 
 
 @lowers("full.default", "full_like.default", "new_full.default")
 def _full(call: Call, *args: Any, **named: Any) -> Node:
     value = named["fill_value"] if "fill_value" in named else args[-1]
-    return expand(as_node(value, call.dtype), call.shape) if isinstance(value, Node) else full(call.shape, value, call.dtype)
+    return (
+        expand(as_node(value, call.dtype), call.shape)
+        if isinstance(value, Node)
+        else full(call.shape, value, call.dtype)
+    )
 
 
 # the values of an empty tensor are nobody's business: zeros, so that results repeat
@@ -63,7 +67,7 @@ def _arange(call: Call, first: Scalar, *rest: Scalar, step: Scalar = 1, **_: Any
 
 
 @lowers("linspace.default")
-def _linspace(call: Call, start: float, end: float, steps: Dim, **_: Any) -> Node:
+def _linspace(call: Call, start: Any, end: Any, steps: Dim, **_: Any) -> Node:
     if isinstance(start, Node) or isinstance(end, Node) or not isinstance(steps, int):
         raise NotLowered("linspace between values that are known only when the model runs")
     if not call.dtype.is_floating_point:
@@ -93,6 +97,3 @@ def _eye(call: Call, *_: Any, **__: Any) -> Node:
 def _one_hot(call: Call, x: Node, num_classes: int = -1) -> Node:
     count = call.shape[-1]
     return cast(ops.eq(reshape(x, (*x.shape, 1)), cast(ops.arange(size=count), x.dtype)), torch.int64)
-
-
-__all__ = ["plain"]

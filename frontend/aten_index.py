@@ -11,7 +11,7 @@ from ..ir import ops
 from ..ir.node import Node
 from ..ir.ops.base import axis
 from ..ir.types import Dim
-from .aten_view import part, pick, position
+from .aten_view import position
 from .table import Call, NotLowered, Scalar, as_node, broadcast, cast, expand, full, lowers, permute, plain, reshape
 
 MASKS = (torch.bool, torch.uint8)
@@ -99,7 +99,11 @@ def _take_along_dim(call: Call, x: Node, index: Node, dim: int | None = None) ->
     at = axis(dim, x.tensor_type.rank)
     shape = [a if i == at or a != 1 else b for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True))]
     wide = expand(x, shape)
-    return ops.gather(wide, expand(index, [b if i == at else a for i, (a, b) in enumerate(zip(shape, index.shape, strict=True))]), dim=at)
+    return ops.gather(
+        wide,
+        expand(index, [b if i == at else a for i, (a, b) in enumerate(zip(shape, index.shape, strict=True))]),
+        dim=at,
+    )
 
 
 @lowers("take.default")
@@ -160,6 +164,3 @@ def _isin(call: Call, x: Node, tests: Node, *, assume_unique: bool = False, inve
     left, right = broadcast(ops.unsqueeze(x, -1), flat)
     found = ops.any(ops.eq(left, right), dims=(x.tensor_type.rank,))
     return ops.bit_not(found) if invert else found
-
-
-__all__ = ["part", "pick"]

@@ -51,6 +51,9 @@ def _linear(call: Call, x: Node, weight: Node, bias: Node | None = None) -> Node
 
 @lowers("addmm.default", "baddbmm.default", "addmv.default")
 def _addmm(call: Call, x: Node, a: Node, b: Node, *, beta: Scalar = 1, alpha: Scalar = 1) -> Node:
+    if (beta, alpha) == (1, 1) and b.op is ops.weight and b.tensor_type.rank == 2 and x.shape == b.shape[1:]:
+        # a layer that keeps its weight the other way round
+        return ops.linear(a, ops.transpose(b, 0, 1), x)
     wide = torch.float32 if call.dtype in ops.HALF and (beta, alpha) != (1, 1) else call.dtype
     right = reshape(b, (b.shape[0], 1)) if b.tensor_type.rank == 1 else b
     y = cast(reshape(ops.matmul(a, right), call.shape), wide)
@@ -199,6 +202,3 @@ def _of_patches(
     y = ops.linear(rows, matrix) if bias is None else ops.linear(rows, matrix, bias)
     y = reshape(permute(y, (0, 2, 1)), (batch, weight.shape[0], *grid))
     return reshape(y, call.shape) if unbatched else y
-
-
-__all__: list[str] = []

@@ -10,7 +10,7 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, product
-from .table import Call, NeedsFixed, NotLowered, as_node, cast, lowers, reshape
+from .table import Call, NeedsFixed, NotLowered, cast, lowers, reshape
 
 
 @lowers("layer_norm.default")
@@ -45,9 +45,7 @@ def _native_layer_norm(
 
 
 @lowers("rms_norm.default")
-def _rms_norm(
-    call: Call, x: Node, shape: Sequence[Dim], weight: Node | None = None, eps: float | None = None
-) -> Node:
+def _rms_norm(call: Call, x: Node, shape: Sequence[Dim], weight: Node | None = None, eps: float | None = None) -> Node:
     epsilon = torch.finfo(torch.float32 if x.dtype in ops.HALF else x.dtype).eps if eps is None else float(eps)
     if len(shape) == 1:
         affine = [] if weight is None else [cast(weight, x.dtype)]
@@ -123,6 +121,3 @@ def _native_batch_norm(
     y = _batch_norm(call, x, weight, bias, mean, var, False, momentum, eps)
     empty = ops.full(shape=(0,), value=0.0, dtype=call.types[1].dtype)
     return y, empty, empty
-
-
-__all__ = ["as_node"]

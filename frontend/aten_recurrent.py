@@ -9,7 +9,12 @@ from ..ir.node import Node
 from .aten_view import pick
 from .table import Call, NotLowered, full, lowers, permute
 
-KINDS = {"aten.rnn_tanh.input": "tanh", "aten.rnn_relu.input": "relu", "aten.lstm.input": "lstm", "aten.gru.input": "gru"}
+KINDS = {
+    "aten.rnn_tanh.input": "tanh",
+    "aten.rnn_relu.input": "relu",
+    "aten.lstm.input": "lstm",
+    "aten.gru.input": "gru",
+}
 
 
 @lowers("rnn_tanh.input", "rnn_relu.input", "gru.input")

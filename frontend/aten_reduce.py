@@ -10,9 +10,8 @@ import torch
 
 from ..ir import ops
 from ..ir.node import Node
-from ..ir.types import Dim, product
-from .aten_pointwise import truth
-from .table import Call, NotLowered, Scalar, cast, dims_of, full, in_dtype, lowers, plain, reshape
+from ..ir.types import product
+from .table import Call, NotLowered, cast, dims_of, full, in_dtype, lowers, reshape, truth
 
 Reduce = Callable[..., Node]
 
@@ -29,7 +28,7 @@ def _along(x: Node, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, A
 @lowers("sum.default", "sum.dim_IntList", "nansum.default")
 def _sum(call: Call, x: Node, *args: Any, **named: Any) -> Node:
     value = cast(x, call.dtype)
-    if call.name == "aten.nansum.default":
+    if call.name == "aten.nansum.default" and ops.is_float(value.dtype):
         value = ops.where(ops.isnan(value), full((), 0, value.dtype), value)
     return ops.sum(value, **_along(x, args, named))
 
@@ -43,7 +42,12 @@ def _mean(call: Call, x: Node, *args: Any, **named: Any) -> Node:
 def _extreme(call: Call, x: Node, *args: Any, **named: Any) -> Node:
     op = ops.amax if "max" in call.name else ops.amin
     along = _along(x, args, named)
-    return op(x, **along) if along["dims"] else x
+    return cast(op(_ordered(x), **along), x.dtype) if along["dims"] else x
+
+
+def _ordered(x: Node) -> Node:
+    """Elements that can be compared: bool as 0 and 1."""
+    return cast(x, torch.uint8) if x.dtype == torch.bool else x
 
 
 @lowers("max.dim", "min.dim")
@@ -51,13 +55,15 @@ def _extreme_with_index(call: Call, x: Node, dim: int, keepdim: bool = False) ->
     if not x.tensor_type.rank:
         return x, full((), 0, torch.int64)
     op, where = (ops.amax, ops.argmax) if "max" in call.name else (ops.amin, ops.argmin)
-    return op(x, dims=(dim,), keepdim=keepdim), where(x, dim=dim, keepdim=keepdim)
+    value = _ordered(x)
+    return cast(op(value, dims=(dim,), keepdim=keepdim), x.dtype), where(value, dim=dim, keepdim=keepdim)
 
 
 @lowers("aminmax.default")
 def _both_extremes(call: Call, x: Node, *, dim: int | None = None, keepdim: bool = False) -> tuple[Node, Node]:
     along: dict[str, Any] = {"dims": dims_of(dim, x.tensor_type.rank), "keepdim": keepdim}
-    return ops.amin(x, **along), ops.amax(x, **along)
+    value = _ordered(x)
+    return cast(ops.amin(value, **along), x.dtype), cast(ops.amax(value, **along), x.dtype)
 
 
 @lowers("argmax.default", "argmin.default")
@@ -90,20 +96,20 @@ def _prod(call: Call, x: Node, *args: Any, **named: Any) -> Node:
 # --- variance ---------------------------------------------------------------------------------------------------------
 
 
-def _variance(x: Node, dim: Any, correction: Scalar | None, keepdim: bool) -> Node:
+def _variance(x: Node, dim: Any, correction: float | None, keepdim: bool) -> Node:
     dims = dims_of(dim, x.tensor_type.rank)
     by = 1 if correction is None else correction
-    if not isinstance(by, bool | int) and by != int(by):  # type: ignore[call-overload]
+    if not isinstance(by, bool | int) and by != int(by):
         raise NotLowered("a variance with a fractional correction")
     count = product(x.shape[d] for d in dims)
-    if not isinstance(count, int) or count - int(by) > 0:  # type: ignore[arg-type]
-        return ops.var(x, dims=dims, keepdim=keepdim, correction=int(by))  # type: ignore[arg-type]
-    raise NotLowered("a variance of too few elements")
+    # PyTorch divides by no less than 0
+    least = min(int(by), count) if isinstance(count, int) else int(by)
+    return ops.var(x, dims=dims, keepdim=keepdim, correction=least)
 
 
 def _moments(
     call: Call, x: Node, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
-    correction: Scalar | None = None,
+    correction: float | None = None,
 ) -> Node:  # fmt: skip
     # the overloads without a dim take `unbiased` in its place
     if isinstance(dim, bool):
@@ -142,7 +148,7 @@ def _with_mean(call: Call, x: Node, *args: Any, **named: Any) -> tuple[Node, Nod
 
 @lowers("norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim_dtype")
 def _norm(call: Call, x: Node, p: float | None = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Node:
-    return _vector_norm(call, x, 2.0 if p is None else p, dim, keepdim)  # type: ignore[no-any-return]
+    return _vector_norm(call, x, 2.0 if p is None else p, dim, keepdim)
 
 
 @lowers("linalg_vector_norm.default")
@@ -208,11 +214,3 @@ def _safe_softmax(call: Call, x: Node, dim: int, dtype: Any = None) -> Node:
     if dim % rank != rank - 1:
         raise NotLowered("a safe softmax along another axis than the last")
     return in_dtype(x, call.dtype, ops.safe_softmax)
-
-
-def element_count(x: Node, dims: tuple[int, ...]) -> Dim:
-    """The number of elements along axes."""
-    return product(x.shape[d] for d in dims)
-
-
-__all__ = ["element_count", "plain"]

@@ -13,9 +13,9 @@ from ..ir import ops
 from ..ir.dims import normal_form
 from ..ir.node import Node
 from ..ir.ops.base import axis
-from ..ir.types import Dim, Shape, product
-from .table import Call, NotLowered, Scalar, cast, expand, full, lowers, permute, plain, reshape
+from ..ir.types import Dim, Shape
 from .sizes import Sizes
+from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, full, lowers, permute, plain, reshape
 
 
 @lowers(
@@ -64,7 +64,9 @@ def _transpose(call: Call, x: Node, a: int, b: int) -> Node:
     return ops.transpose(x, a, b) if x.tensor_type.rank else x
 
 
-@lowers("t.default", "numpy_T.default", "mT.default", "matrix_H.default", "mH.default", "adjoint.default", "t_copy.default")
+@lowers(
+    "t.default", "numpy_T.default", "mT.default", "matrix_H.default", "mH.default", "adjoint.default", "t_copy.default"
+)
 def _t(call: Call, x: Node) -> Node:
     rank = x.tensor_type.rank
     if call.name == "aten.numpy_T.default":
@@ -118,9 +120,7 @@ def part(x: Node, dim: int, start: Dim, length: Dim, step: int = 1) -> Node:
 
 
 @lowers("slice.Tensor", "slice_copy.Tensor")
-def _slice(
-    call: Call, x: Node, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1
-) -> Node:
+def _slice(call: Call, x: Node, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1) -> Node:
     at = axis(dim, x.tensor_type.rank)
     first = position(start, x.shape[at], call.sizes, 0)
     return part(x, at, first, call.shape[at], step)
@@ -167,6 +167,21 @@ def _split(call: Call, x: Node, _: Any, dim: int = 0) -> tuple[Node, ...]:
         parts.append(part(x, at, normal_form(start), type_.shape[at]))
         start = start + type_.shape[at]
     return tuple(parts)
+
+
+@lowers("as_strided.default", "as_strided_copy.default")
+def _as_strided(
+    call: Call, x: Node, size: Sequence[Dim], stride: Sequence[Dim], storage_offset: Dim | None = None
+) -> Node:
+    # of a dense tensor: element by element out of its memory
+    rank = len(size)
+    places = full((), storage_offset or 0, torch.int64)
+    for axis_, (length, step) in enumerate(zip(size, stride, strict=True)):
+        if not isinstance(step, int):
+            raise NeedsFixed([step], "a stride")
+        line = ops.arange(size=length, step=step)
+        places = ops.add(places, reshape(line, (*[1] * axis_, length, *[1] * (rank - axis_ - 1))))
+    return ops.index(reshape(x, (x.tensor_type.numel,)), places, dim=0, wrap=False)
 
 
 @lowers("diagonal.default")
@@ -312,6 +327,3 @@ def _diag_embed(call: Call, x: Node, offset: int = 0, dim1: int = -2, dim2: int 
     spread = ops.where(on_diagonal, reshape(rows, (*rows.shape, 1)), full((), 0, x.dtype))
     others = iter(range(rank - 2))
     return permute(spread, [rank - 2 if d == a else rank - 1 if d == b else next(others) for d in range(rank)])
-
-
-__all__ = ["below", "part", "pick", "position", "product"]

@@ -49,7 +49,7 @@ def recorded_branches() -> Iterator[list[Branch]]:
 
     def __bool__(self: torch.SymBool) -> bool:
         condition = self.node.expr
-        value = original(self)
+        value = bool(original(self))  # type: ignore[no-untyped-call]
         frame = sys._getframe(1)
         file = frame.f_code.co_filename
         if not within_torch(file) or file.startswith(_MODEL_CODE):

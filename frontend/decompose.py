@@ -27,7 +27,7 @@ class Decomposition:
 @cache
 def _table() -> Mapping[Any, Any]:
     """PyTorch's decompositions of all operators but those that have a lowering."""
-    everything = torch._decomp.core_aten_decompositions()
+    everything: Any = torch._decomp.core_aten_decompositions()
     return {op: rule for op, rule in everything.items() if str(op) not in LOWERINGS}
 
 
@@ -61,6 +61,11 @@ def decompose(name: str, node: fx.Node, fake_mode: Any) -> Decomposition | None:
     if any(n.target is target for n in module.graph.nodes):
         return None
     return Decomposition(module, isinstance(node.meta.get("val"), torch.Tensor))
+
+
+def exists(name: str) -> bool:
+    """Whether this PyTorch has an operator overload of that name."""
+    return _overload(name) is not None
 
 
 def _is_composite(target: torch._ops.OpOverload) -> bool:

@@ -66,14 +66,18 @@ def _leaf(node: fx.Node, value: Any) -> Leaf:
     seen = node.meta.get("example_value", value)
     if isinstance(value, Tensor):
         shape = seen.shape if isinstance(seen, Tensor) else value.shape
-        axes = {axis: str(size.node.expr) for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
-        axes = {axis: name for axis, name in axes.items() if name.isidentifier()}
+        names = {axis: _name(size) for axis, size in enumerate(shape)}
+        axes = {axis: name for axis, name in names.items() if name.isidentifier()}
         stand_in = torch.empty([_number(d) for d in value.shape], dtype=value.dtype, device=value.device)
         return Leaf(node.name, stand_in, axes)
     if isinstance(seen, torch.SymInt):
-        name = str(seen.node.expr)
+        name = _name(seen)
         return Leaf(node.name, torch.empty(_number(value)), {0: name}, size=name)
     return Leaf(node.name, value)
+
+
+def _name(size: Any) -> str:
+    return str(size.node.expr) if isinstance(size, torch.SymInt) else ""
 
 
 def _number(size: Any) -> int:

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..ir.errors import CaptureError, SmeltError
 from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of, traced
 from .capture import Capture, normal_form, signature_of
+from .origins import definition_of
 from .program import Request, Unfit, build
 from .sizes import DependsOnData
 from .table import NeedsFunctional
@@ -47,7 +50,8 @@ def capture(
     args, named = normal_form(signature, args, kwargs or {})
     leaves, in_spec = leaves_of(signature, args, named, dynamic)
     _check_device(model, leaves)
-    return capture_request(Request(Flattened(model, leaves, in_spec), leaves, in_spec, signature, fallback), model)
+    module = Flattened(model, leaves, in_spec)
+    return capture_request(Request(module, leaves, in_spec, signature, fallback, definition_of(model)), model)
 
 
 def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
@@ -70,16 +74,20 @@ def _attempt(request: Request, attempt: Attempt, earlier: Exception | None) -> C
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
     with tracing() as branches:
-        try:
-            program = torch.export.export(request.module, examples, strict=False)
-        except Exception as error:
-            raise Untraceable(str(error)) from error
+        program = _traced(lambda: torch.export.export(request.module, examples, strict=False))
         try:
             return build(request, program, branches, notes)
         except NeedsFunctional:
             # rare: PyTorch traces the program again, which takes as long as the export did
-            program = program.run_decompositions({})
+            program = _traced(lambda: program.run_decompositions({}))
             return build(request, program, branches, notes)
+
+
+def _traced(trace: Callable[[], ExportedProgram]) -> ExportedProgram:
+    try:
+        return trace()
+    except Exception as error:
+        raise Untraceable(str(error)) from error
 
 
 class Untraceable(Exception):
@@ -88,11 +96,13 @@ class Untraceable(Exception):
 
 def _depends_on_data(failure: Exception) -> bool:
     """Whether a model branches on values, or has sizes that depend on them: fixed sizes will not help it."""
-    causes = (GuardOnDataDependentSymNode, torch._dynamo.exc.UserError)
+    causes = (GuardOnDataDependentSymNode, torch._dynamo.exc.UserError, DataDependentOutputException)
     return isinstance(failure, DependsOnData) or isinstance(failure.__cause__, causes)
 
 
 def _line(failure: Exception) -> str:
+    if isinstance(failure.__cause__, DataDependentOutputException):
+        return f"the result of {failure.__cause__.func} is a Python value"
     return (str(failure).strip() or type(failure).__name__).split("\n")[0]
 
 

@@ -7,7 +7,7 @@ operators that have one, and otherwise becomes an ``aten.call``.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -50,6 +50,7 @@ class Lowering:
     Attributes:
         fallbacks: what PyTorch is to execute, by operator and reason, with the lines of the model.
         conditions: relations between sizes that the lowering relied on, beyond PyTorch's guards.
+        refused: FX nodes whose lowering gave a wrong type, and how: they fall back.
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class Lowering:
         sizes: Sizes,
         attribute: Callable[[str, Any], Node] | None = None,
         fake_mode: Any = None,
+        source: str = "",
         allow_fallback: bool = True,
     ) -> None:
         self.sizes = sizes
         self.fallbacks: dict[tuple[str, str], list[str]] = {}
         self.conditions: list[tuple[Any, str]] = []
+        self.refused: Mapping[str, str] = {}
         self._attribute = attribute
         self._fake_mode = fake_mode
+        self._source = source  # where a line is not known
         self._allow_fallback = allow_fallback
         self._serial = 0
 
@@ -131,8 +135,14 @@ class Lowering:
             raise UnsupportedError(f"the condition {decided} is kept as a value")
         return value
 
-    def _operator(self, node: fx.Node, target: torch._ops.OpOverload, memory: Memory) -> None:
+    def origin_of(self, node: fx.Node) -> Origin:
+        """Where a node comes from."""
         origin = origin_of(node)
+        origin.source = origin.source or self._source
+        return origin
+
+    def _operator(self, node: fx.Node, target: torch._ops.OpOverload, memory: Memory) -> None:
+        origin = self.origin_of(node)
         if target._schema.is_mutable:
             written = written_argument(node, target)
             value = self.call(node, functional_name(target), memory, origin, expected=_types(written, self.sizes))
@@ -141,31 +151,33 @@ class Lowering:
             return
         memory.define(node, self.call(node, str(target), memory, origin, expected=_types(node, self.sizes)))
 
-    def call(
-        self, node: fx.Node, name: str, memory: Memory, origin: Origin, expected: tuple[TensorType, ...]
-    ) -> Any:
+    def call(self, node: fx.Node, name: str, memory: Memory, origin: Origin, expected: tuple[TensorType, ...]) -> Any:
         """The lowered results of one operator call, checked against the types that PyTorch found."""
         args, kwargs = memory.read(node.args), memory.read(node.kwargs)
         call = Call(name, expected, self.sizes)
         if name.startswith("aten.squeeze"):
             self._watch_squeeze(args, expected, origin)
-        where = f"{name} at {origin.source or 'an unknown line'}"
-        seen = [*expected, *(v.type for v in flat((args, kwargs)) if isinstance(v, Node))]
-        symbols = symbols_of(dim for type_ in seen for dim in type_.shape)
+        if name == "aten.as_strided.default":
+            _check_dense(node)
         try:
             found = self._lowered(call, args, kwargs, node)
+            types = tuple(t for v in flat(found) if isinstance(v, Node) for t in result_types(v.type))
+            if types != expected:
+                raise TypeRuleError(f"the lowering gives {_listed(types)}, PyTorch {_listed(expected)}")
         except TypeRuleError as error:
-            raise NeedsEqual(symbols, f"{where}: {error}") from error
-        types = tuple(t for v in flat(found) if isinstance(v, Node) for t in result_types(v.type))
-        if types != expected:
-            raise NeedsEqual(symbols, f"the lowering of {where} gives {_listed(types)}, PyTorch {_listed(expected)}")
+            seen = [*expected, *(v.type for v in flat((args, kwargs)) if isinstance(v, Node))]
+            symbols = symbols_of(dim for type_ in seen for dim in type_.shape)
+            raise NeedsEqual(symbols, str(error), node=node.name) from error
+        except NeedsEqual as need:
+            need.node = node.name
+            raise
         mark(found, origin)
         return found
 
     def _lowered(self, call: Call, args: Any, kwargs: Any, node: fx.Node) -> Any:
-        reason = "no lowering"
+        reason = self.refused.get(node.name, "no lowering")
         lowering = LOWERINGS.get(call.name)
-        if lowering is not None:
+        if lowering is not None and node.name not in self.refused:
             try:
                 return lowering(call, *args, **kwargs)
             except NotLowered as refusal:
@@ -205,8 +217,8 @@ class Lowering:
         if name == "wrap_with_autocast":
             raise NeedsFunctional("an autocast region")
         raise UnsupportedError(
-            f"{name} at {origin_of(node).source or 'an unknown line'}: control flow inside of a captured graph is not "
-            "supported; compile the parts around it"
+            f"{name} at {self.origin_of(node).source or 'an unknown line'}: control flow inside of a captured graph "
+            "is not supported; compile the parts around it"
         )
 
     # --- no lowering -------------------------------------------------------------------------------------------------
@@ -218,7 +230,7 @@ class Lowering:
         found: Decomposition | None = decompose(name, node, self._fake_mode)
         if found is None:
             return None
-        inner = Lowering(self.sizes, self._attribute, self._fake_mode, allow_fallback=False)
+        inner = Lowering(self.sizes, self._attribute, self._fake_mode, self._source, allow_fallback=False)
         operands = [v for v in flat((args, kwargs)) if isinstance(v, Node)]
         try:
             values, memory = inner.run(found.module, operands)
@@ -231,7 +243,7 @@ class Lowering:
         return kept[0] if found.single else tuple(kept)
 
     def _fallback(self, call: Call, args: Any, kwargs: Any, node: fx.Node, reason: str) -> Any:
-        source = origin_of(node).source
+        source = self.origin_of(node).source
         if not self._allow_fallback:
             raise UnsupportedError(f"{call.name}: {reason}")
         value = node.meta.get("val")
@@ -265,7 +277,10 @@ def _types(node: fx.Node, sizes: Sizes) -> tuple[TensorType, ...]:
     """The types of the tensors in a node's fake value."""
     value = node.meta.get("val")
     leaves = value if isinstance(value, list | tuple) else [value]
-    return tuple(sizes.type_of(v) for v in leaves if isinstance(v, torch.Tensor))
+    tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
+    if any(v.layout is not torch.strided for v in tensors):
+        raise UnsupportedError(f"{node.target} gives a sparse tensor")
+    return tuple(map(sizes.type_of, tensors))
 
 
 def flat(value: Any) -> Iterable[Any]:
@@ -278,6 +293,14 @@ def flat(value: Any) -> Iterable[Any]:
             yield from flat(v)
     else:
         yield value
+
+
+def _check_dense(node: fx.Node) -> None:
+    """Tensors have no strides here: memory can be addressed as such only where it is all of a dense tensor."""
+    base = node.args[0]
+    fake = base.meta.get("val") if isinstance(base, fx.Node) else None
+    if fake is None or not fake.is_contiguous() or fake.storage_offset() != 0:
+        raise UnsupportedError("as_strided of a view: use slices, permute or unfold on the tensor itself")
 
 
 def _listed(types: Iterable[TensorType]) -> str:

@@ -1,7 +1,7 @@
 """Mutation resolved: values of FX nodes where some of them write to memory that others see.
 
-PyTorch's fake tensors know which values share memory. The first node of such a group owns it; the others are views, made
-again from the owner's value where that changed since. A write to a view is put back into the owner.
+PyTorch's fake tensors know which values share memory. The first node of such a group owns it; the others are views,
+made again from the owner's value where that changed since. A write to a view is put back into the owner.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import torch
 from torch import fx
 
 from ..ir.node import Node
+from .aten import LOWERINGS
 from .aten_index import _select_scatter as put_position
 from .aten_index import _slice_scatter as put_slice
+from .decompose import exists
 from .origins import origin_of
 from .sizes import Sizes
 from .table import Call, NeedsFunctional, cast, permute, reshape
@@ -206,10 +208,13 @@ def functional_name(target: torch._ops.OpOverload) -> str:
     namespace, name, overload = str(target).split(".")
     if name in _INPLACE_NAMES:
         return f"{namespace}.{_INPLACE_NAMES[name]}.{overload}"
-    if not name.endswith("_") or name in _OF_SHAPE:
+    functional = f"{namespace}.{_OTHER_NAMES.get(name, name.removesuffix('_'))}.{overload}"
+    if not name.endswith("_") or name in _OF_SHAPE or not (functional in LOWERINGS or exists(functional)):
         raise NeedsFunctional(f"{target}")
-    return f"{namespace}.{name.removesuffix('_')}.{overload}"
+    return functional
 
+
+_OTHER_NAMES = {"normal_": "normal_functional"}
 
 # in place on the shape or the storage rather than on the elements
 _OF_SHAPE = {
@@ -230,5 +235,3 @@ def written_argument(node: fx.Node, target: torch._ops.OpOverload) -> fx.Node:
     if not leads or not isinstance(first, fx.Node):
         raise NeedsFunctional(f"{target}")
     return first
-
-

@@ -12,6 +12,7 @@ from torch import fx
 from ..ir.node import Origin
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_PLACE = re.compile(r"([^\s()]+):(\d+) in ")
 _ROOT = re.compile(r"^model(?:\.|$)(?:L\['self'\](?:\.|$))?")
 _TORCH = str(PurePath(torch.__file__).parent)
 _HERE = str(PurePath(__file__).parent)
@@ -29,6 +30,18 @@ def source_of(node: fx.Node) -> str:
     outside = [frame for frame in frames if not within_torch(frame[0])]
     chosen = (outside or frames)[-1:]
     return "".join(f"{PurePath(file).name}:{line}" for file, line in chosen)
+
+
+def short(location: Any) -> str:
+    """The place that PyTorch names for a guard, as ``file.py:12``; as it is where it has another form."""
+    found = _PLACE.search(str(location))
+    return f"{PurePath(found[1]).name}:{found[2]}" if found else str(location)
+
+
+def definition_of(function: Any) -> str:
+    """The line where a function, or the ``forward`` of a module, is defined; "" where that is unknown."""
+    code = getattr(getattr(function, "forward", function), "__code__", None)
+    return f"{PurePath(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
 
 
 def within_torch(file: str) -> bool:

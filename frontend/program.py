@@ -26,7 +26,7 @@ from .branches import Branch, excludes_only_small, is_idle, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
 from .lower import Lowering, mark
 from .memory import Memory
-from .origins import origin_of
+from .origins import origin_of, short
 from .sizes import Sizes
 from .table import NeedsEqual, NeedsFixed, NeedsFunctional
 from .weights import WeightTable
@@ -38,13 +38,17 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is captured: the module of tensor arguments, all arguments, and how calls are to be read."""
+    """What is captured: the module of tensor arguments, all arguments, and how calls are to be read.
+
+    ``source`` is the line where the model is defined, for operators that PyTorch traced no line for.
+    """
 
     module: nn.Module
     leaves: tuple[Leaf, ...]
     in_spec: pytree.TreeSpec
     signature: inspect.Signature | None
     fallback: str
+    source: str = ""
 
 
 def build(
@@ -68,6 +72,7 @@ class Builder:
         self.program = program
         self.placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
         self.weights = WeightTable(request.module, program)
+        self.refused: dict[str, str] = {}
         kinds = [spec.kind for spec in program.graph_signature.input_specs]
         arguments = [n for n, kind in zip(self.placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
         self.arguments = dict(zip(arguments, traced(request.leaves), strict=True))
@@ -83,19 +88,18 @@ class Builder:
             except NeedsFixed as need:
                 self._fix(need)
             except NeedsEqual as need:
-                # one size for all of one length in the example: other calls need another capture
-                if not self.sizes.solve(need.equation) and not self._merge_alike(need.symbols):
-                    raise
+                self._make_equal(need)
 
     def _capture(self, branches: Sequence[Branch], notes: tuple[str, ...]) -> Capture:
         idle = [b for b in branches if may_be_idle(b)]
         asked = [(b.condition, b.where) for b in branches if b not in idle]
         conditions = self._conditions()
-        self._name_sizes([*conditions, *asked])
-        guards = self.sizes.settle([*conditions, *asked])
+        self._name_sizes([*asked, *conditions])
+        guards = self.sizes.settle([*asked, *conditions])
         inputs = self._inputs()
         bindings = self._bindings(inputs)
-        lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode)
+        lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode, self.request.source)
+        lowering.refused = self.refused
         result, memory = lowering.run(self.program.graph_module, bindings)
         if lowering.fallbacks and self.request.fallback == "error":
             listed = "\n".join(f"  {f}" for f in lowering.listed())
@@ -115,7 +119,7 @@ class Builder:
             inputs=tuple(leaf.spec() for leaf in self.request.leaves),
             in_spec=self.request.in_spec,
             outputs=specs,
-            out_spec=self.program.call_spec.out_spec,  # type: ignore[arg-type]
+            out_spec=self.program.call_spec.out_spec,
             fallbacks=lowering.listed(),
             specialised=self._specialised(),
             guards=guards,
@@ -130,7 +134,7 @@ class Builder:
         env = self.sizes.shape_env
         if env is None:
             return []
-        return [(g.expr, str(g.sloc)) for g in env.guards if not excludes_only_small(g.expr)]
+        return [(g.expr, short(g.sloc)) for g in env.guards if not excludes_only_small(g.expr)]
 
     def _tensor_arguments(self) -> Iterable[tuple[Leaf, Tensor]]:
         for node, leaf in self.arguments.items():
@@ -194,6 +198,14 @@ class Builder:
                     self.sizes.merge(other, free)
         return merged
 
+    def _make_equal(self, need: NeedsEqual) -> None:
+        """Take sizes of one length in the example for one size; let an operator fall back that this does not help."""
+        if self.sizes.solve(need.equation) or self._merge_alike(need.symbols):
+            return
+        if need.node is None or need.node in self.refused:
+            raise need
+        self.refused[need.node] = str(need)
+
     def _fix(self, need: NeedsFixed) -> None:
         """Take the example's sizes for those that a lowering must know."""
         wanted, fixed = symbols_of(need.dims), False
@@ -247,7 +259,7 @@ class Builder:
         self, result: Any, memory: Memory, bindings: Sequence[Any]
     ) -> tuple[list[Node], tuple[OutputSpec, ...], list[Mutation]]:
         """Graph outputs, how each leaf of the result is had from them, and what the caller's tensors become."""
-        returned = self._output_node().args[0]
+        returned: Any = self._output_node().args[0]
         by_name = {n.name: b for n, b in zip(self.placeholders, bindings, strict=True)}
         outputs: list[Node] = []
         specs: list[OutputSpec] = []
@@ -264,7 +276,8 @@ class Builder:
         return outputs, tuple(specs), [m for m in mutations if m.target is not m.value]
 
     def _output_node(self) -> fx.Node:
-        return next(n for n in reversed(self.program.graph.nodes) if n.op == "output")
+        found: fx.Node = next(n for n in reversed(self.program.graph.nodes) if n.op == "output")
+        return found
 
     def _output(self, node: Any, value: Any, outputs: list[Node]) -> OutputSpec:
         if isinstance(node, fx.Node) and node in self.arguments:

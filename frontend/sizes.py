@@ -13,6 +13,8 @@ from ..ir.dims import normal_form
 from ..ir.errors import CaptureError
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, symbol
 from .capture import Guard
+from .origins import short
+
 
 class DependsOnData(CaptureError):
     """A size that depends on the values of tensors."""
@@ -32,6 +34,7 @@ class Sizes:
         self._merged: dict[sympy.Symbol, Any] = {}
         self._fixed: dict[sympy.Symbol, str] = {}
         self._cache: dict[Any, Any] = {}
+        self._whole: set[Any] = set()  # quotients that a guard says are whole
         self._low: dict[sympy.Symbol, int] = {}
         self._high: dict[sympy.Symbol, int | None] = {}
 
@@ -60,8 +63,8 @@ class Sizes:
             slope, rest = difference.coeff(ours, 1), difference.coeff(ours, 0)
             if slope == 0 or sympy.expand(slope * ours + rest - difference) != 0:
                 continue
-            solution = sympy.cancel(-rest / slope)
-            if solution.is_polynomial() and all(c.is_Integer for c in sympy.Poly(solution).coeffs()):
+            solution = sympy.expand(sympy.cancel(-rest / slope))
+            if ours in by_name and _is_integer_polynomial(solution):
                 back = {o: f for o, f in by_name.items() if o in solution.free_symbols}
                 self._replace(by_name[ours], solution.xreplace(back))
                 return True
@@ -82,7 +85,7 @@ class Sizes:
         if self.shape_env is None or free is None:
             return ""
         known = self._fixed.get(self.shape_env.replace(free))
-        return known or str(self.shape_env.replacements_slocs.get(free, "")).strip("()")
+        return known or short(self.shape_env.replacements_slocs.get(free, ""))
 
     def name(self, free: sympy.Symbol, name: str) -> None:
         """Give a free symbol of PyTorch's its name in the graph, and the range that PyTorch knows."""
@@ -134,10 +137,14 @@ class Sizes:
         return TensorType(self.shape(tensor.shape), tensor.dtype)
 
     def simplify(self, expression: Any) -> Any:
-        """An expression without the Min and Max that the ranges decide."""
+        """An expression without the Min and Max that the ranges decide, and without the floors of whole quotients."""
         chosen = expression
         for term in list(sympy.preorder_traversal(expression)):
-            if type(term).__name__ in ("Min", "Max") and len(term.args) == 2:
+            if type(term).__name__ in ("FloorDiv", "floor"):
+                quotient = normal_form(term.args[0] / term.args[1] if len(term.args) > 1 else term.args[0])
+                if quotient in self._whole:
+                    chosen = chosen.xreplace({term: quotient})
+            elif type(term).__name__ in ("Min", "Max") and len(term.args) == 2:
                 decided = self._decide(type(term).__name__, *term.args)
                 if decided is not None:
                     chosen = chosen.xreplace({term: decided})
@@ -185,6 +192,8 @@ class Sizes:
         return self._settle(list(conditions), lambda condition: condition)
 
     def _settle(self, pending: list[tuple[Any, str]], translate: Any) -> tuple[Guard, ...]:
+        for condition, _ in pending:
+            self._learn_whole(translate(condition))
         changed = True
         while changed:
             changed, waiting = False, []
@@ -197,6 +206,14 @@ class Sizes:
             pending = waiting
         found = {self._plain(translate(condition)): where for condition, where in reversed(pending)}
         return tuple(Guard(c, where) for c, where in reversed(found.items()) if c not in (sympy.true, True))
+
+    def _learn_whole(self, condition: Any) -> None:
+        """From ``a % b == 0``, that ``a / b`` is whole."""
+        if isinstance(condition, sympy.Eq) and condition.rhs == 0 and type(condition.lhs).__name__.endswith("Mod"):
+            quotient = sympy.expand(condition.lhs.args[0] / condition.lhs.args[1])
+            if quotient not in self._whole:
+                self._whole.add(quotient)
+                self._cache.clear()
 
     def _plain(self, condition: Any) -> Any:
         """A condition over our symbols, its sides in normal form and without what the ranges decide."""
@@ -222,7 +239,8 @@ class Sizes:
     def _absorb(self, condition: Any) -> bool:
         """Narrow a range by a condition that says no more than that."""
         if isinstance(condition, sympy.And):
-            return all([self._absorb(part) for part in condition.args])
+            absorbed = [self._absorb(part) for part in condition.args]
+            return all(absorbed)
         if isinstance(condition, sympy.Eq):
             return self._absorb_minimum(condition.lhs, condition.rhs) or self._absorb_minimum(
                 condition.rhs, condition.lhs
@@ -267,6 +285,11 @@ class Sizes:
             self.restrict(value, low=int(end) + 1)
             return True
         return int(end) < self._low[value]
+
+
+def _is_integer_polynomial(expression: Any) -> bool:
+    terms = (term.as_coeff_Mul() for term in sympy.Add.make_args(expression))
+    return all(factor.is_Integer and (rest == 1 or rest.is_polynomial()) for factor, rest in terms)
 
 
 def _bound(end: Any, otherwise: int | None) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import sympy
 import torch
@@ -23,6 +23,7 @@ from .sizes import Sizes
 
 Scalar: TypeAlias = bool | int | float | sympy.Expr | SizeNumber
 Lowering: TypeAlias = Callable[..., Any]
+L = TypeVar("L", bound=Lowering)
 
 LOWERINGS: dict[str, Lowering] = {}
 
@@ -41,17 +42,21 @@ class NeedsFixed(Exception):
 
 
 class NeedsEqual(CaptureError):
-    """The types of a call fit only if some sizes are equal, which PyTorch did not find out; eager would refuse others.
+    """The types of a call do not fit. They may if some sizes are equal, which PyTorch did not find out.
 
     Attributes:
         symbols: the sizes in question.
         equation: what is known to hold, where that is known.
+        node: the name of the FX node.
     """
 
-    def __init__(self, symbols: Iterable[sympy.Symbol], message: str, equation: Any = None) -> None:
+    def __init__(
+        self, symbols: Iterable[sympy.Symbol], message: str, equation: Any = None, node: str | None = None
+    ) -> None:
         super().__init__(message)
         self.symbols = frozenset(symbols)
         self.equation = equation
+        self.node = node
 
 
 class NeedsFunctional(Exception):
@@ -79,17 +84,19 @@ class Call:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the first result."""
         return self.types[0].dtype
 
     @property
     def shape(self) -> Shape:
+        """The shape of the first result."""
         return self.types[0].shape
 
 
-def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+def lowers(*names: str) -> Callable[[L], L]:
     """Enter a lowering for these overloads of ATen: ``add.Tensor``."""
 
-    def enter(lowering: Lowering) -> Lowering:
+    def enter(lowering: L) -> L:
         for name in names:
             if f"aten.{name}" in LOWERINGS:
                 raise ValueError(f"aten.{name} is lowered twice")
@@ -108,6 +115,7 @@ def cast(x: Node, dtype: torch.dtype) -> Node:
 
 
 def is_scalar(x: object) -> bool:
+    """Whether an argument is a number: one of Python, a size, or computed from sizes."""
     return isinstance(x, bool | int | float | sympy.Expr | SizeNumber)
 
 
@@ -116,6 +124,16 @@ def as_node(x: Node | Scalar, dtype: torch.dtype) -> Node:
     if isinstance(x, SizeNumber):
         return x.node(dtype)
     return cast(x, dtype) if isinstance(x, Node) else ops.scalar(plain(x, dtype), dtype)
+
+
+def constant(x: Node, value: Scalar) -> Node:
+    """A number as a 0-d tensor of another node's dtype."""
+    return ops.scalar_like(plain(value, x.dtype), x)
+
+
+def truth(x: Node) -> Node:
+    """Whether elements are not zero, as bool."""
+    return x if x.dtype == torch.bool else ops.ne(x, constant(x, 0))
 
 
 def plain(value: Scalar, dtype: torch.dtype) -> bool | int | float | sympy.Expr:
@@ -179,7 +197,7 @@ def elementwise(op: Callable[..., Node], *operands: Node | Scalar, result: torch
     Half types meet a number that they cannot hold in float32, as in PyTorch's kernels.
     """
     dtype = promoted(*operands)
-    if dtype in ops.HALF and any(is_scalar(x) and not exact(x, dtype) for x in operands):  # type: ignore[arg-type]
+    if dtype in ops.HALF and any(is_scalar(x) and not exact(x, dtype) for x in operands):
         value = op(*(as_node(x, torch.float32) for x in operands))
         return cast(value, result or (dtype if value.dtype == torch.float32 else value.dtype))
     value = op(*(as_node(x, dtype) for x in operands))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,9 @@ from torch._decomp import decomposition_table
 from .branches import Branch, recorded_branches
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextmanager
 def tracing() -> Iterator[list[Branch]]:
     """Trace for inference, at any size; yields the branches that the model takes (see :mod:`.branches`).
@@ -26,9 +30,11 @@ def tracing() -> Iterator[list[Branch]]:
     for its own ends (does this dim broadcast?) takes the general answer: no.
     """
     with ExitStack() as stack:
+        # what follows changes PyTorch for all threads
+        stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(symbolic_config.patch(backed_size_oblivious=True))
-        # fused inference paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: one operator each, for one layout
+        stack.enter_context(symbolic_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
+        # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         for op, shapes in RECURRENT.items():

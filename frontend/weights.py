@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -15,10 +16,15 @@ from .arguments import Flattened
 
 
 class WeightTable:
-    """The tensors of a model by name, one name for each."""
+    """The tensors of a model by name, one name for each.
+
+    Attributes:
+        tensors: those that nodes were made for.
+    """
 
     def __init__(self, module: nn.Module, program: ExportedProgram) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._written = _written_constants(program)
         self._program = program
         self._names: dict[Any, str] = {}
         self._own: dict[str, Tensor] = {}
@@ -50,7 +56,8 @@ class WeightTable:
         known = self._names.get(_identity(value))
         if known is not None and known in self._own:
             return self._weight(known, self._own[known])
-        if value.ndim == 0 and not value.dtype.is_complex and value.device.type == "cpu":
+        plain = value.ndim == 0 and not value.dtype.is_complex and value.device.type == "cpu"
+        if plain and name not in self._written:
             return ops.scalar(value.item(), value.dtype)
         if known is None:
             known = f"constant.{self._constants}"
@@ -63,9 +70,24 @@ class WeightTable:
         return ops.weight(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
 
 
+def _written_constants(program: ExportedProgram) -> set[str]:
+    """The names of constants that the program writes to: state that is kept outside of buffers, as a KV cache may be."""
+    specs = program.graph_signature.input_specs
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    memory = {_memory(n): str(s.target) for n, s in zip(placeholders, specs, strict=True) if s.target is not None}
+    written = set()
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args:
+            written.add(memory.get(_memory(node.args[0]), ""))
+    return written
+
+
+def _memory(node: Any) -> int | None:
+    fake = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return fake.untyped_storage()._cdata if isinstance(fake, Tensor) else None
+
+
 def _identity(tensor: Tensor) -> Any:
     """What two tensors share that are one: memory, shape and strides. Without memory a tensor is only itself."""
     where = (tensor.data_ptr(), tensor.device) if tensor.numel() else id(tensor)
     return where, tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-

@@ -81,10 +81,14 @@ class Match:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A node where a pattern failed, and why: the attempt that got furthest."""
+    """A node where a pattern failed, and why: the attempt that got furthest.
+
+    ``agreed`` is how many operators of the pattern had matched by then.
+    """
 
     node: Node
     reason: str
+    agreed: int = 0
 
     def __bool__(self) -> bool:
         return False
@@ -108,7 +112,7 @@ class Furthest:
 
     def mismatch(self, default: Node) -> Mismatch:
         """The furthest mismatch, in words."""
-        return Mismatch(self._node or default, self._reason())
+        return Mismatch(self._node or default, self._reason(), max(self._agreed, 0))
 
 
 def match(pattern: Node, node: Node) -> Match | Mismatch:

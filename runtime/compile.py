@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
+
+from ..ir.errors import UnsupportedError
 from .cache import KernelCache
 from .module import CompiledModule
 from .options import Dynamic, Options
@@ -38,12 +41,29 @@ def compile(
 
     Raises:
         BackendError: the package of the target's backend is not installed.
-        UnsupportedError: there is no such target yet.
+        UnsupportedError: there is no such target yet, or the model is TorchScript.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
     """
+    plain = unwrap(model)
+    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache))
+
+
+def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model itself, where another compiler, or this one, was here before.
+
+    Raises:
+        TypeError: it cannot be called.
+        UnsupportedError: it is TorchScript, of which the Python is lost.
+    """
     if isinstance(model, CompiledModule):
-        model = model.original
+        return model.original
+    if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        raise UnsupportedError("the model is TorchScript, which cannot be captured: give what it was made from")
+    # What torch.compile returns: a module that holds the model, or a function that names it.
+    inner = getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None)
+    if inner is not None:
+        return unwrap(inner)
     if not callable(model):
         raise TypeError(f"model is a {type(model).__name__}: give an nn.Module or a function")
-    return CompiledModule(model, Options(Target.detect(target, threads), dynamic, fallback, cache))
+    return model

@@ -28,7 +28,8 @@ class CompiledModule(nn.Module):
     """A model compiled for inference. Made by ``smelt.compile``.
 
     It is called as the model was and returns what the model returns, without gradients. Parameters, buffers, submodules
-    and attributes are those of the model, which is ``original``. It may be called from several threads.
+    and attributes are those of the model, which is ``original``; methods reached so, ``generate`` for one, run the model
+    itself. It may be called from several threads.
 
     Copies and pickles hold the model, and are captured anew on their first call.
     """

@@ -20,7 +20,8 @@ from ..runtime.target import usable_cores
 from ..runtime.verify import VerifyResult, verify
 from .console import busy, counted, emit_json, out, warn
 from .env import facts
-from .models import Model, ModelError, load_model
+from .errors import ModelError
+from .models import Model, load_model
 from .peers import PEERS, SMELT, prepare
 from .start import measure_start
 from .timing import IDLE_SHARE, Runner, Timings, interleave, wait_for_idle
@@ -156,7 +157,8 @@ def describe_inputs(model: Model) -> list[str]:
 
 def table(outcome: Outcome) -> Table:
     """The outcome as a table."""
-    title = f"{outcome.model}  {', '.join(outcome.inputs)}  {outcome.threads} threads each"
+    threads = f"{outcome.threads} thread{'s' if outcome.threads > 1 else ''} each"
+    title = f"{outcome.model}  {', '.join(outcome.inputs)}  {threads}"
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     made.add_column("")
     for column in ("median ms", "best ms", "x smelt", "GFLOP/s", "cold start s", "warm start s"):

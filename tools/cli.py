@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from ..ir.errors import SmeltError
 from .console import err, fail
+from .errors import UserCodeError
 
 # Commands import what they need when they are run: PyTorch alone takes seconds, and `smelt --help` needs none of it.
 
@@ -22,7 +23,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SmeltError as error:
-            if type(error).__name__ == "UserCodeError":
+            if isinstance(error, UserCodeError):
                 err().print(str(error), markup=False, soft_wrap=True)
             else:
                 fail(str(error))

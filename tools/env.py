@@ -47,6 +47,8 @@ def env(as_json: bool, measure: bool = True) -> None:
 
 def facts() -> dict[str, dict[str, Any]]:
     """Everything that needs no measuring, by group."""
+    # read first: finding the target sets a variable
+    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
     return {
         "versions": {
             "smelt": __version__,
@@ -61,8 +63,7 @@ def facts() -> dict[str, dict[str, Any]]:
         },
         "target": target_facts(),
         "cache": cache_facts(),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
-        or {"variables": "none"},
+        "environment": environment or {"variables": "none"},
     }
 
 

@@ -15,19 +15,11 @@ from typing import Any
 
 import torch
 
-from ..ir.errors import SmeltError
+from .errors import ModelError, UserCodeError
 from .zoo import ZOO
 
 DEFAULT_FUNCTION = "make_model"
 _FORMS = "zoo:NAME, zoo:NAME:tiny, path.py:make_model or package.module:make_model"
-
-
-class ModelError(SmeltError, ValueError):
-    """A model that a command was given does not exist or is not what a command takes."""
-
-
-class UserCodeError(SmeltError):
-    """Code that is not ours raised while a model was imported or made; the text is its traceback."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..runtime.compile import compile
-from .models import Model, ModelError
+from .errors import ModelError
+from .models import Model
 from .timing import Runner
 
 SMELT = "smelt"

@@ -50,13 +50,13 @@ class Prefill(Flash):
         with self.loop("task", f"{outer} * {blocks}", "T.parallel") as task:
             self.name_outer(f"({task} // {blocks})")
             self.var("first", f"{task} % {blocks} * {s.queries}")
-            self.var("count", f"T.min({queries} - {self['first']}, {s.queries})")
+            self.let("count", f"T.min({queries} - {self['first']}, {s.queries})")
             self._declare()
             self._load_queries()
-            limit = self.var("limit", self.key_limit(f"({self['first']} + {self['count']} - 1)"))
+            limit = self.let("limit", self.key_limit(f"({self['first']} + {self['count']} - 1)"))
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
-                start = self.var("start", f"{block} * {s.keys}")
-                self.var("n", f"T.min({limit} - {start}, {s.keys})")
+                start = self.let("start", f"{block} * {s.keys}")
+                self.let("n", f"T.min({limit} - {start}, {s.keys})")
                 self.copies(p.head, self.pitch)
                 self._scores()
                 self._masks()
@@ -189,7 +189,7 @@ class Prefill(Flash):
                     old = o.format(i=self["i"], e=f"{j * self.vector} + {self['v']}")
                     self.line(f"{acc}[{e}] = {old} * {self['fix']}[{at} * {tile} + {self['i']}]")
             with self.loop("t", self["n"]) as t:
-                base = self.var("base", self.value_base(t, self.pitch))
+                base = self.let("base", self.value_base(t, self.pitch))
                 with self.vectors(tile) as e:
                     weight = f"{self['scores']}[{t} * {s.queries} + {at} * {tile} + {self['i']}]"
                     for j, acc in enumerate(accs):
@@ -205,7 +205,7 @@ class Prefill(Flash):
             total = f"{self['total']}[{e}]"
             self.line(f"{self['fix']}[{e}] = T.Select({total} == {self.zero()}, {self.zero()}, T.{self.kind}(1) / {total})")
         with self.loop("r", self["count"]) as r:
-            scope = self.at_query(self.var("query", f"{self['first']} + {r}"))
+            scope = self.at_query(self.let("query", f"{self['first']} + {r}"))
             for e in self.along(p.width):
                 value = f"({self['o']}[{r} * {self.pitch} + {e}] * {self['fix']}[{r}])"
                 self.finish(scope.at({p.value.symbol: e}), value)

@@ -23,14 +23,14 @@ class Decode(Flash):
         queries = self.size_of(p.query)
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
             self.task = task
-            self.var("rows", f"{queries} * {self.group}")
+            self.let("rows", f"{queries} * {self.group}")
             self._declare()
             self.scope = self._at_row("T.int64(0)")
             self._load_queries()
-            limit = self.var("limit", self.key_limit(f"({queries} - 1)"))
+            limit = self.let("limit", self.key_limit(f"({queries} - 1)"))
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
-                start = self.var("start", f"{block} * {s.keys}")
-                self.var("n", f"T.min({limit} - {start}, {s.keys})")
+                start = self.let("start", f"{block} * {s.keys}")
+                self.let("n", f"T.min({limit} - {start}, {s.keys})")
                 self.copies(self.head_pitch, self.width_pitch)
                 with self.loop("r", self["rows"]) as r:
                     self._name_row(r)
@@ -73,7 +73,7 @@ class Decode(Flash):
         scope = self._at_row(r)
         names = {a.symbol: self.var(f"x{i}_", scope.axes[a.symbol]) for i, a in enumerate(self.p.outer)}
         if self.p.query is not None:
-            names[self.p.query.symbol] = self.var("query", scope.axes[self.p.query.symbol])
+            names[self.p.query.symbol] = self.let("query", scope.axes[self.p.query.symbol])
         self.row = self.scope.at(names)
 
     def _load_queries(self) -> None:

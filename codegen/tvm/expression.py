@@ -16,7 +16,6 @@ import torch
 
 from ...ir.errors import UnsupportedError
 from ...ir.types import DTYPE_NAMES
-from ..indexing import as_fraction
 from ..program import (
     Affine,
     Apply,
@@ -30,6 +29,7 @@ from ..program import (
     Param,
     Program,
     Ref,
+    as_fraction,
     is_guard,
     operands,
     postorder,
@@ -181,8 +181,8 @@ def scalars(exprs: Sequence[Expr], scope: Scope) -> list[str]:
     texts: dict[Expr, str] = {}
     for expr in order:
         text = scope.known.get(expr) or _text(expr, texts, scope)
-        if uses[expr] > 1 and _binds(expr) and expr not in scope.known:
-            text = _bound(text, scope)
+        if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked) and expr not in scope.known:
+            text = _bound(text, expr.dtype, scope)
         texts[expr] = text
     return [texts[e] for e in exprs]
 
@@ -195,15 +195,11 @@ def _repeats_operands(expr: Expr) -> bool:
     return isinstance(expr, Apply) and (expr.op in _REPEATING or (expr.op == "cast" and expr.dtype == torch.bfloat16))
 
 
-def _bound(text: str, scope: Scope) -> str:
-    name = scope.src.fresh("v")
-    scope.src.line(f"{name}: T.let = {text}")
-    return name
-
-
-def _binds(expr: Expr) -> bool:
-    """Whether a value that is used twice gets a name. TVM's code generator fails on a name for a vector of bool."""
-    return expr.dtype != torch.bool and not isinstance(expr, Const | Ref | Checked)
+def _bound(text: str, dtype: torch.dtype, scope: Scope) -> str:
+    is_bool = dtype == torch.bool
+    cell = scope.src.cell("v", "int8" if is_bool else compute_type(dtype))
+    scope.src.line(f"{cell} = " + (f'T.Cast("int8", {text})' if is_bool else text))
+    return f"({cell} != T.int8(0))" if is_bool else cell
 
 
 def _text(expr: Expr, texts: Mapping[Expr, str], scope: Scope) -> str:
@@ -243,7 +239,7 @@ def _apply_text(expr: Apply, args: Sequence[str]) -> str:
 
 def _checked_text(expr: Checked, value: str, scope: Scope) -> str:
     index, size = scope.src.fresh("index"), index_text(expr.size, scope)
-    wide = value if expr.dtype == torch.int64 else f'T.Cast("int64", {value})'
+    wide = value if expr.value.dtype == torch.int64 else f'T.Cast("int64", {value})'
     scope.src.line(f"{index}: T.let = " + (f"helpers.wrapped({wide}, {size})" if expr.wrap else wide))
     with scope.src.block(f"if T.Or({index} < T.int64(0), {index} >= {size})"):
         scope.src.line(f"{ERROR_PARAM}[0] = T.int64(1)")
@@ -302,5 +298,5 @@ def store_line(param: Param, index: Sequence[Index], value: str, scope: Scope) -
     """One TIR statement that stores a value."""
     texts = {i: scalar(i, scope) for i in index if isinstance(i, Expr)}
     if param.type.dtype == torch.bfloat16:  # its rounding has the value more than once
-        value = _bound(value, scope)
+        value = _bound(value, torch.float32, scope)
     return f"{param.name}[{_offset_text(param, index, texts, scope)}] = {to_storage(value, param.type.dtype)}"

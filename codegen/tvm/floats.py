@@ -35,7 +35,12 @@ def _opaque(x: Expr) -> Expr:
 
 def fma(a: Expr, b: Expr, c: Expr) -> Expr:
     """a * b + c with one rounding."""
-    return tirx.call_llvm_pure_intrin(_dtype(a), "llvm.fma", a, b, c)
+    return _llvm("fma", a, b, c)
+
+
+def _llvm(name: str, *args: Expr) -> Expr:
+    """An LLVM intrinsic, which has vectors; most of TVM's own operators become a call for each lane."""
+    return tirx.call_llvm_pure_intrin(_dtype(args[0]), f"llvm.{name}", *args)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -84,12 +89,12 @@ def sign(x: Expr) -> Expr:
 
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger; NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a > b, isnan(a)), a, b)
+    return _llvm("maximum", a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a < b, isnan(a)), a, b)
+    return _llvm("minimum", a, b)
 
 
 def isnan(x: Expr) -> Expr:
@@ -150,7 +155,7 @@ def floor_div(a: Expr, b: Expr) -> Expr:
     r = script.Bind(fmod(a, b))
     quotient = script.Bind((a - r) / b)
     lower = script.Bind(tirx.Select(_signs_differ(r, b), quotient - one, quotient))
-    whole = script.Bind(tirx.floor(lower))
+    whole = script.Bind(floor(lower))
     # the quotient is whole but for its rounding
     nearest = tirx.Select(lower - whole > _const(0.5, a), whole + one, whole)
     ratio = script.Bind(a / b)
@@ -168,22 +173,22 @@ def trunc_div(a: Expr, b: Expr) -> Expr:
 
 def floor(x: Expr) -> Expr:
     """Rounded down."""
-    return tirx.floor(x)
+    return _llvm("floor", x)
 
 
 def ceil(x: Expr) -> Expr:
     """Rounded up."""
-    return tirx.ceil(x)
+    return _llvm("ceil", x)
 
 
 def round(x: Expr) -> Expr:
     """Rounded to the nearest whole number, halves to even."""
-    return tirx.nearbyint(x)
+    return _llvm("roundeven", x)
 
 
 def trunc(x: Expr) -> Expr:
     """Rounded toward 0."""
-    return tirx.trunc(x)
+    return _llvm("trunc", x)
 
 
 def tan(x: Expr) -> Expr:

@@ -57,7 +57,7 @@ def vector_loop(axis: Axis, lanes: int, scope: Scope, body: Body) -> None:
     chunk, lane = src.fresh("c"), src.fresh("l")
     with (
         src.block(f"for {chunk} in T.serial(T.floordiv({text}, T.int64({lanes})))"),
-        src.block(f"for {lane} in T.vectorized(T.int64({lanes}))"),
+        src.vector_block(lane, lanes),
     ):
         body(scope.at({axis.symbol: f"({chunk} * T.int64({lanes}) + {lane})"}))
     if isinstance(size, int) and size % lanes == 0:

@@ -73,8 +73,8 @@ class _Matmul(Nest):
             self._name_batch(f"({task} // ({panels} * {chunks}))")
             first = self.var("first", f"{blocks} * {chunk} // {chunks} * {s.tile_m}")
             self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {rows})")
-            self.var("column", f"{panel} * {s.tile_n}")
-            self.var("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
+            self.let("column", f"{panel} * {s.tile_n}")
+            self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
             if self.schedule.blocked or self.pack_left or self.pack_right:
                 self._blocked()
             else:
@@ -104,8 +104,8 @@ class _Matmul(Nest):
         s = self.schedule
         self.buffer("part", s.tile_m * s.tile_n, self.acc)
         with self.loop("tile", self["tiles"]) as tile:
-            row = self.var("row", f"{self['first']} + {tile} * {s.tile_m}")
-            count = self.var("count", f"T.min({self['last']} - {row}, {s.tile_m})")
+            row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
+            count = self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
             self._clear(str(s.tile_m))
             with self._term_blocks():
                 self._dispatch("0")
@@ -127,8 +127,8 @@ class _Matmul(Nest):
             if self.pack_left:
                 self._pack_left()
             with self.loop("tile", self["tiles"]) as tile:
-                row = self.var("row", f"{self['first']} + {tile} * {s.tile_m}")
-                self.var("count", f"T.min({self['last']} - {row}, {s.tile_m})")
+                row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
+                self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
                 self._dispatch(f"{tile} * {s.tile_m * s.tile_n}")
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             self._epilogue(f"({self['first']} + {r})", f"{r} * {s.tile_n}")
@@ -147,8 +147,8 @@ class _Matmul(Nest):
             yield
             return
         with self.loop("kb", f"({total} + {block - 1}) // {block}") as kb:
-            start = self.var("start", f"{kb} * {block}")
-            self.var("terms", f"T.min({total} - {start}, {block})")
+            start = self.let("start", f"{kb} * {block}")
+            self.let("terms", f"T.min({total} - {start}, {block})")
             yield
 
     # --- copies of the operands ---------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class _Matmul(Nest):
                         e = f"{j} * {s.vector} + {v}"
                         self.line(f"{self['right']}[{k} * {s.tile_n} + {e}] = {self._panel_text(k, e, scope)}")
                     return
-                base = self.var("base", f"{self['column']} + {j} * {s.vector}")
+                base = self.let("base", f"{self['column']} + {j} * {s.vector}")
                 to = f"{self['right']}[{k} * {s.tile_n} + {j} * {s.vector}"
                 total = index_text(self.columns, self.scope)
                 with self.src.block(f"if {base} + {s.vector} <= {total}"), self.lanes() as v:
@@ -230,7 +230,7 @@ class _Matmul(Nest):
         assert self.left is not None
         bases = self.registers("bases", rows, "int64")
         with self.loop("r", str(rows), "T.unroll") as r:
-            row = self.var("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
+            row = self.let("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
             scope = self.scope.at(unflatten(self.c.rows, row, self.scope))
             self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
 

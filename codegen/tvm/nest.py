@@ -33,13 +33,16 @@ class Nest:
         self.src.line(text)
 
     def let(self, name: str, value: Text) -> Text:
-        """A name for a value that TVM puts in place wherever it is used."""
+        """A name for a value."""
         self.texts[name] = self.src.fresh(name)
         self.line(f"{self[name]}: T.let = {value}")
         return self[name]
 
     def var(self, name: str, value: Text, dtype: str = "int64") -> Text:
-        """A variable: TVM does not look through it, so that indices stay short; LLVM keeps it in a register."""
+        """A variable, in a register; TVM does not look through it.
+
+        It takes TVM long to reason about indices with divisions: name their results so, and what is assigned to twice.
+        """
         self.texts[name] = f"{self.registers(name, 1, dtype)}[0]"
         self.line(f"{self[name]} = {value}")
         return self[name]
@@ -66,6 +69,10 @@ class Nest:
     def loop(self, name: str, extent: Text | int, kind: str = "range") -> Iterator[Text]:
         """A loop; gives the text of its index, an int64: a lane of another type would make its loads gathers."""
         self.texts[name] = self.src.fresh(name)
+        if kind == "T.vectorized":
+            with self.src.vector_block(self[name], int(extent)):
+                yield self[name]
+            return
         count = f"T.int64({extent})" if str(extent).isdigit() else extent
         with self.src.block(f"for {self[name]} in {kind}({count})"):
             yield self[name]

@@ -70,14 +70,14 @@ class _Recurrence(Nest):
         rows = self.let("rows", f"T.max(T.min(({batch} + {s.tasks - 1}) // {s.tasks}, {s.rows}), T.int64(1))")
         with self.loop("task", f"({batch} + {rows} - 1) // {rows}", "T.parallel") as task:
             first = self.var("first", f"{task} * {rows}")
-            self.var("count", f"T.min({batch} - {first}, {rows})")
+            self.let("count", f"T.min({batch} - {first}, {rows})")
             for state in self.states:
                 self.buffer(state, self.cells, self.kind)
             self.buffer("z", s.rows * self.panels * s.tile_n, self.kind)
             self._load_states()
             time = index_text(r.time.size, self.scope)
             with self.loop("step", time) as step:
-                self.var("now", f"{time} - 1 - {step}" if r.reverse else step)
+                self.let("now", f"{time} - 1 - {step}" if r.reverse else step)
                 self._products()
                 self._units()
             self._store_states()

@@ -271,8 +271,9 @@ class _LaneLoop:
 
     def __init__(self, src: Source, width: int) -> None:
         self.name = src.fresh("l")
-        kind = "vectorized" if width > 1 else "serial"
-        self.block = src.block(f"for {self.name} in T.{kind}(T.int64({width}))")
+        self.block = (
+            src.vector_block(self.name, width) if width > 1 else src.block(f"for {self.name} in T.serial(T.int64(1))")
+        )
 
     def __enter__(self) -> str:
         self.block.__enter__()

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class _VectorLoop:
+    """A vector loop being written: the line and depth at which it starts, its index and extent."""
+
+    line: int
+    depth: int
+    lane: str
+    lanes: int
+
+
+def _declaration(name: str, count: int, dtype: str) -> str:
+    marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
+    return f'{name} = T.alloc_buffer(({count},), "{dtype}", {marks})'
 
 
 class Source:
@@ -13,6 +29,7 @@ class Source:
         self._lines: list[str] = []
         self._depth = 0
         self._counts: dict[str, int] = {}
+        self._vectors: list[_VectorLoop] = []
 
     def line(self, text: str = "") -> None:
         """One line at the current depth."""
@@ -28,6 +45,28 @@ class Source:
         finally:
             self._depth -= 1
 
+    @contextmanager
+    def vector_block(self, lane: str, lanes: int) -> Iterator[None]:
+        """A loop whose iterations are the lanes of vectors."""
+        self._vectors.append(_VectorLoop(len(self._lines), self._depth, lane, lanes))
+        try:
+            with self.block(f"for {lane} in T.vectorized(T.int64({lanes}))"):
+                yield
+        finally:
+            self._vectors.pop()
+
+    def cell(self, prefix: str, dtype: str) -> str:
+        """Declare a place for one value, for each lane inside a vector loop; returns how it is spelled there.
+
+        It is memory to TVM, which puts named values in place wherever they are used and so takes time exponential in
+        the depth of an expression with conditions; LLVM turns it into a register.
+        """
+        if not self._vectors:
+            return f"{self.stack_buffer(prefix, 1, dtype)}[0]"
+        loop, name = self._vectors[-1], self.fresh(prefix)
+        self._lines.insert(loop.line, "    " * loop.depth + _declaration(name, loop.lanes, dtype))
+        return f"{name}[{loop.lane}]"
+
     def fresh(self, prefix: str) -> str:
         """A name that this source has not used: ``prefix0``, ``prefix1`` and so on."""
         count = self._counts.get(prefix, 0)
@@ -40,8 +79,7 @@ class Source:
         What TVM allocates by itself, even one element, is a call of its workspace allocator and memory to LLVM.
         """
         name = self.fresh(prefix)
-        marks = 'scope="local", align=64, annotations={"disable_lower_builtin": True}'
-        self.line(f'{name} = T.alloc_buffer(({count},), "{dtype}", {marks})')
+        self.line(_declaration(name, count, dtype))
         return name
 
     @property

@@ -148,7 +148,7 @@ def expm1(x: Value) -> Value:
     return select(_absolute(x) < _TINY, x, result)
 
 
-@intrinsic(tirx.tanh)
+@intrinsic(_libm("tanh"))
 def tanh(x: Value) -> Value:
     """tanh |x| = t / (t + 2) with t = e^(2|x|) - 1, which rounds to 1 from |x| = 9.02 on."""
     magnitude = _absolute(x)

@@ -319,6 +319,38 @@ LOGIC = (
         samples=[shapes("bool: m n", "n"), shapes("bool: n", "int: n")],
         near_misses=[lambda p, x: where(p, x, neg(x))],
     ),
+    # where(p, q, false) -> p and q
+    Rule(
+        name="where-else-false",
+        before=lambda p, q: where(p, q, FALSE),
+        after=lambda p, q: bit_and(p, q),
+        samples=[shapes("bool: m n", "bool: n")],
+        near_misses=[lambda p, q: where(p, q, TRUE)],
+    ),
+    # where(p, false, q) -> not p and q
+    Rule(
+        name="where-then-false",
+        before=lambda p, q: where(p, FALSE, q),
+        after=lambda p, q: bit_and(bit_not(p), q),
+        samples=[shapes("bool: m n", "bool: n")],
+        near_misses=[lambda p, q: where(p, TRUE, q)],
+    ),
+    # where(p, true, q) -> p or q
+    Rule(
+        name="where-then-true",
+        before=lambda p, q: where(p, TRUE, q),
+        after=lambda p, q: bit_or(p, q),
+        samples=[shapes("bool: m n", "bool: n")],
+        near_misses=[lambda p, q: where(p, FALSE, q)],
+    ),
+    # where(p, q, true) -> not p or q
+    Rule(
+        name="where-else-true",
+        before=lambda p, q: where(p, q, TRUE),
+        after=lambda p, q: bit_or(bit_not(p), q),
+        samples=[shapes("bool: m n", "bool: n")],
+        near_misses=[lambda p, q: where(p, q, FALSE)],
+    ),
     # where(not p, x, y) -> where(p, y, x)
     Rule(
         name="where-not",

@@ -162,30 +162,42 @@ def _mask_of_keys(s: Any, t: Any) -> Node:
 
 LOWEST = torch.finfo(torch.float32).min
 
-# The many ways to mask scores, as one that is added.
+
+def _is_fill(c: Any, dtype: torch.dtype) -> bool:
+    """Whether a number masks scores: -inf, or the lowest of their dtype, which swallows what is added to it."""
+    return bool(c in (MINUS_INFINITY, torch.finfo(dtype).min))
+
+
+# The ways to mask scores, as a mask that is added.
 MASKED_SCORES = (
-    # softmax(where(m, s, -inf)) -> softmax(s + where(m, 0, -inf)) for scores s
+    # softmax(where(m, s, c)) -> softmax(s + where(m, 0, c)) for scores s and c = -inf or the lowest number
     Rule(
-        name="scores-under-mask",
-        before=lambda m, s, d: softmax(where(m, s, constant(MINUS_INFINITY)), dim=d),
-        when=lambda root, s: _is_scores(s) and s.shape == root.shape,
-        after=lambda m, s, d: softmax(add(s, where(m, scalar_like(0.0, s), scalar_like(MINUS_INFINITY, s))), dim=d),
-        samples=[shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), d=-1)],
+        name="scores-kept-by-mask",
+        before=lambda m, s, c, d: softmax(where(m, s, constant(c)), dim=d),
+        when=lambda root, s, c: _is_fill(c, s.dtype) and _is_scores(s) and s.shape == root.shape,
+        after=lambda m, s, c, d: softmax(add(s, where(m, scalar_like(0.0, s), scalar_like(c, s))), dim=d),
+        samples=[
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=MINUS_INFINITY, d=-1),
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=LOWEST, d=-1),
+        ],
         near_misses=[
-            shapes("bool: m n", "m n", d=-1),
-            shapes("bool: 5 2 3 3", lambda: _scores(), d=-1),
-            lambda m, s: softmax(where(m, s, scalar_like(-1.0, s)), dim=-1),
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=-1e4, d=-1),
+            shapes("bool: m n", "f32: m n", c=LOWEST, d=-1),
+            shapes("bool: 5 2 3 3", lambda: _scores(), c=LOWEST, d=-1),
         ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
-    # softmax(where(m, s, lowest)) -> softmax(s + where(m, 0, lowest)) for scores s and the lowest number of their dtype
+    # softmax(where(m, c, s)) -> softmax(s + where(m, c, 0)) for scores s and c = -inf or the lowest number
     Rule(
-        name="scores-filled-with-lowest",
-        before=lambda m, s, c, d: softmax(where(m, s, constant(c)), dim=d),
-        when=lambda root, s, c: c == torch.finfo(s.dtype).min and _is_scores(s) and s.shape == root.shape,
-        after=lambda m, s, c, d: softmax(add(s, where(m, scalar_like(0.0, s), scalar_like(c, s))), dim=d),
-        samples=[shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=LOWEST, d=-1)],
+        name="scores-filled-by-mask",
+        before=lambda m, s, c, d: softmax(where(m, constant(c), s), dim=d),
+        when=lambda root, s, c: _is_fill(c, s.dtype) and _is_scores(s) and s.shape == root.shape,
+        after=lambda m, s, c, d: softmax(add(s, where(m, scalar_like(c, s), scalar_like(0.0, s))), dim=d),
+        samples=[
+            shapes(lambda: bit_not(_mask_of_keys(3, 3)), lambda: _scores(), c=MINUS_INFINITY, d=-1),
+            shapes(lambda: bit_not(_mask_of_keys(3, 3)), lambda: _scores(), c=LOWEST, d=-1),
+        ],
         near_misses=[
             shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), c=-1e4, d=-1),
             shapes("bool: m n", "f32: m n", c=LOWEST, d=-1),

@@ -191,6 +191,15 @@ def _fold_sizes(op: OpDef, compute: Any) -> Rule:
 
 
 SIZES = (
+    # cast(size) -> the size, in a dtype that holds it
+    Rule(
+        name="cast-of-size",
+        before=lambda v, s, t: cast(full(shape=s, value=v, dtype=torch.int64), dtype=t),
+        when=lambda v, t: is_size(v) and not is_number(v) and t in (torch.float32, torch.float64, torch.int64),
+        after=lambda root, v: full_like(root, v),
+        samples=[shapes(v=symbol("n"), s=(), t=torch.float32)],
+        near_misses=[shapes(v=symbol("n"), s=(), t=torch.float16), shapes(v=3, s=(), t=torch.float32)],
+    ),
     _fold_sizes(add, lambda a, b: a + b),
     _fold_sizes(sub, lambda a, b: a - b),
     _fold_sizes(mul, lambda a, b: a * b),

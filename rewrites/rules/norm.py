@@ -80,22 +80,24 @@ STATISTICS = (
         name="mean-of-sum",
         before=lambda x, d, k, n: div(sum_(x, dims=d, keepdim=k), constant(n)),
         when=lambda x, d, n: x.dtype.is_floating_point and _is_count(x, d, n),
-        after=lambda x, d, k: mean(x, dims=d, keepdim=k),
+        after=lambda root, x, d, k: mean(like(x, root), dims=d, keepdim=k),
         samples=[shapes("m 8", d=(-1,), k=True, n=8.0), shapes("m n 3", d=(0, 2), k=False, n=lambda m: 3 * m)],
         near_misses=[shapes("m 8", d=(1,), k=True, n=7.0)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # sum(x) (1 / n) -> mean(x)
     Rule(
         name="mean-of-scaled-sum",
         before=lambda x, d, k, c: mul(sum_(x, dims=d, keepdim=k), constant(c)),
         when=lambda x, d, c: x.dtype.is_floating_point and is_number(c) and _is_inverse_count(x, d, c),
-        after=lambda x, d, k: mean(x, dims=d, keepdim=k),
+        after=lambda root, x, d, k: mean(like(x, root), dims=d, keepdim=k),
         samples=[shapes("m 8", d=(-1,), k=True, c=0.125), shapes("m 7", d=(1,), k=False, c=1 / 7)],
         near_misses=[shapes("m 8", d=(1,), k=True, c=0.25), shapes("m n", d=(1,), k=True, c=0.0)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
+        through_casts=True,
     ),
     # mean((x - mean(x))^2) -> var(x)
     Rule(

@@ -35,7 +35,7 @@ class Keywords(nn.Module):
 
 def test_arguments_have_one_form_however_they_are_passed() -> None:
     x, mask = torch.randn(2, 3), torch.rand(2, 3) > 0.5
-    captured = capture(Keywords(), (x,), {"mask": mask})
+    captured = capture(Keywords().eval(), (x,), {"mask": mask})
     assert [spec.name for spec in captured.inputs] == ["x", "mask"]
     for args, kwargs in [((x, mask), {}), ((), {"mask": mask, "x": x}), ((x,), {"mask": mask, "scale": 2.0})]:
         model = Keywords()
@@ -44,13 +44,13 @@ def test_arguments_have_one_form_however_they_are_passed() -> None:
 
 def test_constants_are_part_of_the_capture() -> None:
     x = torch.randn(2, 3)
-    captured = capture(Keywords(), (x,), {"scale": 3.0, "mode": "other"})
+    captured = capture(Keywords().eval(), (x,), {"scale": 3.0, "mode": "other"})
     assert [(s.name, s.kind, s.value) for s in captured.inputs[1:]] == [
         ("scale", "constant", 3.0),
         ("mode", "constant", "other"),
     ]
     same(run(captured, (x,), {"scale": 3.0, "mode": "other"}).result, x - 3.0)
-    with pytest.raises(InputError, match="scale is 4.0, captured as 3.0"):
+    with pytest.raises(InputError, match=r"scale is 4\.0, captured as 3\.0"):
         run(captured, (x,), {"scale": 4.0, "mode": "other"})
 
 
@@ -119,7 +119,7 @@ def test_a_call_of_another_structure_is_refused() -> None:
 
 def test_sizes_and_arguments_are_results() -> None:
     def f(x: Tensor) -> tuple[Any, ...]:
-        return x.shape[0], x.shape[1] * 2 + 1, x, x * 2, x.shape
+        return x.shape[0], x.shape[1] * 2 + 1, x, x * 2
 
     captured = capture(f, (torch.randn(3, 4),))
     x = torch.randn(5, 6)
@@ -322,6 +322,30 @@ def test_mutated_buffers() -> None:
         same(ran.mutations[name], tensor)
 
 
+class Hidden(nn.Module):
+    """State in tensors that are not buffers, and in an object that is not a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = torch.tensor(0)
+        self.store = {"cache": torch.zeros(4, 3)}
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        self.steps += 1
+        self.store["cache"].index_copy_(0, position, x)
+        return self.store["cache"] * self.steps
+
+
+def test_mutated_tensors_outside_of_buffers() -> None:
+    model, x, position = Hidden().eval(), torch.randn(2, 3), torch.tensor([1, 3])
+    captured = capture(model, (x, position))
+    assert len(captured.graph.mutations) == 2
+    for _ in range(2):
+        ran = run(captured, (x, position))
+        same(ran.result, model(x, position))
+        assert torch.equal(captured.weights["constant.0"], model.steps)
+
+
 def test_mutated_arguments() -> None:
     def f(x: Tensor, y: Tensor) -> Tensor:
         x[:, 1:].mul_(2)
@@ -477,8 +501,11 @@ def test_a_fallback_can_be_an_error() -> None:
 
 
 def test_lists_of_tensors_go_to_fallbacks(check: Check) -> None:
-    captured = check(lambda x, y: torch.block_diag(x, y), (torch.randn(3, 4), torch.randn(2, 2)))
-    assert captured.fallbacks
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        return x.index_put([x > 0], y)
+
+    captured = check(f, (torch.ones(3, 4), torch.randn(12)))
+    assert captured.fallbacks[0].reason.startswith("an index that is a mask")
 
 
 def test_random_calls_stay_apart() -> None:
@@ -520,7 +547,7 @@ def test_data_dependent_python() -> None:
 
 
 def test_an_error_of_the_model_is_told() -> None:
-    with pytest.raises(CaptureError, match="mat1 and mat2|size|shape"):
+    with pytest.raises(CaptureError, match=r"Linear cannot be captured as one graph: .*reduction dim"):
         capture(nn.Linear(3, 2).eval(), (torch.randn(3, 2),))
 
 

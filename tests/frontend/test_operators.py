@@ -97,7 +97,11 @@ case(
     "add.Tensor mul.Tensor div.Tensor eq.Tensor lt.Tensor maximum.default logical_and.default atan2.default",
     lambda b, s: (ints(5, b, s), ints(5, s) + 1),
 )
-case("add.Tensor mul.Tensor ge.Tensor where.self", lambda b, s: (mask(b, s), mask(s)), lambda op, x, y: op(x, y) if "where" not in str(op) else op(x, x, y))
+case(
+    "add.Tensor mul.Tensor ge.Tensor where.self",
+    lambda b, s: (mask(b, s), mask(s)),
+    lambda op, x, y: op(x, y) if "where" not in str(op) else op(x, x, y),
+)
 case("add.Tensor mul.Tensor sub.Tensor", lambda b, s: (ints(5, b, s), f(s)))
 case("add.Tensor mul.Tensor div.Tensor", lambda b, s: (f(b, s).half(), torch.tensor(0.3)))
 case("add.Tensor mul.Tensor", lambda b, s: (f(b, s).bfloat16(), f(s)))
@@ -127,7 +131,7 @@ case(
     lambda b, s: (ints(19, b, s) - 9, 4),
     lambda op, x, y: op(x, y, rounding_mode="floor"),
 )
-BITS = "bitwise_and bitwise_or bitwise_xor".split()
+BITS = ["bitwise_and", "bitwise_or", "bitwise_xor"]
 case(" ".join(f"{n}.Tensor" for n in (*BITS, "__and__", "__or__", "__xor__")), lambda b, s: (ints(9, b, s), ints(9, s)))
 case(" ".join(f"{n}.Tensor" for n in (*BITS, "__and__", "__or__", "__xor__")), lambda b, s: (mask(b, s), mask(s)))
 case(" ".join(f"{n}.Scalar" for n in (*BITS, "__and__", "__or__", "__xor__")), lambda b, s: (ints(9, b, s), 5))
@@ -176,14 +180,21 @@ case("atleast_1d.default atleast_2d.default atleast_3d.default", lambda b, s: (f
 case("view_as.default reshape_as.default", lambda b, s: (f(b, s, 2), f(b, 2 * s)))
 case("ravel.default", lambda b, s: (f(b, s),))
 case("view.dtype", lambda b, s: (f(b, s), torch.float32))
-case("expand.default broadcast_to.default expand_copy.default", lambda b, s: (f(b, 1),), lambda op, x: op(x, [2, x.shape[0], 4]))
+case(
+    "expand.default broadcast_to.default expand_copy.default",
+    lambda b, s: (f(b, 1),),
+    lambda op, x: op(x, [2, x.shape[0], 4]),
+)
 case("expand_as.default", lambda b, s: (f(s), f(b, s)))
 case("broadcast_tensors.default", lambda b, s: ([f(s), f(b, s)],))
 case("meshgrid.default", lambda b, s: ([f(b), f(s)],))
 case("meshgrid.indexing", lambda b, s: ([f(b), f(s)],), lambda op, x: op(x, indexing="xy"))
 case("permute.default permute_copy.default", lambda b, s: (f(b, s, 3), [2, 0, -2]))
 case("transpose.int swapaxes.default swapdims.default transpose_copy.int", lambda b, s: (f(b, s, 3), 0, -1))
-case("t.default t_copy.default numpy_T.default mT.default mH.default matrix_H.default adjoint.default", lambda b, s: (f(b, s),))
+case(
+    "t.default t_copy.default numpy_T.default mT.default mH.default matrix_H.default adjoint.default",
+    lambda b, s: (f(b, s),),
+)
 case("movedim.int moveaxis.int", lambda b, s: (f(b, s, 3), 0, -1))
 case("movedim.intlist moveaxis.intlist", lambda b, s: (f(b, s, 3), [0, 1], [2, 0]))
 case("slice.Tensor slice_copy.Tensor", lambda b, s: (f(b, s + 3), 1, 1, 3))
@@ -197,9 +208,13 @@ case("narrow.default narrow_copy.default", lambda b, s: (f(b, s + 3), 1, -2, 2))
 case("select.int select_copy.int", lambda b, s: (f(b, s, 3), 1, -1))
 case("unbind.int unbind_copy.int", lambda b, s: (f(b, 3, s), 1))
 case("split.Tensor unsafe_split.Tensor split_copy.Tensor", lambda b, s: (f(b, 7), 3, 1))
-case("split.sizes split_with_sizes.default split_with_sizes_copy.default unsafe_split_with_sizes.default", lambda b, s: (f(b, 7), [2, 5], 1))
+case(
+    "split.sizes split_with_sizes.default split_with_sizes_copy.default unsafe_split_with_sizes.default",
+    lambda b, s: (f(b, 7), [2, 5], 1),
+)
 case("chunk.default unsafe_chunk.default tensor_split.sections", lambda b, s: (f(b, 7), 3, -1))
 case("tensor_split.indices", lambda b, s: (f(b, 7), [2, 5], 1))
+case("as_strided.default as_strided_copy.default", lambda b, s: (f(9), [2, 3], [3, 1], 1))
 case("diagonal.default", lambda b, s: (f(b, 4, 6), 1, 1, 2))
 case("diagonal.default", lambda b, s: (f(4, b, 6), -2, 0, 2))
 case("diag_embed.default", lambda b, s: (f(b, s),), lambda op, x: (op(x), op(x, 1), op(x, -2, 0, 2)))
@@ -215,18 +230,30 @@ case("roll.default", lambda b, s: (f(b, s), [2, -1], [0, 1]))
 case("roll.default", lambda b, s: (f(b, s), [1]))
 case("flip.default", lambda b, s: (f(b, s), [0, -1]))
 case("fliplr.default flipud.default", lambda b, s: (f(b, s),))
-case("constant_pad_nd.default", lambda b, s: (f(b, s + 2), [1, 2, -1, 3], 0.5), lambda op, x, w, v: op(x, [1, 2, 0, 3], v))
+case(
+    "constant_pad_nd.default",
+    lambda b, s: (f(b, s + 2), [1, 2, -1, 3], 0.5),
+    lambda op, x, w, v: op(x, [1, 2, 0, 3], v),
+)
 case("constant_pad_nd.default", lambda b, s: (mask(b, s), [1, 2]))
 case("pad.default", lambda b, s: (f(b, s), [1, 2]), lambda op, x, w: (op(x, w), op(x, w, "constant", 3.0)))
 case("tril.default triu.default", lambda b, s: (f(b, s, s + 2),), lambda op, x: (op(x), op(x, 1), op(x, -2)))
 
 # --- creation ---------------------------------------------------------------------------------------------------------
 
-case("full.default", lambda b, s: (f(b, s),), lambda op, x: (op([2, x.shape[0]], 3.5), op([x.shape[1]], 3, dtype=torch.int32), op([], True)))
+case(
+    "full.default",
+    lambda b, s: (f(b, s),),
+    lambda op, x: (op([2, x.shape[0]], 3.5), op([x.shape[1]], 3, dtype=torch.int32), op([], True)),
+)
 case("full_like.default", lambda b, s: (f(b, s), 3))
 case("new_full.default", lambda b, s: (f(b, s),), lambda op, x: op(x, [x.shape[1]], 3))
 case("zeros.default ones.default", lambda b, s: (f(b, s),), lambda op, x: (op([x.shape[0]]), op([2], dtype=torch.bool)))
-case("zeros_like.default ones_like.default", lambda b, s: (ints(4, b, s),), lambda op, x: (op(x), op(x, dtype=torch.half)))
+case(
+    "zeros_like.default ones_like.default",
+    lambda b, s: (ints(4, b, s),),
+    lambda op, x: (op(x), op(x, dtype=torch.half)),
+)
 case("new_zeros.default new_ones.default", lambda b, s: (ints(4, b, s),), lambda op, x: op(x, [x.shape[1], 2]))
 case("empty.memory_format", lambda b, s: (f(b, s),), lambda op, x: op([x.shape[0]]) * 0)
 case("empty_like.default", lambda b, s: (ints(4, b, s),), lambda op, x: op(x) * 0)
@@ -239,9 +266,15 @@ case("fill.Scalar", lambda b, s: (f(b, s), 3))
 case("fill.Tensor", lambda b, s: (f(b, s), torch.tensor(2)))
 case("copy.default", lambda b, s: (f(b, s), ints(5, s)))
 case("zero.default", lambda b, s: (f(b, s),))
-case("arange.default", lambda b, s: (f(b, s),), lambda op, x: (op(x.shape[0]), op(4.5), op(x.shape[1], dtype=torch.half)))
+case(
+    "arange.default", lambda b, s: (f(b, s),), lambda op, x: (op(x.shape[0]), op(4.5), op(x.shape[1], dtype=torch.half))
+)
 case("arange.start", lambda b, s: (f(b, s),), lambda op, x: (op(2, x.shape[0] + 2), op(0.5, 4)))
-case("arange.start_step", lambda b, s: (f(b, s),), lambda op, x: (op(1, 2 * x.shape[0] + 1, 2), op(9, 0, -2), op(0, 1, 0.25)))
+case(
+    "arange.start_step",
+    lambda b, s: (f(b, s),),
+    lambda op, x: (op(1, 2 * x.shape[0] + 1, 2), op(9, 0, -2), op(0, 1, 0.25)),
+)
 case("linspace.default", lambda b, s: (f(b, s),), lambda op, x: x[0, 0] + op(0.1, 1, 7))
 case("eye.default", lambda b, s: (f(b, s),), lambda op, x: op(x.shape[0]))
 case("eye.m", lambda b, s: (f(b, s),), lambda op, x: op(x.shape[0], x.shape[1], dtype=torch.bool))
@@ -249,8 +282,13 @@ case("one_hot.default", lambda b, s: (ints(4, b, s), 5))
 
 # --- reductions -------------------------------------------------------------------------------------------------------
 
-REDUCED = "sum.default mean.default amax.default amin.default max.default min.default prod.default var.default std.default"
-case(REDUCED + " argmax.default argmin.default any.default all.default nansum.default count_nonzero.default", lambda b, s: (f(b + 1, s),))
+REDUCED = (
+    "sum.default mean.default amax.default amin.default max.default min.default prod.default var.default std.default"
+)
+case(
+    REDUCED + " argmax.default argmin.default any.default all.default nansum.default count_nonzero.default",
+    lambda b, s: (f(b + 1, s),),
+)
 case("sum.default prod.default max.default any.default all.default argmax.default", lambda b, s: (ints(3, b, s),))
 case("sum.default any.default all.default", lambda b, s: (mask(b, s),))
 case("sum.dim_IntList mean.dim amax.default amin.default any.dims all.dims", lambda b, s: (f(b, 3, s), [0, -1], True))
@@ -262,13 +300,25 @@ case("any.dim all.dim prod.dim_int max.dim min.dim argmax.default argmin.default
 case("max.dim argmin.default all.dim", lambda b, s: (f(b, s, 3), -1, True))
 case("aminmax.default", lambda b, s: (f(b, s),), lambda op, x: (op(x), op(x, dim=1, keepdim=True)))
 case("count_nonzero.dim_IntList", lambda b, s: (f(b, s).round(), [1]))
-case("var.dim std.dim var_mean.dim std_mean.dim", lambda b, s: (f(b, s + 1), [1]), lambda op, x, d: (op(x, d), op(x, d, False, True)))
-case("var.correction std.correction var_mean.correction std_mean.correction", lambda b, s: (f(b, 5), [1]), lambda op, x, d: op(x, d, correction=2, keepdim=True))
+case(
+    "var.dim std.dim var_mean.dim std_mean.dim",
+    lambda b, s: (f(b, s + 1), [1]),
+    lambda op, x, d: (op(x, d), op(x, d, False, True)),
+)
+case(
+    "var.correction std.correction var_mean.correction std_mean.correction",
+    lambda b, s: (f(b, 5), [1]),
+    lambda op, x, d: op(x, d, correction=2, keepdim=True),
+)
 case("var_mean.default std_mean.default", lambda b, s: (f(b + 1, s), False))
 case("norm.Scalar", lambda b, s: (f(b, s), 2))
 case("norm.ScalarOpt_dim", lambda b, s: (f(b, s), 2, [1]))
 case("norm.ScalarOpt_dtype", lambda b, s: (f(b, s), 2), lambda op, x, p: op(x, p, dtype=torch.float64))
-case("norm.ScalarOpt_dim_dtype", lambda b, s: (f(b, s), 1, [0]), lambda op, x, p, d: op(x, p, d, True, dtype=torch.float64))
+case(
+    "norm.ScalarOpt_dim_dtype",
+    lambda b, s: (f(b, s), 1, [0]),
+    lambda op, x, p, d: op(x, p, d, True, dtype=torch.float64),
+)
 for order in (0, 1, 2, 3.5, torch.inf, -torch.inf):
     case("linalg_vector_norm.default", lambda b, s, order=order: (f(b, s), order, [1]))
 case("logsumexp.default special_logsumexp.default", lambda b, s: (f(b, s, 3), [1]))
@@ -282,12 +332,28 @@ case("_safe_softmax.default", lambda b, s: (f(b, s).masked_fill(mask(b, s), -tor
 # --- indices ----------------------------------------------------------------------------------------------------------
 
 case("embedding.default", lambda b, s: (f(7, 4), ints(7, b, s)))
-case("index.Tensor _unsafe_index.Tensor", lambda b, s: (f(5, 6, 7), ints(5, b, s) - 2), lambda op, x, i: (op(x, [i]), op(x, [None, i]), op(x, [i, i[:, :1]]), op(x, [None, i, i])))
+case(
+    "index.Tensor _unsafe_index.Tensor",
+    lambda b, s: (f(5, 6, 7), ints(5, b, s) - 2),
+    lambda op, x, i: (op(x, [i]), op(x, [None, i]), op(x, [i, i[:, :1]]), op(x, [None, i, i])),
+)
 case("index.Tensor", lambda b, s: (f(5, 6, 7), ints(5, b, s)), lambda op, x, i: op(x, [i, None, i]))
-case("index_put.default _unsafe_index_put.default", lambda b, s: (f(9, 6), torch.randperm(9)[:b], f(6)), lambda op, x, i, v: (op(x, [i], v), op(x, [i], v, True)))
-case("index_put.default", lambda b, s: (f(6, 9), torch.randperm(9)[:b], torch.tensor(3.0)), lambda op, x, i, v: op(x, [None, i], v))
+case(
+    "index_put.default _unsafe_index_put.default",
+    lambda b, s: (f(9, 6), torch.randperm(9)[:b], f(6)),
+    lambda op, x, i, v: (op(x, [i], v), op(x, [i], v, True)),
+)
+case(
+    "index_put.default",
+    lambda b, s: (f(6, 9), torch.randperm(9)[:b], torch.tensor(3.0)),
+    lambda op, x, i, v: op(x, [None, i], v),
+)
 case("index_put.default", lambda b, s: (f(b, s, 2), mask(b, s), torch.tensor(3.0)), lambda op, x, i, v: op(x, [i], v))
-case("index_put.default", lambda b, s: (f(6, 5, 9), torch.randperm(5)[:b], f(b, 5)), lambda op, x, i, v: op(x, [i, None, i], v))
+case(
+    "index_put.default",
+    lambda b, s: (f(6, 5, 9), torch.randperm(5)[:b], f(b, 5)),
+    lambda op, x, i, v: op(x, [i, None, i], v),
+)
 case("index_select.default", lambda b, s: (f(5, 6), 1, ints(6, s)))
 case("gather.default", lambda b, s: (f(b, s + 2), 1, ints(s, b, s)))
 case("take_along_dim.default", lambda b, s: (f(3, 5), ints(3, 3, 2)), lambda op, x, i: (op(x, i, 1), op(x, i)))
@@ -347,7 +413,9 @@ case("rms_norm.default", lambda b, s: (f(b, s, 6), [6], f(6), 1e-3))
 case("rms_norm.default", lambda b, s: (f(b, s, 2, 6), [2, 6], f(2, 6)))
 case("group_norm.default", lambda b, s: (f(b, 6, s, 2), 3, f(6), f(6)))
 case("batch_norm.default", lambda b, s: (f(b, 3, s), f(3), f(3), f(3), positive(3), False, 0.1, 1e-5, False))
-case("_native_batch_norm_legit_no_training.default", lambda b, s: (f(b, 3, s), f(3), f(3), f(3), positive(3), 0.1, 1e-5))
+case(
+    "_native_batch_norm_legit_no_training.default", lambda b, s: (f(b, 3, s), f(3), f(3), f(3), positive(3), 0.1, 1e-5)
+)
 
 
 def recurrent(gates: int, layers: int, directions: int, biases: bool) -> Inputs:

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+
 from smelt.ir import ops
 from smelt.ir.graph import Graph, Mutation
 from smelt.ir.node import Node
@@ -153,7 +154,9 @@ def test_nodes_above_a_replacement_keep_their_origin() -> None:
 def test_another_type_is_an_error_that_names_the_rule() -> None:
     narrow = rule("narrow", lambda x: exp(x), lambda x: ops.sum(x))
     x = tensor("x", 3)
-    with pytest.raises(RuleError, match=r"rule narrow replaced exp\(x\) : f32\[3\] by another type: sum\(x\) : f32\[\]"):
+    with pytest.raises(
+        RuleError, match=r"rule narrow replaced exp\(x\) : f32\[3\] by another type: sum\(x\) : f32\[\]"
+    ):
         rewrite(Graph([x], [exp(x)]), RuleSet([narrow]))
 
 
@@ -168,19 +171,19 @@ def test_rules_that_undo_each_other_are_an_error() -> None:
     there = rule("there", lambda x: exp(x), lambda x: neg(x))
     back = rule("back", lambda x: neg(x), lambda x: exp(x))
     x = tensor("x", 3)
-    with pytest.raises(RuleError, match="rules loop at .*: back, there replace each other's results without end"):
+    with pytest.raises(RuleError, match=r"rules loop at .*: back, there replace each other's results without end"):
         rewrite(Graph([x], [exp(x)]), RuleSet([there, back]))
 
 
 def test_a_rule_that_grows_without_end_is_an_error() -> None:
     grow = rule("grow", lambda x: exp(x), lambda x: exp(neg(x)))
     x = tensor("x", 3)
-    with pytest.raises(RuleError, match="rules loop at .*: grow"):
+    with pytest.raises(RuleError, match=r"rules loop at .*: grow"):
         rewrite(Graph([x], [exp(x)]), RuleSet([grow]))
 
 
 def test_a_rule_that_keeps_its_node_is_an_error() -> None:
     idle = rule("idle", lambda x: exp(x), lambda x: exp(x))
     x = tensor("x", 3)
-    with pytest.raises(RuleError, match="rule idle replaced .* by itself"):
+    with pytest.raises(RuleError, match=r"rule idle replaced .* by itself"):
         rewrite(Graph([x], [exp(x)]), RuleSet([idle]))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from smelt.ir import ops
 from smelt.ir.graph import Graph, Mutation
 from smelt.ir.interpret import evaluate, interpret

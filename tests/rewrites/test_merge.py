@@ -1,6 +1,7 @@
 """Linear layers that read one input and meet before the next product become one."""
 
 import torch
+
 from smelt.ir import ops
 from smelt.ir.graph import Graph, Mutation
 from smelt.ir.interpret import interpret

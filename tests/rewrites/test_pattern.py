@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from smelt.ir import ops
 from smelt.ir.errors import SmeltError, TypeRuleError
 from smelt.ir.node import Node, Var

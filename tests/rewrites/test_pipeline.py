@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from smelt.ir import ops
 from smelt.ir.errors import GraphError, SmeltError
 from smelt.ir.graph import Graph
@@ -13,7 +14,6 @@ from smelt.rewrites.log import Fuel
 from smelt.rewrites.pipeline import PIPELINE, Pass, run_pipeline
 from smelt.rewrites.rule import Rule
 from smelt.rewrites.rules import RULES
-from smelt.rewrites.sample import shapes
 
 F32 = torch.float32
 S = symbol("s")

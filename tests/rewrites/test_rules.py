@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from smelt.ir import ops
 from smelt.ir.ops import (
     add,

@@ -1,10 +1,12 @@
 """The compiled module: called as the model is, captured once for all sizes, recaptured where a guard fails."""
 
 import copy
+import errno
 import inspect
 import io
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import smelt
+from smelt.runtime import cache
+from smelt.runtime.cache import CacheWarning
 from smelt.runtime.module import CompiledModule
 
 
@@ -144,6 +148,16 @@ def test_functions_compile(model: Mixer) -> None:
 
 def test_a_compiled_model_compiles(fast: CompiledModule, model: Mixer) -> None:
     assert smelt.compile(fast).original is model
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_what_other_compilers_return() -> None:
+    model = nn.Linear(2, 2).eval()
+    compiled: Any = torch.compile(model, backend="eager")
+    assert smelt.compile(compiled).original is model
+    assert smelt.compile(torch.compile(torch.relu, backend="eager")).original is torch.relu
+    with pytest.raises(smelt.UnsupportedError, match="TorchScript"):
+        smelt.compile(torch.jit.trace(model, torch.ones(1, 2)))
 
 
 def test_it_runs_within_no_grad_and_inference_mode(fast: CompiledModule, model: Mixer) -> None:
@@ -377,6 +391,44 @@ def test_options_that_do_not_exist(model: Mixer, options: dict[str, Any]) -> Non
 def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match="model is a int"):
         smelt.compile(3)  # type: ignore[arg-type]
+
+
+# --- without the kernel cache -----------------------------------------------------------------------------------------
+
+
+def test_a_cache_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Mixer) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    x = torch.randn(3, 8)
+    with pytest.warns(CacheWarning, match="cannot be made or read") as said:
+        results = [smelt.compile(model)(x)["y"] for _ in range(2)]
+    assert len(said) == 1
+    for result in results:
+        torch.testing.assert_close(result, model(x)["y"].detach())
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Mixer) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("smelt.runtime.cache.tempfile.mkstemp", full)
+    x = torch.randn(3, 8)
+    with pytest.warns(CacheWarning, match="No space left on device") as said:
+        results = [smelt.compile(model)(x)["y"] for _ in range(2)]
+    assert len(said) == 1
+    torch.testing.assert_close(results[1], model(x)["y"].detach())
+
+
+def test_no_linker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Mixer) -> None:
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "find_linker", lambda: None)
+    monkeypatch.setattr(cache, "_said", set())
+    x = torch.randn(3, 8)
+    with pytest.warns(CacheWarning, match="install gcc or clang") as said:
+        results = [smelt.compile(model)(x)["y"] for _ in range(2)]
+    assert len(said) == 1
+    torch.testing.assert_close(results[1], model(x)["y"].detach())
 
 
 # --- being the model --------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from smelt.tools.models import ModelError, UserCodeError, load_model
+from smelt.tools.errors import ModelError, UserCodeError
+from smelt.tools.models import load_model
 
 GOOD = """
 import torch

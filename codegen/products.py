@@ -1,0 +1,165 @@
+"""Lowering of matrix products, attention and recurrent layers: what becomes stages or a recurrence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sympy
+import torch
+
+from ..ir import ops
+from ..ir.errors import UnsupportedError
+from ..ir.node import Node
+from ..ir.types import Dim
+from . import attrs
+from .indexing import broadcast_index
+from .program import Apply, Axis, Combine, Combiner, Const, Expr, Index, IndexValue, Load, Recurrence, Ref, Stage
+from .values import Position
+
+if TYPE_CHECKING:
+    from .lower import Lowering
+
+
+def _at(axis: Axis) -> Index:
+    return 0 if axis.size == 1 else axis.symbol
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def contraction(lowering: Lowering, node: Node) -> None:
+    """Make a product the stage that its result is read from."""
+    axes = lowering.axes_for(node.shape)
+    index = tuple(map(_at, axes))
+    k = lowering.axis("k", node.inputs[0].shape[-1])
+    a, b = node.inputs[:2]
+    if node.is_a(ops.linear):
+        left: Position = (*index[:-1], k.symbol)
+        right: Position = (index[-1], k.symbol)
+    else:
+        left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
+        right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, _at(axes[-1]))
+    product = Apply("mul", (lowering.value(a, left), _right(lowering, b, right, node)), node.dtype)
+    loops = tuple(x for x in axes if x.size != 1)
+    _anchor(lowering, node, axes, Stage(_name(lowering), loops, product, Combine(Combiner.DOT, (k,))))
+
+
+def _name(lowering: Lowering) -> str:
+    return f"t{len(lowering.stages)}"
+
+
+def _anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
+    lowering.stages.append(stage)
+    lowering.anchors[node] = (axes, Ref(stage.name, tuple(x.symbol for x in stage.axes), stage.dtype))
+
+
+def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
+    """The right operand of a product: a weight that only this product reads is packed in panels."""
+    base, transposed, region = b, node.is_a(ops.linear), lowering.region
+    if base.is_a(ops.permute) and base.attrs["dims"] == (1, 0):
+        base, transposed = base.inputs[0], not transposed
+    if base in region.inputs and base.tensor_type.rank == 2:
+        position = region.inputs.index(base)
+        if lowering.operands[position].weight and len(region.users[base]) == 1 and base not in region.outputs:
+            lowering.packed[f"in{position}"] = transposed
+            k, n = index[::-1] if node.is_a(ops.linear) else index
+            return Load(f"in{position}", (k, n), base.dtype)
+    return lowering.value(b, index)
+
+
+def result(lowering: Lowering, node: Node, index: Position) -> Expr:
+    """What a product is at an index.
+
+    Raises:
+        UnsupportedError: it is another point than the kernel is at.
+    """
+    axes, ref = lowering.anchors[node]
+    if index != tuple(map(_at, axes)):
+        raise UnsupportedError(f"the result of {node.op.name} is read at another point than its own")
+    if node.is_a(ops.linear) and len(node.inputs) == 3:
+        return Apply("add", (ref, lowering.value(node.inputs[2], (index[-1],))), node.dtype)
+    return ref
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def attention(lowering: Lowering, node: Node) -> None:
+    """Make attention two stages: scores, and the sum of values that their softmax weighs."""
+    q, k, v, *mask = node.inputs
+    axes = lowering.axes_for(node.shape)
+    b, h, s, e = axes
+    t, d = lowering.axis("t", k.shape[2]), lowering.axis("d", q.shape[3])
+    wide = torch.float32 if node.dtype in ops.HALF else node.dtype
+
+    def at(x: Node, *index: Index) -> Expr:
+        return lowering.value(x, tuple(0 if size == 1 else i for size, i in zip(x.shape, index, strict=True)))
+
+    kv_head = _kv_head(h, q.shape[1], k.shape[1])
+    dot = Apply(
+        "mul", (at(q, b.symbol, h.symbol, s.symbol, d.symbol), at(k, b.symbol, kv_head, t.symbol, d.symbol)), wide
+    )
+    scores = Stage("t0", (b, h, s, t), dot, Combine(Combiner.DOT, (d,)))
+    lowering.stages.append(scores)
+    point = (b.symbol, h.symbol, s.symbol, t.symbol)
+    score, bound = _masked(lowering, node, mask, Ref("t0", point, wide), point)
+    value = at(v, b.symbol, kv_head, t.symbol, e.symbol)
+    _anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound)))
+
+
+def _kv_head(head: Axis, heads: Dim, groups: Dim) -> Index:
+    """The head of keys and values that a head of queries reads."""
+    return head.symbol if heads == groups else sympy.floor(head.symbol / (int(heads) // int(groups)))
+
+
+def _masked(
+    lowering: Lowering, node: Node, mask: list[Node], score: Expr, point: tuple[sympy.Symbol, ...]
+) -> tuple[Expr, sympy.Expr | None]:
+    """A score scaled and masked, and the position along the keys from which on every score is -inf."""
+    wide, (*_, s, t) = score.dtype, point
+    score, low = (
+        Apply("mul", (score, Const(float(attrs.number(node, "scale")), wide)), wide),
+        Const(float("-inf"), wide),
+    )
+    for m in mask:
+        value = lowering.value(m, broadcast_index(m.shape, point))
+        boolean = m.dtype == torch.bool
+        score = Apply("where", (value, score, low), wide) if boolean else Apply("add", (score, value), wide)
+    if not node.attrs["causal"]:
+        return score, None
+    seen = Apply("le", (IndexValue(t, torch.int64), IndexValue(s, torch.int64)), torch.bool)
+    return Apply("where", (seen, score, low), wide), s + 1
+
+
+# --- recurrent layers -------------------------------------------------------------------------------------------------
+
+
+def recurrence(lowering: Lowering) -> Recurrence:
+    """The recurrence of a region that is nothing else.
+
+    Raises:
+        UnsupportedError: something else is in the region.
+    """
+    region = lowering.region
+    node = next(n for n in region.nodes if n.op is ops.recurrence)
+    names = []
+    for x in node.inputs:
+        if x not in region.inputs:
+            raise UnsupportedError("a recurrence reads computed operands: they need a kernel of their own")
+        names.append(f"in{region.inputs.index(x)}")
+    if any(x is not r for x, r in zip(region.outputs, ops.results(node), strict=True)):
+        raise UnsupportedError("a recurrence with anything after it in one kernel")
+    gates, w = node.inputs[:2]
+    lowering.packed[names[1]] = True
+    return Recurrence(
+        kind=str(node.attrs["kind"]),
+        reverse=attrs.flag(node, "reverse"),
+        time=lowering.axis("i0", gates.shape[0]),
+        batch=lowering.axis("i1", gates.shape[1]),
+        hidden=lowering.axis("i2", w.shape[1]),
+        gates=names[0],
+        weight=names[1],
+        bias=names[2],
+        states=tuple(names[3:]),
+        outputs=tuple(f"out{i}" for i in range(len(region.outputs))),
+    )

@@ -1,0 +1,13 @@
+"""The errors of the command line, apart from what raises them, so that `smelt --help` loads nothing else."""
+
+from __future__ import annotations
+
+from ..ir.errors import SmeltError
+
+
+class ModelError(SmeltError, ValueError):
+    """A model that a command was given does not exist or is not what a command takes."""
+
+
+class UserCodeError(SmeltError):
+    """Code that is not ours raised while a model was imported or made; the text is its traceback."""
