@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
@@ -18,6 +17,7 @@ from ..ir.types import Dim, Shape, contiguous_strides
 from . import products, scatter
 from .bounds import Bounds
 from .indexing import affine, broadcast_index, plus
+from .lowering import Operand, Position, index_of, loops
 from .pieces import Box, boxes_of
 from .program import (
     Apply,
@@ -38,7 +38,7 @@ from .program import (
     Store,
 )
 from .simplify import simplify_program
-from .values import RULES, Position, view_index
+from .values import RULES, view_index
 
 _REDUCERS = {
     ops.sum: Combiner.SUM,
@@ -51,14 +51,6 @@ _REDUCERS = {
     ops.argmin: Combiner.ARGMIN,
     ops.cumsum: Combiner.CUMSUM,
 }
-
-
-@dataclass(frozen=True)
-class Operand:
-    """How one operand of a region lies in memory: element strides, and whether it is a weight (packed ahead)."""
-
-    strides: Shape
-    weight: bool = False
 
 
 def strides_of(shape: Shape, layout: Sequence[int]) -> Shape:
@@ -76,7 +68,7 @@ def lower(region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence
     Raises:
         UnsupportedError: the region is none that a kernel can be made of.
     """
-    lowering = Lowering(region, tuple(operands), tuple(tuple(x) for x in layouts))
+    lowering = _Lowering(region, tuple(operands), tuple(tuple(x) for x in layouts))
     return simplify_program(lowering.run())
 
 
@@ -114,8 +106,8 @@ class Rows:
 
 
 @dataclass
-class Lowering:
-    """One region on its way to a program: what was made so far."""
+class _Lowering:
+    """The lowering of one region."""
 
     region: Graph
     operands: tuple[Operand, ...]
@@ -124,6 +116,8 @@ class Lowering:
     anchors: dict[Node, tuple[tuple[Axis, ...], Ref]] = field(default_factory=dict)
     packed: dict[str, bool] = field(default_factory=dict)  # parameters in panels, and whether of the transpose
     rows: Rows | None = None
+
+    bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
         self.bounds = Bounds(self.region.symbols)
@@ -191,8 +185,7 @@ class Lowering:
     def _store(self, position: int, axes: tuple[Axis, ...], box: Box) -> Store:
         """The store of one box of a result, of which ``axes`` are the axes."""
         index = tuple(plus(start, at) for (start, _), at in zip(box, index_of(axes), strict=True))
-        loops = tuple(a for a in axes if a.size != 1)
-        return Store(f"out{position}", loops, index, self.value(self.region.outputs[position], index))
+        return Store(f"out{position}", loops(axes), index, self.value(self.region.outputs[position], index))
 
     def _output_axes(self, node: Node) -> tuple[Axis, ...]:
         for anchor, (axes, _) in self.anchors.items():
@@ -201,10 +194,10 @@ class Lowering:
             return axes
         if self.rows is None:
             return self.axes_for(node.shape)
-        axes = self.rows.axes_of(node.shape)
-        if axes is None:
+        found = self.rows.axes_of(node.shape)
+        if found is None:
             raise UnsupportedError(f"rows of {list(self.rows.shape)} with a result of {node.type}")
-        return axes
+        return found
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -269,11 +262,6 @@ class Lowering:
         return Ref(stage.name, tuple(a.symbol for a in axes), node.dtype)
 
 
-def index_of(axes: Sequence[Axis]) -> tuple[Index, ...]:
-    """The index whose every position is the axis itself."""
-    return tuple(0 if a.size == 1 else a.symbol for a in axes)
-
-
 def _reduced(node: Node) -> tuple[int, ...]:
     """The axes that a node combines; none for a tensor without axes."""
     return ops.reduced_axes(node) if node.inputs[0].tensor_type.rank else ()
@@ -287,4 +275,4 @@ def _kept(node: Node, index: Position) -> list[Index]:
     return [affine(i) for i in index]
 
 
-__all__ = ["Lowering", "Operand", "Rows", "index_of", "lower", "skeleton_of", "strides_of"]
+__all__ = ["Operand", "lower", "skeleton_of", "strides_of"]

@@ -5,7 +5,7 @@ One loop nest a box is faster than one nest with a branch in it, whose loads cou
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 from ..ir import ops
 from ..ir.node import Node, Trait
@@ -84,11 +84,11 @@ def _intervals(size: Dim, cuts: dict[Dim, None], bounds: Bounds) -> list[tuple[D
     for cut in cuts:
         if cut not in positions:
             _insert(positions, cut, bounds)
-    return [(low, canonical_dim(high - low)) for low, high in zip(positions, positions[1:], strict=False)]
+    return [(low, canonical_dim(high - low)) for low, high in pairwise(positions)]
 
 
 def _insert(positions: list[Dim], cut: Dim, bounds: Bounds) -> None:
-    for n, (low, high) in enumerate(zip(positions, positions[1:], strict=False)):
+    for n, (low, high) in enumerate(pairwise(positions)):
         if bounds.never_negative(cut - low) and bounds.never_negative(high - cut):
             positions.insert(n + 1, cut)
             return

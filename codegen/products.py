@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import sympy
 import torch
 
@@ -13,16 +11,8 @@ from ..ir.node import Node
 from ..ir.types import Dim
 from . import attrs
 from .indexing import broadcast_index
+from .lowering import Lowering, Position, index_of, loops
 from .program import Apply, Axis, Combine, Combiner, Const, Expr, Index, IndexValue, Load, Recurrence, Ref, Stage
-from .values import Position
-
-if TYPE_CHECKING:
-    from .lower import Lowering
-
-
-def _at(axis: Axis) -> Index:
-    return 0 if axis.size == 1 else axis.symbol
-
 
 # --- products ---------------------------------------------------------------------------------------------------------
 
@@ -30,7 +20,7 @@ def _at(axis: Axis) -> Index:
 def contraction(lowering: Lowering, node: Node) -> None:
     """Make a product the stage that its result is read from."""
     axes = lowering.axes_for(node.shape)
-    index = tuple(map(_at, axes))
+    index = index_of(axes)
     k = lowering.axis("k", node.inputs[0].shape[-1])
     a, b = node.inputs[:2]
     if node.is_a(ops.linear):
@@ -38,10 +28,9 @@ def contraction(lowering: Lowering, node: Node) -> None:
         right: Position = (index[-1], k.symbol)
     else:
         left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
-        right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, _at(axes[-1]))
+        right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, index[-1])
     product = Apply("mul", (lowering.value(a, left), _right(lowering, b, right, node)), node.dtype)
-    loops = tuple(x for x in axes if x.size != 1)
-    _anchor(lowering, node, axes, Stage(_name(lowering), loops, product, Combine(Combiner.DOT, (k,))))
+    _anchor(lowering, node, axes, Stage(_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
 
 
 def _name(lowering: Lowering) -> str:
@@ -74,7 +63,7 @@ def result(lowering: Lowering, node: Node, index: Position) -> Expr:
         UnsupportedError: it is another point than the kernel is at.
     """
     axes, ref = lowering.anchors[node]
-    if index != tuple(map(_at, axes)):
+    if index != index_of(axes):
         raise UnsupportedError(f"the result of {node.op.name} is read at another point than its own")
     if node.is_a(ops.linear) and len(node.inputs) == 3:
         return Apply("add", (ref, lowering.value(node.inputs[2], (index[-1],))), node.dtype)

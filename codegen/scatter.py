@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.node import Node
 from . import attrs
 from .indexing import broadcast_index, replaced
+from .lowering import Lowering, index_of, loops
 from .program import Store
-from .values import Position, chosen
-
-if TYPE_CHECKING:
-    from .lower import Lowering
+from .values import chosen
 
 
 def stores(lowering: Lowering) -> list[Store]:
@@ -27,9 +23,8 @@ def stores(lowering: Lowering) -> list[Store]:
         raise UnsupportedError("a scatter with anything after it in one kernel")
     (node,) = region.outputs
     axes = lowering.axes_for(node.shape)
-    index = tuple(0 if a.size == 1 else a.symbol for a in axes)
-    loops = tuple(a for a in axes if a.size != 1)
-    copy = Store("out0", loops, index, lowering.value(node.inputs[0], index))
+    index = index_of(axes)
+    copy = Store("out0", loops(axes), index, lowering.value(node.inputs[0], index))
     return [copy, _index_put(lowering, node) if node.is_a(ops.index_put) else _scatter(lowering, node)]
 
 
@@ -40,11 +35,11 @@ def _index_put(lowering: Lowering, node: Node) -> Store:
     picked = ops.index(x, *indices, dim=dim).shape  # what would be read at these places
     rank = len(picked) - (len(x.shape) - len(indices))
     axes = lowering.axes_for(picked)
-    at: Position = tuple(0 if a.size == 1 else a.symbol for a in axes)
+    at = index_of(axes)
     places = chosen(lowering, x, tuple(indices), dim, at[dim : dim + rank], wrap=True)
     return Store(
         "out0",
-        tuple(a for a in axes if a.size != 1),
+        loops(axes),
         (*at[:dim], *places, *at[dim + rank :]),
         lowering.value(value, broadcast_index(value.shape, at)),
         attrs.flag(node, "accumulate"),
@@ -55,11 +50,10 @@ def _scatter(lowering: Lowering, node: Node) -> Store:
     """x[a, i[a, b]] = src[a, b] for dim = 1."""
     x, i, src = node.inputs
     axes = lowering.axes_for(i.shape)
-    at: Position = tuple(0 if a.size == 1 else a.symbol for a in axes)
-    loops = tuple(a for a in axes if a.size != 1)
+    at = index_of(axes)
     accumulate = node.attrs["reduce"] == "add"
     if not at:  # of one element, which any index names
-        return Store("out0", loops, at, lowering.value(src, at), accumulate)
+        return Store("out0", loops(axes), at, lowering.value(src, at), accumulate)
     dim = attrs.integer(node, "dim")
     (place,) = chosen(lowering, x, (i,), dim, at, wrap=False)
-    return Store("out0", loops, replaced(at, dim, place), lowering.value(src, at), accumulate)
+    return Store("out0", loops(axes), replaced(at, dim, place), lowering.value(src, at), accumulate)

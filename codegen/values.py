@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import sympy
 import torch
@@ -14,23 +13,10 @@ from ..ir.types import Dim
 from . import attrs
 from .bounds import Bounds
 from .indexing import affine, broadcast_index, permute_index, plus, replaced, reshape_index, times
-from .program import Affine, Apply, Checked, Const, Expr, Guard, Index, IndexValue
+from .lowering import Lowering, Position
+from .program import Affine, Apply, Checked, Const, Expr, Guard, IndexValue
 
-Position = tuple[Index, ...]
-
-
-class Values(Protocol):
-    """What the rules here ask of the lowering that they are part of."""
-
-    @property
-    def bounds(self) -> Bounds:
-        """What is known of indices."""
-
-    def value(self, node: Node, index: Position) -> Expr:
-        """The value of a node at an index."""
-
-
-Rule = Callable[[Values, Node, Position], Expr]
+Rule = Callable[[Lowering, Node, Position], Expr]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -70,7 +56,7 @@ def guarded(bounds: Bounds, index: Affine, size: Dim, then: Callable[[], Expr], 
 # --- constants --------------------------------------------------------------------------------------------------------
 
 
-def _full(values: Values, node: Node, index: Position) -> Expr:
+def _full(lowering: Lowering, node: Node, index: Position) -> Expr:
     value = attrs.number(node, "value")
     return _whole(value, node.dtype) if isinstance(value, sympy.Expr) else Const(value, node.dtype)
 
@@ -81,7 +67,7 @@ def _whole(value: Affine, dtype: torch.dtype) -> Expr:
     return IndexValue(value, dtype)
 
 
-def _arange(values: Values, node: Node, index: Position) -> Expr:
+def _arange(lowering: Lowering, node: Node, index: Position) -> Expr:
     start, step = attrs.number(node, "start"), attrs.number(node, "step")
     position = affine(index[0])
     if not isinstance(start, float) and not isinstance(step, float):
@@ -99,39 +85,39 @@ def _as_float64(value: float | Affine) -> Expr:
 # --- several operands side by side ------------------------------------------------------------------------------------
 
 
-def _concat(values: Values, node: Node, index: Position) -> Expr:
+def _concat(lowering: Lowering, node: Node, index: Position) -> Expr:
     dim = attrs.integer(node, "dim")
     at, start = affine(index[dim]), 0
     candidates: list[tuple[Affine, Node]] = []
     for x in node.inputs:
         local, start = at - start, start + x.shape[dim]
-        if values.bounds.inside(local, x.shape[dim]):
-            return values.value(x, replaced(index, dim, plus(local, 0)))
-        if not values.bounds.outside(local, x.shape[dim]):
+        if lowering.bounds.inside(local, x.shape[dim]):
+            return lowering.value(x, replaced(index, dim, plus(local, 0)))
+        if not lowering.bounds.outside(local, x.shape[dim]):
             candidates.append((plus(local, 0), x))
     *others, (local, last) = candidates or [(plus(local, 0), x)]
-    result = values.value(last, replaced(index, dim, local))
+    result = lowering.value(last, replaced(index, dim, local))
     for local, x in reversed(others):
-        result = Guard(local, x.shape[dim], values.value(x, replaced(index, dim, local)), result)
+        result = Guard(local, x.shape[dim], lowering.value(x, replaced(index, dim, local)), result)
     return result
 
 
-def _pad(values: Values, node: Node, index: Position) -> Expr:
+def _pad(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, low, high = node.inputs[0], attrs.sizes(node, "low"), attrs.sizes(node, "high")
     inner = tuple(plus(i, -lo) for i, lo in zip(index, low, strict=True))
     outside = Const(attrs.number(node, "value"), node.dtype)
     padded = [d for d in range(len(inner)) if (low[d], high[d]) != (0, 0)]
     # where it is certain that the value is outside, the operand is not looked at
-    if any(values.bounds.outside(affine(inner[d]), x.shape[d]) for d in padded):
+    if any(lowering.bounds.outside(affine(inner[d]), x.shape[d]) for d in padded):
         return outside
-    result = values.value(x, inner)
+    result = lowering.value(x, inner)
     for d in padded:
-        if not values.bounds.inside(affine(inner[d]), x.shape[d]):
+        if not lowering.bounds.inside(affine(inner[d]), x.shape[d]):
             result = Guard(affine(inner[d]), x.shape[d], result, outside)
     return result
 
 
-def _slice_put(values: Values, node: Node, index: Position) -> Expr:
+def _slice_put(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, src = node.inputs
     dim, step = attrs.integer(node, "dim"), attrs.integer(node, "step")
     local = plus(affine(index[dim]), -attrs.size(node, "start"))
@@ -139,69 +125,69 @@ def _slice_put(values: Values, node: Node, index: Position) -> Expr:
     along, left_over = (local, sympy.Integer(0)) if step == 1 else (sympy.floor(local / step), sympy.Mod(local, step))
 
     def kept() -> Expr:
-        return values.value(x, index)
+        return lowering.value(x, index)
 
     def written() -> Expr:
-        return values.value(src, replaced(index, dim, along))
+        return lowering.value(src, replaced(index, dim, along))
 
     def in_range() -> Expr:
-        return guarded(values.bounds, along, src.shape[dim], written, kept)
+        return guarded(lowering.bounds, along, src.shape[dim], written, kept)
 
-    return guarded(values.bounds, left_over, 1, in_range, kept)
+    return guarded(lowering.bounds, left_over, 1, in_range, kept)
 
 
 # --- addressed by data ------------------------------------------------------------------------------------------------
 
 
-def chosen(values: Values, x: Node, indices: tuple[Node, ...], dim: int, at: Position, wrap: bool) -> list[Checked]:
+def chosen(lowering: Lowering, x: Node, indices: tuple[Node, ...], dim: int, at: Position, wrap: bool) -> list[Checked]:
     """The places along the axes of ``x`` from ``dim`` on that index tensors choose at an index of theirs."""
     return [
-        Checked(values.value(i, broadcast_index(i.shape, at)), x.shape[dim + n], wrap) for n, i in enumerate(indices)
+        Checked(lowering.value(i, broadcast_index(i.shape, at)), x.shape[dim + n], wrap) for n, i in enumerate(indices)
     ]
 
 
-def _index(values: Values, node: Node, index: Position) -> Expr:
+def _index(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, *indices = node.inputs
     dim = attrs.integer(node, "dim")
     picked = node.tensor_type.rank - (x.tensor_type.rank - len(indices))
-    at = chosen(values, x, tuple(indices), dim, index[dim : dim + picked], attrs.flag(node, "wrap"))
-    return values.value(x, (*index[:dim], *at, *index[dim + picked :]))
+    at = chosen(lowering, x, tuple(indices), dim, index[dim : dim + picked], attrs.flag(node, "wrap"))
+    return lowering.value(x, (*index[:dim], *at, *index[dim + picked :]))
 
 
-def _gather(values: Values, node: Node, index: Position) -> Expr:
+def _gather(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, i = node.inputs
     if not index:  # of one element, which any index names
-        return values.value(x, index)
+        return lowering.value(x, index)
     dim = attrs.integer(node, "dim")
-    return values.value(x, replaced(index, dim, Checked(values.value(i, index), x.shape[dim], False)))
+    return lowering.value(x, replaced(index, dim, Checked(lowering.value(i, index), x.shape[dim], False)))
 
 
 # --- rotary positions -------------------------------------------------------------------------------------------------
 
 
-def _rope(values: Values, node: Node, index: Position) -> Expr:
+def _rope(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, cos, sin = node.inputs
     size = x.shape[-1]
     half = size // 2
     last = affine(index[-1])
-    kept = Apply("mul", (values.value(x, index), values.value(cos, broadcast_index(cos.shape, index))), x.dtype)
+    kept = Apply("mul", (lowering.value(x, index), lowering.value(cos, broadcast_index(cos.shape, index))), x.dtype)
     turned = Apply(
         "mul",
-        (_other_half(values, x, index, last, half), values.value(sin, broadcast_index(sin.shape, index))),
+        (_other_half(lowering, x, index, last, half), lowering.value(sin, broadcast_index(sin.shape, index))),
         x.dtype,
     )
     return Apply("add", (kept, turned), x.dtype)
 
 
-def _other_half(values: Values, x: Node, index: Position, last: Affine, half: Dim) -> Expr:
+def _other_half(lowering: Lowering, x: Node, index: Position, last: Affine, half: Dim) -> Expr:
     """The element half a row away, negated in the first half."""
 
     def at(i: Affine) -> Expr:
-        return values.value(x, (*index[:-1], plus(i, 0)))
+        return lowering.value(x, (*index[:-1], plus(i, 0)))
 
-    if values.bounds.inside(last, half):
+    if lowering.bounds.inside(last, half):
         return Apply("neg", (at(last + half),), x.dtype)
-    if values.bounds.never_negative(last - half):
+    if lowering.bounds.never_negative(last - half):
         return at(last - half)
     # by arithmetic on the index, not by a guard: loads need no branch
     other = at(sympy.Mod(last + half, 2 * half))

@@ -151,7 +151,6 @@ def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
     """What the report says of a kernel."""
     region = kernel.region
     work = [n for n in region.nodes if not n.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)]
-    types = [n.tensor_type for n in (*region.inputs, *region.outputs)]
     return KernelInfo(
         kernel.name,
         kernel.program,
@@ -159,10 +158,19 @@ def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
         kernel.source,
         calls,
         sum((n.op.flops(n) for n in work), start=0),
-        sum((t.nbytes for t in types), start=0),
+        sum((_bytes_read(n, region) for n in region.inputs), start=0)
+        + sum((n.tensor_type.nbytes for n in region.outputs), start=0),
         tuple(n.op.name for n in work),
         module,
     )
+
+
+def _bytes_read(operand: Node, region: Graph) -> Dim:
+    """The bytes of an operand that a kernel reads: of a table, the rows that are looked up."""
+    users = region.users[operand]
+    if users and all(user.has(Trait.GATHER) and user.inputs[0] is operand for user in users):
+        return sum((user.tensor_type.nbytes for user in users), start=0)
+    return operand.tensor_type.nbytes
 
 
 def _label(region: Graph) -> str:

@@ -142,11 +142,12 @@ class Attention(nn.Module):
         return x[:, :, None].expand(b, h, 2, s, d).reshape(b, 2 * h, s, d)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (f(x).view(2, 5, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        rows = x.shape[:2]
+        q, k, v = (f(x).view(*rows, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
         k, v = self.repeated(k), self.repeated(v)
         scores = self.scores(q @ k.transpose(2, 3), mask)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        return self.o((weights @ v).transpose(1, 2).contiguous().view(2, 5, 16))
+        return self.o((weights @ v).transpose(1, 2).contiguous().view(*rows, 16))
 
 
 # scores and a mask [B, 1, 1, T] of booleans to masked scores
@@ -157,7 +158,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "filled with infinity": lambda s, m: (s / 2).masked_fill(~m, float("-inf")),
     "filled with the lowest": lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min),
     "a mask added": lambda s, m: s * 0.5 + (1.0 - m.to(s.dtype)) * -1e4,
-    "two masks added": lambda s, m: s + torch.arange(5.0, dtype=s.dtype) + m.to(s.dtype),
+    "two masks added": lambda s, m: s + torch.arange(s.shape[-1], dtype=s.dtype) + m.to(s.dtype),
 }
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])[:, None, None]
 
@@ -175,7 +176,7 @@ def test_attentions(repeat: str, scores: str, dtype: torch.dtype) -> None:
 
 def test_causal_attention_by_hand() -> None:
     def causal(scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), float("-inf"))
+        return scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
 
     left, errors = optimised(Attention("expand", causal), X, MASK)
     assert left["attention"] == 1
