@@ -84,7 +84,7 @@ class AttentionSchedule:
     queries: int = 32
     keys: int = 64
     vector: int = 16
-    few: int = 4
+    few: int = 8
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def default_schedule(program: Program, machine: Machine) -> Schedule:
 def candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
     """The schedules worth measuring, the default first."""
     match program.skeleton:
-        case Skeleton.MAP:
+        case Skeleton.MAP | Skeleton.SCATTER:
             return (MapSchedule(_widest(program, machine)),)
         case Skeleton.ROWS:
             return (RowsSchedule(_widest(program, machine)),)
@@ -170,7 +170,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             tile_m=rows,
             tile_n=width,
             vector=lanes,
-            block_m=max(96 // rows, 1),
+            block_m=max((256 if panels is None else 96) // rows, 1),
             block_k=256 if half or panels is None else 512,
             tasks=4 * machine.threads,
             blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),

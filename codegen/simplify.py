@@ -1,38 +1,37 @@
-"""Program to equal program with fewer axes: dims that always go together become one.
+"""Program to equal program with fewer dims and axes: what always goes together becomes one.
 
-A pair of axes that every parameter holds side by side in memory is one loop; an index (f // c, f % c) into two dims
-that lie side by side is the index f into one.
+Dims of a parameter stand in the order in which they lie in memory. An index (f // c, f % c) into two dims that lie side
+by side is the index f into one. A pair of axes that every parameter holds side by side is one loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import sympy
 
 from ..ir.types import Dim, canonical_dim
 from .program import (
-    Apply,
+    Affine,
     Axis,
-    Checked,
-    Combine,
     Combiner,
-    Const,
     Expr,
     Format,
     Guard,
     Index,
     IndexValue,
-    Load,
     Param,
     Program,
     Ref,
     Skeleton,
-    Stage,
-    operands,
     postorder,
+    program_roots,
 )
+from .rewrite import indices_of, map_expressions, reindexed, with_operands
+
+Joined = Callable[[Index, Index], Index | None]
 
 
 def simplify_program(program: Program) -> Program:
@@ -41,7 +40,7 @@ def simplify_program(program: Program) -> Program:
         return program
     for param in program.params:
         if param.format is Format.STRIDED:
-            program = _merge_dims(_sort_dims(program, param.name), param.name)
+            program = _merge_dims(_sort_dims(program, param), param.name)
     if program.skeleton is not Skeleton.ATTENTION:
         program = _collapse_axes(program)
     return program
@@ -50,12 +49,18 @@ def simplify_program(program: Program) -> Program:
 # --- dims of parameters -----------------------------------------------------------------------------------------------
 
 
-def _sort_dims(program: Program, name: str) -> Program:
-    """Order a parameter's dims as they lie in memory; dims of size 1 go away."""
-    param = program.param(name)
-    keep = [d for d, size in enumerate(param.type.shape) if size != 1]
+def _sort_dims(program: Program, param: Param) -> Program:
+    """Order a parameter's dims as they lie in memory; dims of size 1 go away unless data chooses along them."""
+    uses = indices_of(program, param.name)
+    checked = {d for use in uses for d, i in enumerate(use) if isinstance(i, Expr)}
+    keep = [d for d, size in enumerate(param.type.shape) if size != 1 or d in checked]
     order = sorted(keep, key=lambda d: _memory_rank(param, d))
-    return _reindex(program, name, lambda index: tuple(index[d] for d in order), *_picked(param, order))
+    return reindexed(program, _with_dims(param, order), lambda index: tuple(index[d] for d in order))
+
+
+def _with_dims(param: Param, order: Sequence[int]) -> Param:
+    shape, strides = (tuple(values[d] for d in order) for values in (param.type.shape, param.strides))
+    return replace(param, type=param.type.with_shape(shape), strides=strides)
 
 
 def _memory_rank(param: Param, d: int) -> tuple[int, int]:
@@ -71,84 +76,50 @@ def _multiple(a: Dim, b: Dim) -> bool:
     return bool(sympy.fraction(sympy.cancel(sympy.sympify(a) / b))[1] == 1)
 
 
-def _picked(param: Param, order: list[int]) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
-    return tuple(param.type.shape[d] for d in order), tuple(param.strides[d] for d in order)
-
-
 def _merge_dims(program: Program, name: str) -> Program:
     """Make (f // c, f % c) into two adjacent dims one index f, wherever all uses are of that form."""
     position = 0
     while position + 1 < len(program.param(name).type.shape):
         param = program.param(name)
         size = param.type.shape[position + 1]
-        adjacent = canonical_dim(param.strides[position + 1] * size) == param.strides[position]
-        uses = _indices(program, name)
-        merged = [_rejoined(u[position], u[position + 1], size) for u in uses]
-        if adjacent and uses and all(m is not None for m in merged):
-            program = _join(program, name, position, lambda a, b, size=size: _rejoined(a, b, size))
+        uses = indices_of(program, name)
+        joined = [_rejoined(use[position], use[position + 1], size) for use in uses]
+        if _adjacent_dims(param, position) and uses and all(j is not None for j in joined):
+            program = _join(program, name, position, lambda a, b, size=size: _rejoined(a, b, size))  # type: ignore[misc]
         else:
             position += 1
     return program
 
 
-def _rejoined(high: Index, low: Index, size: Dim) -> Index | None:
+def _adjacent_dims(param: Param, position: int) -> bool:
+    """Whether a dim's elements follow one another where the next dim's end."""
+    shape, strides = param.type.shape, param.strides
+    return bool(canonical_dim(strides[position + 1] * shape[position + 1]) == strides[position])
+
+
+def _rejoined(high: Index, low: Index, size: Dim) -> Affine | None:
     """f for the pair (f // size + a, f % size), None for another pair."""
-    if not isinstance(high, sympy.Expr | int) or not isinstance(low, sympy.Expr):
-        return None
-    if not isinstance(low, sympy.Mod) or low.args[1] != size:
+    if isinstance(high, Expr) or isinstance(low, Expr) or not isinstance(low, sympy.Mod) or low.args[1] != size:
         return None
     f = low.args[0]
     rest = sympy.expand(high - sympy.floor(f / size))
     return canonical_dim(rest * size + f) if not rest.has(sympy.floor, sympy.Mod) else None
 
 
-def _indices(program: Program, name: str) -> list[tuple[Index, ...]]:
-    loads = [e.index for e in postorder(_roots(program)) if isinstance(e, Load) and e.param == name]
-    return loads + [s.index for s in program.stores if s.param == name]
-
-
-def _join(program: Program, name: str, position: int, joined: Callable[[Index, Index], Index | None]) -> Program:
+def _join(program: Program, name: str, position: int, joined: Joined) -> Program:
+    """The program with two adjacent dims of a parameter as one."""
     param = program.param(name)
     shape, strides = param.type.shape, param.strides
-    merged = canonical_dim(shape[position] * shape[position + 1])
 
     def index(old: tuple[Index, ...]) -> tuple[Index, ...]:
         new = joined(old[position], old[position + 1])
         assert new is not None
         return (*old[:position], new, *old[position + 2 :])
 
-    return _reindex(
-        program,
-        name,
-        index,
-        (*shape[:position], merged, *shape[position + 2 :]),
-        (*strides[:position], strides[position + 1], *strides[position + 2 :]),
-    )
-
-
-def _reindex(
-    program: Program,
-    name: str,
-    index: Callable[[tuple[Index, ...]], tuple[Index, ...]],
-    shape: tuple[Dim, ...],
-    strides: tuple[Dim, ...],
-) -> Program:
-    params = tuple(
-        replace(p, type=p.type.with_shape(shape), strides=strides) if p.name == name else p for p in program.params
-    )
-
-    def change(expr: Expr, args: tuple[Expr, ...]) -> Expr:
-        rebuilt = _with_operands(expr, args)
-        if isinstance(rebuilt, Load) and rebuilt.param == name:
-            return Load(name, index(rebuilt.index), rebuilt.dtype)
-        return rebuilt
-
-    changed = _map_expressions(replace(program, params=params), change)
-    stores = tuple(
-        replace(s, index=index(s.index)) if s.param == name else s  # type: ignore[arg-type]
-        for s in changed.stores
-    )
-    return replace(changed, stores=stores)
+    merged = canonical_dim(shape[position] * shape[position + 1])
+    dims = (*shape[:position], merged, *shape[position + 2 :])
+    steps = (*strides[:position], strides[position + 1], *strides[position + 2 :])
+    return reindexed(program, replace(param, type=param.type.with_shape(dims), strides=steps), index)
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
@@ -156,36 +127,91 @@ def _reindex(
 
 def _collapse_axes(program: Program) -> Program:
     """Collapse adjacent axes as long as a pair allows it."""
-    changed = True
-    while changed:
-        changed = False
-        for high, low in _adjacent(program):
-            collapsed = _collapse(program, high, low)
-            if collapsed is not None:
-                program, changed = collapsed, True
+    while True:
+        for high, low in _adjacent_axes(program):
+            if _together(program, high, low):
+                program = _collapsed(program, high, low)
                 break
-    return program
+        else:
+            return program
 
 
-def _adjacent(program: Program) -> list[tuple[Axis, Axis]]:
-    pairs: dict[tuple[Axis, Axis], None] = {}
-    groups = [s.axes for s in program.stages] + [s.axes for s in program.stores]
-    groups += [s.combine.axes for s in program.stages if s.combine]
-    for axes in groups:
-        for pair in zip(axes, axes[1:], strict=False):
-            pairs[pair] = None
-    return list(pairs)
+def _axis_lists(program: Program) -> list[tuple[Axis, ...]]:
+    lists = [axes for s in program.stages for axes in (s.axes, s.combine.axes if s.combine else ())]
+    return lists + [s.axes for s in program.stores]
 
 
-def _collapse(program: Program, high: Axis, low: Axis) -> Program | None:
-    """The program with two axes as one, or None where something tells them apart."""
-    if not _always_together(program, high, low) or not _indices_together(program, high, low):
-        return None
+def _adjacent_axes(program: Program) -> list[tuple[Axis, Axis]]:
+    return list(dict.fromkeys(pair for axes in _axis_lists(program) for pair in pairwise(axes)))
+
+
+def _together(program: Program, high: Axis, low: Axis) -> bool:
+    """Whether two axes are used as one everywhere: in loops, in index maps, in combinations."""
+    return (
+        not _is_kept_apart(program, low)
+        and all(_side_by_side(axes, high, low) for axes in _axis_lists(program))
+        and not _told_apart(program, {high.symbol, low.symbol})
+        and all(_may_join(program, param, high, low) for param in program.params)
+    )
+
+
+def _is_kept_apart(program: Program, axis: Axis) -> bool:
+    """Whether an axis must stay as it is: the columns of a product, an axis whose positions a combination needs."""
+    for stage in program.stages:
+        kind = stage.combine.kind if stage.combine else None
+        if kind is Combiner.DOT and program.skeleton is Skeleton.MATMUL and axis in stage.axes[-1:]:
+            return True
+        positional = kind in (Combiner.CUMSUM, Combiner.ARGMAX, Combiner.ARGMIN)
+        if positional and stage.combine and axis in stage.combine.axes:
+            return True
+    return False
+
+
+def _side_by_side(axes: tuple[Axis, ...], high: Axis, low: Axis) -> bool:
+    if high in axes and low in axes:
+        return axes.index(low) == axes.index(high) + 1
+    return high not in axes and low not in axes
+
+
+def _told_apart(program: Program, symbols: set[sympy.Symbol]) -> bool:
+    """Whether a value, a guard or a bound reads one of the axes."""
+    exprs = postorder(program_roots(program))
+    read: list[Affine | None] = [e.index for e in exprs if isinstance(e, IndexValue | Guard)]
+    read += [s.combine.bound for s in program.stages if s.combine]
+    return any(isinstance(i, sympy.Expr) and symbols & i.free_symbols for i in read)
+
+
+def _may_join(program: Program, param: Param, high: Axis, low: Axis) -> bool:
+    """Whether a parameter is used at (a + high, low), in the same two adjacent dims wherever it is used with these."""
+    uses = indices_of(program, param.name)
+    positions = {d for use in uses for d, i in enumerate(use) if _has(i, high.symbol) or _has(i, low.symbol)}
+    if not positions:
+        return True
+    first = min(positions)
+    if positions != {first, first + 1} or param.format is not Format.STRIDED or not _adjacent_dims(param, first):
+        return False
+    return param.type.shape[first + 1] == low.size and all(
+        _is_pair(use[first], use[first + 1], high, low) for use in uses
+    )
+
+
+def _is_pair(a: Index, b: Index, high: Axis, low: Axis) -> bool:
+    """Whether a pair of indices is (offset + high, low), or has neither of the axes."""
+    if isinstance(a, Expr) or isinstance(b, Expr):
+        return False
+    if not any(_has(i, axis.symbol) for i in (a, b) for axis in (high, low)):
+        return True
+    offset = sympy.expand(a - high.symbol)
+    return b == low.symbol and not _has(offset, high.symbol) and not _has(offset, low.symbol)
+
+
+def _collapsed(program: Program, high: Axis, low: Axis) -> Program:
+    """The program with two axes as one, of the second's name."""
     for param in program.params:
-        uses = _indices(program, param.name)
-        for position in range(len(param.type.shape) - 1):
-            if any(u[position] == high.symbol for u in uses):
-                program = _join(program, param.name, position, lambda a, b: low.symbol if a == high.symbol else None)
+        for index in indices_of(program, param.name):
+            positions = [d for d, i in enumerate(index) if _has(i, high.symbol)]
+            if positions:
+                program = _join(program, param.name, positions[0], _one_dim(high, low))
                 break
     one = Axis(low.name, canonical_dim(high.size * low.size))
 
@@ -197,111 +223,27 @@ def _collapse(program: Program, high: Axis, low: Axis) -> Program | None:
         for s in program.stages
     )
     stores = tuple(replace(s, axes=axes(s.axes)) for s in program.stores)
-    program = replace(program, stages=stages, stores=stores)
 
     def change(expr: Expr, args: tuple[Expr, ...]) -> Expr:
         if isinstance(expr, Ref):
             return Ref(expr.stage, tuple(i for i in expr.index if i != high.symbol), expr.dtype)
-        return _with_operands(expr, args)
+        return with_operands(expr, args)
 
-    return _map_expressions(program, change)
-
-
-def _always_together(program: Program, high: Axis, low: Axis) -> bool:
-    """Whether every list of axes has both, side by side, or neither."""
-    matrix_column = program.skeleton is Skeleton.MATMUL and any(
-        low == s.axes[-1] for s in program.stages if s.axes and s.combine and s.combine.kind is Combiner.DOT
-    )
-    scanned = any(s.combine and s.combine.kind is Combiner.CUMSUM and low in s.combine.axes for s in program.stages)
-    picked = any(
-        s.combine and s.combine.kind in (Combiner.ARGMAX, Combiner.ARGMIN) and low in s.combine.axes
-        for s in program.stages
-    )
-    if matrix_column or scanned or picked:
-        return False
-    for axes in _axis_lists(program):
-        both = (high in axes) + (low in axes)
-        if both == 1 or (both == 2 and axes.index(low) != axes.index(high) + 1):
-            return False
-    return True
+    return map_expressions(replace(program, stages=stages, stores=stores), change)
 
 
-def _axis_lists(program: Program) -> list[tuple[Axis, ...]]:
-    lists = []
-    for stage in program.stages:
-        lists.append(stage.axes)
-        if stage.combine:
-            lists.append(stage.combine.axes)
-    return lists + [s.axes for s in program.stores]
+def _has(index: Index, symbol: sympy.Symbol) -> bool:
+    return isinstance(index, sympy.Expr) and symbol in index.free_symbols
 
 
-def _indices_together(program: Program, high: Axis, low: Axis) -> bool:
-    """Whether every index uses both axes as (high, low) into adjacent dims of their sizes, or neither."""
-    symbols = {high.symbol, low.symbol}
-    for expr in postorder(_roots(program)):
-        if isinstance(expr, IndexValue | Guard) and symbols & _free(expr.index):
-            return False
-    for stage in program.stages:
-        if stage.combine and stage.combine.bound is not None and symbols & _free(stage.combine.bound):
-            return False
-    return all(
-        _pairwise(program.param(name), index, high, low)
-        for name in (p.name for p in program.params)
-        for index in _indices(program, name)
-    )
+def _one_dim(high: Axis, low: Axis) -> Joined:
+    """How a pair of indices into two dims becomes one into both: the pair of axes as the new axis."""
 
+    def joined(a: Index, b: Index) -> Index:
+        assert not isinstance(a, Expr)
+        assert not isinstance(b, Expr)
+        if _has(a, high.symbol):
+            return canonical_dim(low.symbol + sympy.expand(a - high.symbol) * low.size)
+        return canonical_dim(a * low.size + b)
 
-def _pairwise(param: Param, index: tuple[Index, ...], high: Axis, low: Axis) -> bool:
-    uses = [d for d, i in enumerate(index) if {high.symbol, low.symbol} & _free(i)]
-    if not uses:
-        return True
-    if len(uses) != 2 or uses[1] != uses[0] + 1:
-        return False
-    first, second = uses
-    plain = index[first] == high.symbol and index[second] == low.symbol
-    shape, strides = param.type.shape, param.strides
-    dense = param.format is Format.STRIDED and canonical_dim(strides[second] * shape[second]) == strides[first]
-    return bool(plain and shape[second] == low.size and dense)
-
-
-def _free(index: Index) -> set[sympy.Symbol]:
-    return index.free_symbols if isinstance(index, sympy.Expr) else set()
-
-
-# --- expressions ------------------------------------------------------------------------------------------------------
-
-
-def _roots(program: Program) -> list[Expr]:
-    roots = [s.value for s in program.stages] + [s.value for s in program.stores]
-    return roots + [s.combine.score for s in program.stages if s.combine and s.combine.score is not None]
-
-
-def _with_operands(expr: Expr, args: tuple[Expr, ...]) -> Expr:
-    """The same expression on other operands, in the order of ``operands``."""
-    match expr:
-        case Apply():
-            return Apply(expr.op, args, expr.dtype)
-        case Guard():
-            return Guard(expr.index, expr.size, args[0], args[1])
-        case Checked():
-            return Checked(args[0], expr.size, expr.wrap)
-        case Load():
-            rest = iter(args)
-            index = tuple(i if isinstance(i, sympy.Expr | int) else next(rest) for i in expr.index)
-            return Load(expr.param, index, expr.dtype)
-        case Const() | IndexValue() | Ref():
-            return expr
-
-
-def _map_expressions(program: Program, change: Callable[[Expr, tuple[Expr, ...]], Expr]) -> Program:
-    from_old: dict[Expr, Expr] = {}
-    for expr in postorder(_roots(program)):
-        args = tuple(from_old[x] for x in operands(expr))
-        from_old[expr] = change(expr, args)
-
-    def combine(old: Combine | None) -> Combine | None:
-        return replace(old, score=from_old[old.score]) if old and old.score is not None else old
-
-    stages = tuple(replace(s, value=from_old[s.value], combine=combine(s.combine)) for s in program.stages)
-    stores = tuple(replace(s, value=from_old[s.value]) for s in program.stores)
-    return replace(program, stages=stages, stores=stores)
+    return joined

@@ -33,7 +33,7 @@ def tracing() -> Iterator[list[Branch]]:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(symbolic_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
+        stack.enter_context(symbolic_config.patch(backed_size_oblivious=__import__("os").environ.get("BSO","1")=="1"))  # type: ignore[attr-defined]
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)

@@ -22,12 +22,14 @@ def merge_linears(graph: Graph, context: Context) -> Graph:
     """
     parts: dict[Node, tuple[Node, ...]] = {}
     for group in _groups(graph):
-        merged = _merged(group[0].inputs[0], group)
-        if context.take("merge-linears", group[0], merged):
+        first = group[0]
+        if context.take("merge-linears", first, _part(first, first.inputs, group)):
             parts.update(dict.fromkeys(group, group))
     if not parts:
         return graph
-    return graph.rebuild(lambda node, inputs: _part(node, inputs, parts))
+    return graph.rebuild(
+        lambda node, inputs: _part(node, inputs, parts[node]) if node in parts else node.with_inputs(inputs)
+    )
 
 
 def _groups(graph: Graph) -> Iterator[tuple[Node, ...]]:
@@ -82,10 +84,8 @@ def _bias(layer: Node) -> Node:
     return ops.full(shape=layer.inputs[1].shape[:1], value=-0.0, dtype=layer.dtype)
 
 
-def _part(node: Node, inputs: tuple[Node, ...], groups: Mapping[Node, tuple[Node, ...]]) -> Node:
-    group = groups.get(node)
-    if group is None:
-        return node.with_inputs(inputs)
+def _part(node: Node, inputs: Sequence[Node], group: tuple[Node, ...]) -> Node:
+    """What a layer of a group becomes: its slice of the merged layer on the layer's new operands."""
     merged = _merged(inputs[0], group).keep_origin(node.origin)
     start = sum(int(layer.shape[-1]) for layer in group[: group.index(node)])
     part = ops.slice_(merged, dim=-1, start=start, stop=start + node.shape[-1])

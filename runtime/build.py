@@ -76,7 +76,7 @@ def build_executable(
     report = FusionReport()
     with work.stage("fuse"):
         graph = work.keep("fuse", fuse(graph, context.fuel, report))
-    table = KernelTable(target.machine)
+    table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
     with work.stage("lower"):
         graph = work.keep("final", legalise(graph, table))
         plan = make_plan(graph, table)

@@ -10,7 +10,6 @@ again in every process.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from platformdirs import user_cache_path
 
 from ..ir.errors import CacheError
 from .linker import LINKER_ADVICE, find_linker
+from .manifest import FORMAT, Manifest, digest_of, fault_of
 
-FORMAT = 1
 DEFAULT_LIMIT = 2 << 30
 LOCK_SECONDS = 10.0
 # A file used this recently may be about to be loaded by another process, or still be written.
@@ -43,30 +42,6 @@ _said: set[tuple[str, str]] = set()
 
 class CacheWarning(UserWarning):
     """The kernel cache is not used, or not for one entry; nothing is lost but time."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What is known of an entry: its key, and its library's file name, size in bytes and SHA-256."""
-
-    format: int
-    key: str
-    library: str
-    size: int
-    sha256: str
-
-    @classmethod
-    def parse(cls, text: str) -> Manifest:
-        """A manifest from its JSON.
-
-        Raises:
-            ValueError: it is not one.
-        """
-        found = json.loads(text)
-        types = {"format": int, "key": str, "library": str, "size": int, "sha256": str}
-        if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != types:
-            raise ValueError("not a manifest")
-        return cls(**found)
 
 
 class KernelCache:
@@ -157,7 +132,7 @@ class KernelCache:
         if manifest.format != FORMAT:
             return None
         library = self.folder / Path(manifest.library).name
-        reason = _fault(manifest, key, library)
+        reason = fault_of(manifest, key, library)
         if reason is not None:
             self._say_damaged(key, reason)
             return None
@@ -286,24 +261,6 @@ def default_limit() -> int:
         _say_once("limit", given, f"SMELT_CACHE_LIMIT is {given!r}: give a size such as 500M or 2G; 2G is used")
         return DEFAULT_LIMIT
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fault(manifest: Manifest, key: str, library: Path) -> str | None:
-    """What is wrong with an entry; None where nothing is."""
-    if manifest.key != key:
-        return "its manifest is that of another entry"
-    try:
-        if library.stat().st_size != manifest.size:
-            return "its library has another size"
-        return None if digest_of(library) == manifest.sha256 else "its library has another digest"
-    except OSError as error:
-        return f"its library cannot be read: {error.strerror}"
 
 
 def _remove(path: Path) -> None:

@@ -35,7 +35,6 @@ class Captures:
 
     Attributes:
         entries: the captures, oldest first.
-        refusals: the guard that failed before each recapture.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options, reader: CallReader) -> None:
@@ -43,7 +42,6 @@ class Captures:
         self.options = options
         self.reader = reader
         self.entries: list[Entry] = []
-        self.refusals: list[str] = []
         self._known: dict[Any, tuple[Entry, Sizes]] = {}
         self._lock = threading.RLock()
 
@@ -140,11 +138,29 @@ class Captures:
             if fallback == "error":
                 raise
             raise Uncapturable(str(error)) from error
-        self.entries.append(build_entry(captured, self.options, time.perf_counter() - start))
-        self.refusals.extend([refusal] if refusal else [])
-        return self.entries[-1]
+        entry = build_entry(captured, self.options, time.perf_counter() - start)
+        entry.refusal = refusal
+        self.entries.append(entry)
+        return entry
 
-    def _refuse_impossible(self, call: Call, refusal: str, error: CaptureError) -> None:
+    def withdraw(self, entry: Entry, call: Call, error: Exception) -> None:
+        """Forget a capture whose first call failed, where the model refuses that call as well.
+
+        Tracing sees types only, and PyTorch refuses some of them when it runs an operator.
+
+        Raises:
+            InputError: the model refuses the call.
+        """
+        if entry.sizes is None:
+            with self._lock:
+                self._forget(entry)
+            self._refuse_impossible(call, entry.refusal, error)
+
+    def _forget(self, entry: Entry) -> None:
+        self.entries = [kept for kept in self.entries if kept is not entry]
+        self._known = {key: found for key, found in self._known.items() if found[0] is not entry}
+
+    def _refuse_impossible(self, call: Call, refusal: str, error: Exception) -> None:
         """Raise InputError for arguments that the model itself refuses; it is tried on copies of them."""
         leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, call.spec)
@@ -173,7 +189,6 @@ class Captures:
         """Forget all captures: the next call makes one."""
         with self._lock:
             self.entries.clear()
-            self.refusals.clear()
             self._known.clear()
 
 

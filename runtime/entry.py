@@ -41,7 +41,8 @@ class Entry:
     Attributes:
         timings: seconds that each stage took, the capture included.
         cached: whether the kernels came from the cache; None without a cache.
-        sizes: those of the last call.
+        refusal: the guard that failed before this capture was made; "" for the first.
+        sizes: those of the last call that was run; None before one was.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Entry:
         self.executable = executable
         self.timings = dict(executable.timings if timings is None else timings)
         self.cached = cached
+        self.refusal = ""
         self.sizes: Sizes | None = None
         self._tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
         targets = {mutation.target for mutation in capture.graph.mutations}
@@ -104,12 +106,12 @@ class Entry:
             Aliased: the model writes to an argument that shares memory with another one.
             IndexError: an index from data was out of range.
         """
-        self.sizes = sizes
         if self._written:
             self._check_aliases(leaves)
         given = [leaves[i] for i in self._tensors]
         tensors = [dense(tensor) for tensor in given]
         results = self.executable.run(tensors, sizes)
+        self.sizes = sizes
         if self._written:
             self._write_back(given, tensors)
         if self._single:

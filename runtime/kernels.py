@@ -56,9 +56,10 @@ class KernelInfo:
 
 @dataclass
 class KernelTable:
-    """The kernels of a graph, made on demand."""
+    """The kernels of a graph, made on demand. ``mutated`` are the weights that the graph changes: never packed."""
 
     machine: Machine
+    mutated: frozenset[Node] = frozenset()
     kernels: dict[object, Kernel] = field(default_factory=dict)
     refused: dict[object, str] = field(default_factory=dict)
 
@@ -76,13 +77,17 @@ class KernelTable:
         """Why a fused node has no kernel."""
         return self.refused[self._key(node)]
 
+    def operand(self, value: Node) -> Operand:
+        """How a value lies in memory when a kernel reads it, and whether it may be packed ahead."""
+        return Operand(strides_of_value(value), weight=value.is_a(ops.weight) and value not in self.mutated)
+
     def _key(self, node: Node) -> object:
-        return (node.attrs["region"], node.attrs["layouts"], tuple(operand_of(x) for x in node.inputs))
+        return (node.attrs["region"], node.attrs["layouts"], tuple(self.operand(x) for x in node.inputs))
 
     def _make(self, node: Node) -> Kernel:
         from_tvm = _emitter()
         region = region_of(node)
-        program = lower(region, [operand_of(x) for x in node.inputs], layouts_of(node))
+        program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node))
         schedule = default_schedule(program, self.machine)
         name = f"k{len(self.kernels)}_{_label(region)}"
         return Kernel(name, region, program, schedule, from_tvm(name, program, schedule))
@@ -100,11 +105,6 @@ def layouts_of(node: Node) -> Sequence[Sequence[int]]:
     layouts = node.attrs["layouts"]
     assert isinstance(layouts, tuple)
     return layouts
-
-
-def operand_of(value: Node) -> Operand:
-    """How a value lies in memory when a kernel reads it."""
-    return Operand(strides_of_value(value), weight=value.is_a(ops.weight))
 
 
 def strides_of_value(value: Node) -> Shape:

@@ -28,8 +28,8 @@ class CompiledModule(nn.Module):
     """A model compiled for inference. Made by ``smelt.compile``.
 
     It is called as the model was and returns what the model returns, without gradients. Parameters, buffers, submodules
-    and attributes are those of the model, which is ``original``; methods reached so, ``generate`` for one, run the model
-    itself. It may be called from several threads.
+    and attributes are those of the model, which is ``original``; methods reached so, ``generate`` for one, run the
+    model itself. It may be called from several threads.
 
     Copies and pickles hold the model, and are captured anew on their first call.
     """
@@ -78,6 +78,9 @@ class CompiledModule(nn.Module):
             return entry.run(call.leaves, sizes)
         except Aliased as reason:
             return self._in_pytorch(args, kwargs, str(reason))
+        except RuntimeError as error:
+            self._captures.withdraw(entry, call, error)
+            raise
 
     def _check_mode(self) -> None:
         if self.training:
@@ -141,7 +144,7 @@ class CompiledModule(nn.Module):
         self._latest()
         split = None if self._split is None else self._split.reason
         name, target = self._captures.name, self.options.target
-        return make_report(name, target, self.entries, tuple(self._captures.refusals), split)
+        return make_report(name, target, self.entries, split)
 
     def _latest(self) -> tuple[Entry, ...]:
         if not self.entries:

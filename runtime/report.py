@@ -125,10 +125,9 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def make_report(
-    model: str, target: Target, entries: Sequence[Entry], recaptures: tuple[str, ...], split: str | None
-) -> Report:
+def make_report(model: str, target: Target, entries: Sequence[Entry], split: str | None) -> Report:
     """The report on a model's captures."""
+    recaptures = tuple(entry.refusal for entry in entries if entry.refusal)
     return Report(model, str(target), tuple(map(report_entry, entries)), recaptures, split)
 
 

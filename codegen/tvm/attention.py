@@ -10,12 +10,14 @@ T. Dao et al., "FlashAttention" (2022).
 
 from __future__ import annotations
 
-from ..program import Load, Program, postorder
+from collections.abc import Callable
+
+from ..program import Expr, Program
 from ..schedule import AttentionSchedule
-from .contraction import axes_of, flat_size
+from .contraction import flat_size
 from .decode import Decode
-from .expression import Scope, index_text, scalar
-from .flash import Flash, attention_problem
+from .expression import Scope, compute_type, index_text, scalar
+from .flash import Flash, attention_problem, split_score
 from .source import Source
 
 
@@ -73,6 +75,11 @@ class Prefill(Flash):
         self.buffer("o", s.queries * self.pitch, self.kind)
         for name in ("top", "best", "total", "shift", "fix"):
             self.buffer(name, s.queries, self.kind)
+        # what of a score is read along queries is read along keys, its order in memory, and turned
+        self.score, self.masks = split_score(p)
+        for name in self.masks:
+            self.buffer(name, s.keys * s.queries, self.kind)
+            self.fill(name, s.keys * s.queries, self.zero())
         self.declare_copies(p.head, self.pitch)
         self.fill("top", s.queries, self.low())
         self.fill("total", s.queries, self.zero())
@@ -83,9 +90,29 @@ class Prefill(Flash):
         s, p = self.schedule, self.p
         with self.src.block(f"if {self['count']} < {s.queries}"):
             self.fill("q", p.head * s.queries, self.zero())
-        with self.loop("r", self["count"]) as r, self.loop("d", p.head) as d:
+
+        def element(r: str, d: str) -> str:
             scope = self.at_query(f"({self['first']} + {r})").at({p.inner.symbol: d})
-            self.line(f"{self['q']}[{d} * {s.queries} + {r}] = {scalar(p.scores.left, scope)}")
+            return scalar(p.scores.left, scope)
+
+        self._turn("q", str(p.head), element)
+
+    def _turn(self, name: str, columns: str, element: Callable[[str, str], str]) -> None:
+        """``name[column, query] = element(query, column)`` for all queries of the task: squares, then what is left."""
+        s, n = self.schedule, self.vector
+        with self.loop("ra", f"{self['count']} // {n}") as ra, self.loop("ca", f"{columns} // {n}") as ca:
+            self.transpose(
+                self.kind,
+                lambda i, v: element(f"({ra} * {n} + {i})", f"({ca} * {n} + {v})"),
+                lambda i, v, x: self.line(f"{self[name]}[({ca} * {n} + {i}) * {s.queries} + {ra} * {n} + {v}] = {x}"),
+            )
+        for rows, skipped_rows, first in (
+            (f"{self['count']} // {n} * {n}", "T.int64(0)", f"{columns} // {n} * {n}"),
+            (f"{self['count']} % {n}", f"{self['count']} // {n} * {n}", "T.int64(0)"),
+        ):
+            with self.loop("r", rows) as r, self.loop("c", f"{columns} - {first}") as c:
+                row, column = f"({skipped_rows} + {r})", f"({first} + {c})"
+                self.line(f"{self[name]}[{column} * {s.queries} + {row}] = {element(row, column)}")
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
@@ -116,34 +143,32 @@ class Prefill(Flash):
     def _masks(self) -> None:
         """Scale and mask the scores in place, and find the largest of each query."""
         s = self.schedule
-        ragged = self._mask_reads_queries()
-        if ragged:  # vectors would read past the last query
-            with self.src.block(f"if {self['count']} < {s.queries}"):
-                with self.loop("t", self["n"]) as t, self.loop("e", self["count"]) as e:
-                    self._mask_element(t, e)
-            with self.src.block("else"):
-                with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
-                    self._mask_element(t, e)
+        for name, expr in self.masks.items():
+            self._turn(name, self["n"], lambda r, t, expr=expr: self._mask_text(expr, r, t))
         peak = self.registers("peak", s.queries, self.kind)
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{peak}[{e}] = {self['top']}[{e}]")
         with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
-            if not ragged:
-                self._mask_element(t, e)
-            score = f"{self['scores']}[{t} * {s.queries} + {e}]"
+            at = f"{t} * {s.queries} + {e}"
+            score = f"{self['scores']}[{at}]"
+            known = {name: self._mask_value(name, at) for name in self.masks} | {self.p.scores.stage.name: score}
+            scope = self.at_query(f"({self['first']} + {e})").at({self.p.key.symbol: f"({self['start']} + {t})"})
+            self.line(f"{score} = {scalar(self.score, scope.knowing(known))}")
             self.line(f"{peak}[{e}] = T.Select({score} > {peak}[{e}], {score}, {peak}[{e}])")
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{self['best']}[{e}] = {peak}[{e}]")
 
-    def _mask_reads_queries(self) -> bool:
-        loads = [e for e in postorder([self.p.score]) if isinstance(e, Load)]
-        return self.p.query is not None and any(self.p.query.symbol in axes_of(e) for e in loads)
+    def _mask_text(self, expr: Expr, r: str, t: str) -> str:
+        scope = self.at_query(f"({self['first']} + {r})").at({self.p.key.symbol: f"({self['start']} + {t})"})
+        text = scalar(expr, scope)
+        return f'T.Cast("{self.kind}", {text})' if compute_type(expr.dtype) != self.kind else text
 
-    def _mask_element(self, t: str, e: str) -> None:
-        at = f"{self['scores']}[{t} * {self.schedule.queries} + {e}]"
-        scope = self.at_query(f"({self['first']} + {e})").at({self.p.key.symbol: f"({self['start']} + {t})"})
-        scope = scope.knowing({self.p.scores.stage.name: at})
-        self.line(f"{at} = {scalar(self.p.score, scope)}")
+    def _mask_value(self, name: str, at: str) -> str:
+        kind = compute_type(self.masks[name].dtype)
+        value = f"{self[name]}[{at}]"
+        if kind == "bool":
+            return f"({value} != {self.zero()})"
+        return value if kind == self.kind else f'T.Cast("{kind}", {value})'
 
     # --- softmax ------------------------------------------------------------------------------------------------------
 

@@ -14,16 +14,15 @@ from .flash import Flash
 class Decode(Flash):
     """Lanes along the head."""
 
-    key_tile = 4  # keys whose scores are summed side by side
-
     def emit(self) -> None:
         s, p = self.schedule, self.p
         self.group = p.group
+        self.tile = next(t for t in (4, 2, 1) if self.group % t == 0)  # rows in a register tile
         outer = index_text(flat_size(p.outer), self.scope)
         queries = self.size_of(p.query)
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
             self.task = task
-            self.let("rows", f"{queries} * {self.group}")
+            self.let("count", f"{queries} * {self.group}")
             self._declare()
             self.scope = self._at_row("T.int64(0)")
             self._load_queries()
@@ -32,12 +31,14 @@ class Decode(Flash):
                 start = self.let("start", f"{block} * {s.keys}")
                 self.let("n", f"T.min({limit} - {start}, {s.keys})")
                 self.copies(self.head_pitch, self.width_pitch)
-                with self.loop("r", self["rows"]) as r:
+                with self.loop("tile", f"{self['count']} // {self.tile}") as at:
+                    self._scores(f"{at} * {self.tile}")
+                with self.loop("r", self["count"]) as r:
                     self._name_row(r)
-                    self._scores(r)
                     self._masks(r)
                     self._softmax(r)
-                    self._weigh(r)
+                with self.loop("tile", f"{self['count']} // {self.tile}") as at:
+                    self._weigh(f"{at} * {self.tile}")
             self._results()
 
     def _declare(self) -> None:
@@ -48,11 +49,12 @@ class Decode(Flash):
         self.keep_rows("values")
         self.buffer("q", most * self.head_pitch, self.kind)
         self.buffer("o", most * self.width_pitch, self.kind)
-        self.buffer("scores", s.keys, self.kind)
-        self.buffer("top", most, self.kind)
+        self.buffer("scores", most * s.keys, self.kind)
         self.buffer("total", most * self.vector, self.kind)
-        for name in ("best", "shift", "fix"):
-            self.var(name, self.zero(), self.kind)
+        self.buffer("top", most, self.kind)
+        self.buffer("fix", most, self.kind)
+        self.var("best", self.zero(), self.kind)
+        self.var("shift", self.zero(), self.kind)
         self.declare_copies(self.head_pitch, self.width_pitch)
         self.fill("q", most * self.head_pitch, self.zero())
         self.fill("o", most * self.width_pitch, self.zero())
@@ -78,7 +80,7 @@ class Decode(Flash):
 
     def _load_queries(self) -> None:
         p = self.p
-        with self.loop("r", self["rows"]) as r:
+        with self.loop("r", self["count"]) as r:
             self._name_row(r)
             with self.loop("d", p.head) as d:
                 value = scalar(p.scores.left, self.row.at({p.inner.symbol: d}))
@@ -86,101 +88,123 @@ class Decode(Flash):
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
-    def _scores(self, r: str) -> None:
-        """``scores[key]``; past the last key -inf."""
-        tile = self.key_tile
-        with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
-            bases = self.registers("bases", tile, "int64")
-            with self.loop("i", tile, "T.unroll") as i:
-                t = f"T.min({at} * {tile} + {i}, {self['n']} - 1)"
-                self.line(f"{bases}[{i}] = {self.key_base(t, self.head_pitch)}")
-            acc = self.registers("acc", tile * self.vector, self.kind)
-            self.fill(acc, tile * self.vector, self.zero(), "T.unroll")
-            with self.loop("d", self.head_pitch // self.vector) as d, self.vectors(tile) as e:
-                lane = f"{d} * {self.vector} + {self['v']}"
-                key = self.key(f"{bases}[{self['i']}]", lane)
-                self.line(f"{acc}[{e}] = {acc}[{e}] + {key} * {self['q']}[{r} * {self.head_pitch} + {lane}]")
-            self._fold_lanes(acc, tile, "{0} + {1}", f"{self['scores']}[{at} * {tile} + {{0}}]")
-        with self.loop("t", f"{self.schedule.keys} - {self['n']}") as t:
-            self.line(f"{self['scores']}[{self['n']} + {t}] = {self.low()}")
+    def _scores(self, row: str) -> None:
+        """``scores[row, key]`` for a tile of rows; keys past the last repeat it.
 
-    def _fold_lanes(self, acc: str, rows: int, fold: str, to: str) -> None:
-        """Combine the lanes of each of ``rows`` vectors, halving the width; the results go to ``to`` of the row."""
-        width = self.vector
-        while width > 1:
-            width //= 2
-            half = self.registers("half", rows * width, self.kind) if width > 1 else ""
-            with self.loop("i", rows, "T.unroll") as i, self.loop("v", width, "T.vectorized" if width > 1 else "range") as v:
-                first, second = (f"{acc}[{i} * {2 * width} + {offset} + {v}]" for offset in (0, width))
-                target = f"{half}[{i} * {width} + {v}]" if half else to.format(i)
-                self.line(f"{target} = {fold.format(first, second)}")
-            acc = half
+        As many sums as a vector has lanes run side by side, each in the lanes of a vector of its own.
+        """
+        s, n, rows = self.schedule, self.vector, self.tile
+        keys = n // rows
+        with self.loop("block", f"({self['n']} + {keys - 1}) // {keys}") as at:
+            bases = self.registers("bases", keys, "int64")
+            with self.loop("i", keys, "T.unroll") as i:
+                t = f"T.min({at} * {keys} + {i}, {self['n']} - 1)"
+                self.line(f"{bases}[{i}] = {self.key_base(t, self.head_pitch)}")
+            sums = self.registers("sums", n, f"{self.kind}x{n}")
+            flat = self.flat(sums, self.kind)
+            self.fill(flat, n * n, self.zero(), "T.unroll")
+            with self.loop("d", self.head_pitch // n) as d, self.loop("r", rows, "T.unroll") as r, self.vectors(keys) as e:
+                lane = f"{d} * {n} + {self['v']}"
+                acc = f"{flat}[{r} * {keys * n} + {e}]"
+                key = self.key(f"{bases}[{self['i']}]", lane)
+                self.line(f"{acc} = {acc} + {key} * {self['q']}[({row} + {r}) * {self.head_pitch} + {lane}]")
+            total = self.flat(self.add_lanes(sums, self.kind), self.kind)
+            with self.loop("r", rows, "T.unroll") as r, self.loop("v", keys, "T.vectorized") as v:
+                to = f"({row} + {r}) * {s.keys} + {at} * {keys} + {v}"
+                self.line(f"{self['scores']}[{to}] = {total}[{r} * {keys} + {v}]")
 
     def _masks(self, r: str) -> None:
-        """Scale and mask the scores in place."""
+        """Scale and mask the scores of a row in place; past the last key they are -inf."""
         with self.vectors(f"{self['n']} // {self.vector}", "range") as e:
-            self._mask_element(e)
+            self._mask_element(r, e)
         with self.loop("j", f"{self['n']} % {self.vector}") as j:
-            self._mask_element(f"({self['n']} // {self.vector} * {self.vector} + {j})")
+            self._mask_element(r, f"({self['n']} // {self.vector} * {self.vector} + {j})")
+        with self.loop("t", f"{self.schedule.keys} - {self['n']}") as t:
+            past = f"{self['n']} + {t}"
+            self.line(f"{self._score(r, past)} = {self.low()}")
 
-    def _mask_element(self, t: str) -> None:
-        at = f"{self['scores']}[{t}]"
+    def _score(self, r: str, t: str) -> str:
+        return f"{self['scores']}[{r} * {self.schedule.keys} + {t}]"
+
+    def _mask_element(self, r: str, t: str) -> None:
         scope = self.row.at({self.p.key.symbol: f"({self['start']} + {t})"})
-        self.line(f"{at} = {scalar(self.p.score, scope.knowing({self.p.scores.stage.name: at}))}")
+        score = self._score(r, t)
+        self.line(f"{score} = {scalar(self.p.score, scope.knowing({self.p.scores.stage.name: score}))}")
 
     # --- softmax and values -------------------------------------------------------------------------------------------
 
     def _softmax(self, r: str) -> None:
-        """Scores to weights in place; ``fix`` is what earlier weights are to be multiplied by."""
-        s, best, top = self.schedule, self["best"], f"{self['top']}[{r}]"
-        acc = self.registers("acc", self.vector, self.kind)
-        self.fill(acc, self.vector, self.low(), "T.unroll")
-        with self.loop("i", s.keys // self.vector) as i, self.lanes() as v:
-            score = f"{self['scores']}[{i} * {self.vector} + {v}]"
-            self.line(f"{acc}[{v}] = T.Select({score} > {acc}[{v}], {score}, {acc}[{v}])")
-        self._fold_lanes(acc, 1, "T.Select({0} > {1}, {0}, {1})", best)
+        """Scores of a row to weights in place; ``fix`` is what earlier weights are to be multiplied by."""
+        s, best, top, fix = self.schedule, self["best"], f"{self['top']}[{r}]", f"{self['fix']}[{r}]"
+        peak = self.registers("peak", self.vector, self.kind)
+        self.fill(peak, self.vector, self.low(), "T.unroll")
+        with self.vectors(s.keys // self.vector, "range") as e:
+            score, lane = self._score(r, e), f"{peak}[{self['v']}]"
+            self.line(f"{lane} = T.Select({score} > {lane}, {score}, {lane})")
+        self._fold(peak, "T.Select({0} > {1}, {0}, {1})", best)
         self.line(f"{best} = T.Select({top} > {best}, {top}, {best})")
         self.line(f"{self['shift']} = T.Select({best} == {self.low()}, {self.zero()}, {best})")
-        self.line(f"{self['fix']} = vmath.exp({top} - {self['shift']})")
+        self.line(f"{fix} = vmath.exp({top} - {self['shift']})")
         self.line(f"{top} = {best}")
         with self.lanes() as v:
             total = f"{self['total']}[{r} * {self.vector} + {v}]"
-            self.line(f"{total} = {total} * {self['fix']}")
-        with self.loop("i", s.keys // self.vector) as i, self.lanes() as v:
-            at = f"{self['scores']}[{i} * {self.vector} + {v}]"
-            total = f"{self['total']}[{r} * {self.vector} + {v}]"
-            self.line(f"{at} = vmath.exp({at} - {self['shift']})")
-            self.line(f"{total} = {total} + {at}")
+            self.line(f"{total} = {total} * {fix}")
+        with self.vectors(s.keys // self.vector, "range") as e:
+            weight, total = self._score(r, e), f"{self['total']}[{r} * {self.vector} + {self['v']}]"
+            self.line(f"{weight} = vmath.exp({weight} - {self['shift']})")
+            self.line(f"{total} = {total} + {weight}")
 
-    def _weigh(self, r: str) -> None:
-        """``o[row, value]``: earlier sums times ``fix``, plus values times weights, two keys at a time."""
+    def _fold(self, lanes: str, fold: str, to: str) -> None:
+        """Combine the lanes of one vector, halving the width."""
+        width = self.vector
+        while width > 1:
+            width //= 2
+            half = self.registers("half", width, self.kind) if width > 1 else ""
+            with self.loop("v", width, "T.vectorized" if width > 1 else "range") as v:
+                self.line(f"{f'{half}[{v}]' if half else to} = {fold.format(f'{lanes}[{v}]', f'{lanes}[{width} + {v}]')}")
+            lanes = half
+
+    def _weigh(self, row: str) -> None:
+        """``o[row, value]``: earlier sums times ``fix``, plus values times weights.
+
+        A tile of one row takes keys in pairs, so that enough sums run side by side.
+        """
         width = self.width_pitch // self.vector
         chunk = next(c for c in (4, 3, 2, 1) if width % c == 0)
+        pair = 2 if self.tile == 1 else 1
         with self.loop("part", width // chunk) as part:
-            acc = self.registers("acc", 2 * chunk * self.vector, self.kind)
-            o = f"{self['o']}[{r} * {self.width_pitch} + {part} * {chunk * self.vector} + "
-            with self.vectors(chunk) as e:
-                self.line(f"{acc}[{e}] = {o}{e}] * {self['fix']}")
-                self.line(f"{acc}[{chunk * self.vector} + {e}] = {self.zero()}")
-            for count, keys in ((f"{self['n']} // 2", 2), (f"{self['n']} % 2", 1)):
-                with self.loop("t", count) as t, self.loop("u", keys, "T.unroll") as u, self.vectors(chunk) as e:
-                    key = f"({t} * 2 + {u})" if keys == 2 else f"({self['n']} - 1)"
-                    to = f"{acc}[{u} * {chunk * self.vector} + {e}]"
-                    value = self.value(self.value_base(key, self.width_pitch), f"{part} * {chunk * self.vector} + {e}")
-                    self.line(f"{to} = {to} + {self['scores']}[{key}] * {value}")
-            with self.vectors(chunk) as e:
-                self.line(f"{o}{e}] = {acc}[{e}] + {acc}[{chunk * self.vector} + {e}]")
+            first = f"{part} * {chunk * self.vector}"
+            accs = [self.registers("acc", self.tile * chunk * self.vector, self.kind) for _ in range(pair)]
+            with self.loop("r", self.tile, "T.unroll") as r, self.vectors(chunk) as e:
+                old = f"{self['o']}[({row} + {r}) * {self.width_pitch} + {first} + {e}] * {self['fix']}[{row} + {r}]"
+                for acc, value in zip(accs, (old, self.zero()), strict=False):
+                    self.line(f"{acc}[{r} * {chunk * self.vector} + {e}] = {value}")
+            with self.loop("t", f"{self['n']} // {pair}") as t:
+                for i, acc in enumerate(accs):
+                    self._add_value(acc, row, f"({t} * {pair} + {i})", first, chunk)
+            if pair > 1:
+                with self.src.block(f"if {self['n']} % 2 == 1"):
+                    self._add_value(accs[0], row, f"({self['n']} - 1)", first, chunk)
+            with self.loop("r", self.tile, "T.unroll") as r, self.vectors(chunk) as e:
+                value = " + ".join(f"{acc}[{r} * {chunk * self.vector} + {e}]" for acc in accs)
+                self.line(f"{self['o']}[({row} + {r}) * {self.width_pitch} + {first} + {e}] = {value}")
+
+    def _add_value(self, acc: str, row: str, t: str, first: str, chunk: int) -> None:
+        base = self.let("base", self.value_base(t, self.width_pitch))
+        with self.loop("r", self.tile, "T.unroll") as r, self.vectors(chunk) as e:
+            to = f"{acc}[{r} * {chunk * self.vector} + {e}]"
+            self.line(f"{to} = {to} + {self._score(f'({row} + {r})', t)} * {self.value(base, f'{first} + {e}')}")
 
     def _results(self) -> None:
         p = self.p
-        with self.loop("r", self["rows"]) as r:
+        with self.loop("r", self["count"]) as r:
             self._name_row(r)
-            acc = self.registers("acc", self.vector, self.kind)
+            lanes = self.registers("sum", self.vector, self.kind)
             with self.lanes() as v:
-                self.line(f"{acc}[{v}] = {self['total']}[{r} * {self.vector} + {v}]")
-            self._fold_lanes(acc, 1, "{0} + {1}", self["best"])
-            best = self["best"]
-            self.line(f"{self['fix']} = T.Select({best} == {self.zero()}, {self.zero()}, T.{self.kind}(1) / {best})")
+                self.line(f"{lanes}[{v}] = {self['total']}[{r} * {self.vector} + {v}]")
+            best, shift = self["best"], self["shift"]
+            self._fold(lanes, "{0} + {1}", best)
+            self.line(f"{shift} = T.Select({best} == {self.zero()}, {self.zero()}, T.{self.kind}(1) / {best})")
             for e in self.along(p.width):
-                value = f"({self['o']}[{r} * {self.width_pitch} + {e}] * {self['fix']})"
+                value = f"({self['o']}[{r} * {self.width_pitch} + {e}] * {shift})"
                 self.finish(self.row.at({p.value.symbol: e}), value)

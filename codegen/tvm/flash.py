@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sympy
 
 from ...ir.errors import UnsupportedError
-from ..program import Axis, Combiner, Expr, Load, Program, Stage, postorder
+from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, postorder
 from ..schedule import AttentionSchedule
 from .contraction import Contraction, Strided, axes_of, contraction, dot_stage, strided_load, unflatten
 from .expression import Scope, compute_type, index_text, scalar, store_line
@@ -94,6 +94,25 @@ def _group(outer: tuple[Axis, ...], keys: Expr, values: Expr) -> int:
 
 def _swapped(c: Contraction) -> Contraction:
     return Contraction(c.stage, c.right, c.left, c.batch, c.columns, c.rows, c.reduced)
+
+
+def split_score(p: Problem) -> tuple[Expr, dict[str, Expr]]:
+    """The score with what it reads from memory along queries taken out: the rest, and the parts by stage name.
+
+    A part is as large as it can be without the sum of products.
+    """
+    parts: dict[Expr, str] = {}
+
+    def split(expr: Expr) -> Expr:
+        inside = list(postorder([expr]))
+        if any(isinstance(e, Ref) for e in inside):
+            return Apply(expr.op, tuple(split(a) for a in expr.args), expr.dtype) if isinstance(expr, Apply) else expr
+        if p.query is None or not any(isinstance(e, Load) and p.query.symbol in axes_of(e) for e in inside):
+            return expr
+        return Ref(parts.setdefault(expr, f"mask{len(parts)}_"), (), expr.dtype)
+
+    score = split(p.score)
+    return score, {name: expr for expr, name in parts.items()}
 
 
 class Flash(Nest):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import sympy
 
+from ...ir.types import product
 from ..program import Axis, Program
 from ..schedule import MatmulSchedule
 from .contraction import (
@@ -87,10 +88,12 @@ class _Matmul(Nest):
         return self.let("panels", f"({index_text(self.columns, self.scope)} + {width - 1}) // {width}")
 
     def _wanted(self, panels: str) -> str:
-        if isinstance(self.columns, int):
-            count = max(-(-self.columns // self.schedule.tile_n), 1)
-            return f"T.int64({-(-self.schedule.tasks // count)})"
-        return f"T.int64({self.schedule.tasks}) // T.max({panels}, T.int64(1)) + 1"
+        """Into how many parts to cut the rows so that there are tasks enough."""
+        count = product((flat_size(self.c.batch), -(-self.columns // self.schedule.tile_n) if isinstance(self.columns, int) else 1))
+        if isinstance(count, int) and isinstance(self.columns, int):
+            return f"T.int64({-(-self.schedule.tasks // max(count, 1))})"
+        batch = index_text(flat_size(self.c.batch), self.scope)
+        return f"({self.schedule.tasks} + {batch} * {panels}) // ({batch} * {panels} + 1)"
 
     def _name_batch(self, flat: str) -> None:
         texts = unflatten(self.c.batch, flat, self.scope)
@@ -156,26 +159,43 @@ class _Matmul(Nest):
     def _pack_right(self) -> None:
         """``right[k, n]``: a block of a panel of the right operand; columns past the last are zero."""
         s = self.schedule
-        with self.loop("k", self["terms"]) as k:
-            scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
-            with self.loop("j", s.tile_n // s.vector) as j:
-                if self.panel is not None:
-                    with self.lanes() as v:
-                        e = f"{j} * {s.vector} + {v}"
-                        self.line(f"{self['right']}[{k} * {s.tile_n} + {e}] = {self._panel_text(k, e, scope)}")
-                    return
-                base = self.let("base", f"{self['column']} + {j} * {s.vector}")
-                to = f"{self['right']}[{k} * {s.tile_n} + {j} * {s.vector}"
-                total = index_text(self.columns, self.scope)
-                with self.src.block(f"if {base} + {s.vector} <= {total}"), self.lanes() as v:
-                    value = scalar(self.c.right, scope.at(self._column_axes(base, v, not self._vectorisable())))
-                    self.line(f"{to} + {v}] = {value}")
-                with self.src.block("else"), self.loop("n", s.vector) as n:
-                    with self.src.block(f"if {base} + {n} < {total}"):
-                        value = scalar(self.c.right, scope.at(self._column_axes(base, n, True)))
-                        self.line(f"{to} + {n}] = {value}")
-                    with self.src.block("else"):
-                        self.line(f"{to} + {n}] = T.{self.acc}(0)")
+        with self.loop("j", s.tile_n // s.vector) as j:
+            if self.panel is not None:
+                with self.loop("k", self["terms"]) as k, self.lanes() as v:
+                    e = f"{j} * {s.vector} + {v}"
+                    scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
+                    self.line(f"{self['right']}[{k} * {s.tile_n} + {e}] = {self._panel_text(k, e, scope)}")
+                return
+            base = self.let("base", f"{self['column']} + {j} * {s.vector}")
+            total = index_text(self.columns, self.scope)
+            to = f"{self['right']}[{{}} * {s.tile_n} + {j} * {s.vector} + {{}}]"
+            with self.src.block(f"if {base} + {s.vector} <= {total}"):
+                self._pack_columns(base, to)
+            with self.src.block("else"), self.loop("k", self["terms"]) as k, self.loop("n", s.vector) as n:
+                with self.src.block(f"if {base} + {n} < {total}"):
+                    self.line(f"{to.format(k, n)} = {self._right_element(k, base, n, False)}")
+                with self.src.block("else"):
+                    self.line(f"{to.format(k, n)} = T.{self.acc}(0)")
+
+    def _pack_columns(self, base: str, to: str) -> None:
+        """A vector of columns; where memory runs along the terms, squares are read so and turned."""
+        n, done = self.vector, "T.int64(0)"
+        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
+        if along is not None and along.step == 1:
+            done = f"{self['terms']} // {n} * {n}"
+            with self.loop("ka", f"{self['terms']} // {n}") as ka:
+                self.transpose(
+                    self.acc,
+                    lambda i, v: self._right_element(f"({ka} * {n} + {v})", base, i, False),
+                    lambda i, v, x: self.line(f"{to.format(f'({ka} * {n} + {i})', v)} = {x}"),
+                )
+        with self.loop("k", f"{self['terms']} - {done}") as k, self.lanes() as v:
+            self.line(f"{to.format(f'({done} + {k})', v)} = {self._right_element(f'({done} + {k})', base, v, True)}")
+
+    def _right_element(self, k: str, base: str, n: str, vector: bool) -> str:
+        scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
+        columns = self._column_axes(base, n, not (vector and self._vectorisable()))
+        return scalar(self.c.right, scope.at(columns))
 
     def _pack_left(self) -> None:
         """``left[row, k]`` for the rows of this task."""

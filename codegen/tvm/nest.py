@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .source import Source
@@ -103,3 +103,51 @@ class Nest:
         """Set ``count`` elements of a buffer, whole vectors."""
         with self.vectors(count // self.vector, kind) as e:
             self.line(f"{self.texts.get(name, name)}[{e}] = {value}")
+
+    # --- squares of vectors -------------------------------------------------------------------------------------------
+
+    def transpose(self, dtype: str, element: Callable[[Text, Text], Text], store: Callable[[Text, Text, Text], None]) -> None:
+        """Transpose a square of vectors in registers: ``store(i, v, x)`` is given x = ``element(v, i)``.
+
+        Each pass exchanges half of what two vectors hold, so that it takes log2 n shuffles of each of the n vectors.
+        """
+        n = self.vector
+        rows = self.registers("rows", n, f"{dtype}x{n}")
+        flat = self.flat(rows, dtype)
+        with self.loop("i", n, "T.unroll") as i, self.lanes() as v:
+            self.line(f"{flat}[{i} * {n} + {v}] = {element(i, v)}")
+        width = n // 2
+        while width:
+            old, rows = rows, self.registers("rows", n, f"{dtype}x{n}")
+            with self.loop("h", n // width // 2, "T.unroll") as h, self.loop("i", width, "T.unroll") as i:
+                a, b = (f"{h} * {2 * width} + {i} + {offset}" for offset in (0, width))
+                for at, shuffled in zip((a, b), self._exchanged(f"{old}[{a}]", f"{old}[{b}]", width), strict=True):
+                    self.line(f"{rows}[{at}] = {shuffled}")
+            width //= 2
+        flat = self.flat(rows, dtype)
+        with self.loop("i", n, "T.unroll") as i, self.lanes() as v:
+            store(i, v, f"{flat}[{i} * {n} + {v}]")
+
+    def add_lanes(self, rows: Text, dtype: str) -> Text:
+        """A buffer of one vector: the sum of the lanes of each of as many vectors as there are lanes."""
+        n = self.vector
+        width = n // 2
+        while width:
+            old, rows = rows, self.registers("sums", width, f"{dtype}x{n}")
+            with self.loop("i", width, "T.unroll") as i:
+                self.line(f"{rows}[{i}] = {' + '.join(self._exchanged(f'{old}[{i}]', f'{old}[{i} + {width}]', width))}")
+            width //= 2
+        return rows
+
+    def _exchanged(self, a: Text, b: Text, width: int) -> tuple[Text, Text]:
+        """Two vectors after exchanging the odd runs of ``width`` lanes of ``a`` for the even ones of ``b``."""
+        n = self.vector
+        first = [c if not c & width else n + c - width for c in range(n)]
+        second = [c + width if not c & width else n + c for c in range(n)]
+        return f"T.Shuffle([{a}, {b}], {first})", f"T.Shuffle([{a}, {b}], {second})"
+
+    def flat(self, vectors: Text, dtype: str) -> Text:
+        """The elements of a buffer of vectors."""
+        name = self.src.fresh("flat")
+        self.line(f'{name} = T.decl_buffer(({self.vector**2},), "{dtype}", data={vectors}.data)')
+        return name

@@ -9,7 +9,7 @@ import torch
 
 from ...ir import ops
 from ...ir.node import Node
-from ...ir.types import Dim, Shape, broadcast_shapes, canonical_dim
+from ...ir.types import Dim, Shape, canonical_dim
 
 
 def is_number(value: Any) -> bool:
@@ -37,20 +37,10 @@ def full_like(node: Node, value: Any) -> Node:
     return ops.full(shape=node.shape, value=value, dtype=node.dtype)
 
 
-def broadcasts_alike(root: Node, *operands: Node) -> bool:
-    """Whether the operands broadcast to the root's shape by themselves."""
-    return bool(broadcast_shapes(*(x.shape for x in operands)) == root.shape)
-
-
 def at_most(low: Dim, high: Dim) -> bool:
     """Whether ``low <= high`` for all sizes, as far as signs tell: size symbols are not negative."""
     gap = canonical_dim(high - low)
     return gap >= 0 if isinstance(gap, int) else bool(gap.is_nonnegative)
-
-
-def is_last(x: Node, *dims: int) -> bool:
-    """Whether the axes are the last one alone."""
-    return dims == (x.tensor_type.rank - 1,)
 
 
 def from_weights(node: Node, limit: int = 32) -> bool:
@@ -66,11 +56,6 @@ def from_weights(node: Node, limit: int = 32) -> bool:
         seen.update(new)
         stack.extend(new)
     return True
-
-
-def fixed(shape: Shape) -> bool:
-    """Whether a shape has no symbolic dim."""
-    return all(isinstance(dim, int) for dim in shape)
 
 
 def without_ones(shape: Shape) -> Shape:

@@ -87,7 +87,7 @@ def test_queries_that_see_nothing_get_zero(kernels: dict[str, Kernel], name: str
     assert (kernel.run(tensors, sizes)[0][0] == 0).all()
 
 
-@pytest.mark.parametrize("queries", [1, 4, 5, 33])
+@pytest.mark.parametrize("queries", [1, 8, 9, 33])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_special_values_go_through(kernels: dict[str, Kernel], queries: int, value: float) -> None:
     sizes = {"b": 1, "s": queries, "k": 50}

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from smelt.ir.errors import CacheError
 from smelt.runtime import cache as cache_module
-from smelt.runtime.cache import CacheWarning, KernelCache, default_folder, default_limit, digest_of
+from smelt.runtime.cache import CacheWarning, KernelCache, default_folder, default_limit
+from smelt.runtime.manifest import digest_of
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0" * 64

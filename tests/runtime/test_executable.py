@@ -137,3 +137,18 @@ def test_a_mask_that_two_kernel_results_share() -> None:
             return (same & a).float(), (same & b).float()
 
     compiled(Masks(), torch.randint(0, 2, (2, 19)), torch.rand(19, 19) > 0.5, torch.rand(19, 19) > 0.5)
+
+
+def test_a_weight_that_the_model_changes_is_read_as_it_is_now() -> None:
+    class Drifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("matrix", torch.eye(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.nn.functional.linear(x, self.matrix)
+            self.matrix.mul_(2)
+            return y
+
+    fast = smelt.compile(Drifting().eval(), cache=False)
+    assert [fast(torch.ones(2, 8))[0, 0].item() for _ in range(3)] == [1, 2, 4]

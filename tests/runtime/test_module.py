@@ -155,7 +155,12 @@ def test_what_other_compilers_return() -> None:
     model = nn.Linear(2, 2).eval()
     compiled: Any = torch.compile(model, backend="eager")
     assert smelt.compile(compiled).original is model
-    assert smelt.compile(torch.compile(torch.relu, backend="eager")).original is torch.relu
+
+    def double(x: Tensor) -> Tensor:
+        return x * 2
+
+    compiled = torch.compile(double, backend="eager")
+    assert smelt.compile(compiled).original is double
     with pytest.raises(smelt.UnsupportedError, match="TorchScript"):
         smelt.compile(torch.jit.trace(model, torch.ones(1, 2)))
 

@@ -131,6 +131,26 @@ def test_dump_ir_takes_one_way_to_choose() -> None:
     run("dump-ir", TINY, "--stage", "final", "--diff", "fuse", code=2)
 
 
+SPLIT = """
+import torch
+class Branching(torch.nn.Module):
+    def forward(self, x):
+        return (x + 1).relu() if x.sum() > 0 else x * 2
+def make_model():
+    return Branching().eval(), (torch.ones(3, 4),)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dump_ir_of_a_model_that_is_more_than_one_graph(tmp_path: Path) -> None:
+    path = tmp_path / "split_model.py"
+    path.write_text(SPLIT)
+    assert "# part 2 of 2" in run("dump-ir", str(path), "--stage", "captured").stdout
+    files = run("dump-ir", str(path), "--out", str(tmp_path / "dump")).stdout
+    assert "part-1/00-captured.txt" in files
+    assert "part-2/00-captured.txt" in files
+
+
 def test_an_error_is_one_line() -> None:
     result = run("dump-ir", "zoo:bart", code=1)
     assert result.stdout == ""
