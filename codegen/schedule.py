@@ -1,13 +1,12 @@
 """Schedules: how a kernel program becomes loops. A schedule never changes what is computed.
 
-Tile sizes are chosen from the register file and the caches of a :class:`Machine`. ``default_schedule`` is what runs when
-nothing was tuned; ``candidates`` is the small space that a tuner measures.
+Tile sizes are chosen from the register file and the caches of a :class:`Machine`. ``default_schedule`` is what runs
+when nothing was tuned; ``candidates`` is the small space that a tuner measures.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Union
 
 import torch
 
@@ -61,6 +60,7 @@ class MatmulSchedule:
         block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
         tasks: the least number of tasks to cut the rows into, times the number of panels.
+        alone: how many multiplications one thread does sooner than others are woken.
         blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
             operand stays in cache; otherwise each tile of rows runs over all terms.
         pack_left, pack_right: copy the operand to a local buffer first, block by block; needs ``blocked``.
@@ -72,6 +72,7 @@ class MatmulSchedule:
     block_m: int = 16
     block_k: int = 512
     tasks: int = 8
+    alone: int = 1 << 20
     blocked: bool = False
     pack_left: bool = False
     pack_right: bool = False
@@ -79,11 +80,17 @@ class MatmulSchedule:
 
 @dataclass(frozen=True)
 class AttentionSchedule:
-    """``queries`` in vector lanes at a time, ``keys`` in a block between two updates of the softmax statistics."""
+    """``queries`` in vector lanes at a time, ``keys`` in a block between two updates of the softmax statistics.
+
+    Attributes:
+        tile: keys in a register tile; divides ``queries`` and ``keys``, which are whole vectors.
+        few: up to so many queries, lanes run along the head instead.
+    """
 
     queries: int = 32
     keys: int = 64
     vector: int = 16
+    tile: int = 8
     few: int = 8
 
 
@@ -97,7 +104,7 @@ class RecurrenceSchedule:
     tasks: int = 2
 
 
-Schedule = Union[MapSchedule, RowsSchedule, MatmulSchedule, AttentionSchedule, RecurrenceSchedule]
+Schedule = MapSchedule | RowsSchedule | MatmulSchedule | AttentionSchedule | RecurrenceSchedule
 
 
 def schedule_text(schedule: Schedule) -> str:
@@ -195,7 +202,9 @@ def _large(terms: Dim, row_bytes: int, machine: Machine) -> bool:
 
 def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
     lanes = machine.lanes(_float_dtype(program.inputs))
-    return tuple(AttentionSchedule(queries=c * lanes, keys=keys, vector=lanes) for c in (2, 1) for keys in (64, 32))
+    tile = max(machine.registers // 4, 1)
+    sizes = ((2, 64), (2, 128), (4, 64), (2, 32))
+    return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile) for c, keys in sizes)
 
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:

@@ -88,25 +88,32 @@ def _movedim(call: Call, x: Node, source: Any, destination: Any) -> Node:
 
 
 def position(bound: Dim | None, size: Dim, sizes: Sizes, default: Dim) -> Dim:
-    """A slice's bound, counted from the end where negative and clamped to [0, size]."""
+    """A slice's bound, counted from the end where negative and clamped to [0, size].
+
+    Raises:
+        NotLowered: a bound that depends on sizes may be negative or not.
+    """
     if bound is None:
         return default
     if isinstance(bound, int) and isinstance(size, int):
         return min(max(bound + size if bound < 0 else bound, 0), size)
     if isinstance(bound, int) and bound >= sys.maxsize:
         return size
-    low, _ = sizes.bounds(bound)
     if isinstance(bound, int) and bound < 0:
-        bound = normal_form(size + bound)
-        low, _ = sizes.bounds(bound)
-    elif low is None or low < 0:
-        return _of_either_sign(bound, size, sizes)
-    clamped = bound if low is not None and low >= 0 else sympy.Max(0, bound)
+        bound = normal_form(sympy.sympify(size + bound))
+        negative = not _is_position(bound, sizes)
+    elif _is_position(bound, sizes):
+        negative = False
+    else:
+        raise NotLowered(f"a slice with the bound {bound}, which may be negative or not")
+    clamped = sympy.Max(0, bound) if negative else bound
     return normal_form(sizes.simplify(sympy.Min(clamped, size)))
 
 
-def _of_either_sign(bound: Dim, size: Dim, sizes: Sizes) -> Dim:
-    raise NotLowered(f"a slice with the bound {bound}, which may be negative or not")
+def _is_position(bound: Dim, sizes: Sizes) -> bool:
+    """Whether a bound is known not to be negative."""
+    low, _ = sizes.bounds(bound)
+    return low is not None and low >= 0
 
 
 def part(x: Node, dim: int, start: Dim, length: Dim, step: int = 1) -> Node:
@@ -145,7 +152,7 @@ def pick(x: Node, dim: int, index: Dim) -> Node:
 
 @lowers("select.int", "select_copy.int")
 def _select(call: Call, x: Node, dim: int, index: Dim) -> Node:
-    if not isinstance(index, int) and (call.sizes.bounds(index)[0] or -1) < 0 and call.sizes.bounds(index)[0] != 0:
+    if not isinstance(index, int) and not _is_position(index, call.sizes):
         raise NotLowered(f"the position {index}, which may be negative or not")
     return pick(x, dim, index)
 

@@ -1,4 +1,21 @@
-"""What a model's Python decided by sizes while it was traced."""
+"""What a model's Python decided by sizes while it was traced, and why one capture serves size 1 as well.
+
+PyTorch takes every symbolic size to be 2 or more: a dim of 1 broadcasts, is contiguous whatever its stride, and can be
+squeezed away. It makes a dim whose example is 1 a constant, and decides ``size > 1`` without a guard. Yet nearly every
+model is the same at 1. So:
+
+- examples of 0 and 1 are enlarged while a model is traced (see :class:`.arguments.Attempt`);
+- of PyTorch's guards, those that only say that a size is not 0 or 1, or that two sizes differ, are dropped: they are
+  about strides and broadcasting, and our operators have neither strides nor broadcasting that depends on a size;
+- instead, the conditions that the model's own Python asks are recorded, guarded or not, and so are those that a
+  lowering relies on: a slice within its axis, an axis that a squeeze kept;
+- a capture is refused where it does not hold for the sizes of its example.
+
+``torch.fx.experimental._config.backed_size_oblivious`` would do a part of this, but takes some slices for sizes that
+depend on data in PyTorch 2.11, and is not what ``torch.export`` is tested with.
+
+A symbolic size is at least 1, not 0: PyTorch's symbols are positive, and ``size > 0`` is true before anyone asks.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +55,7 @@ _MODEL_CODE = (str(PurePath(torch.nn.__file__).parent), torch.functional.__file_
 
 @contextmanager
 def recorded_branches() -> Iterator[list[Branch]]:
-    """Record each condition on symbolic sizes that a model's Python branches on.
-
-    PyTorch guards every such condition, but it guards its own decisions as well: whether a tensor is contiguous, say,
-    which one of size 1 is whatever its strides. Those have no meaning here, where tensors have no strides. Only a
-    branch in Python code outside of PyTorch's internals makes a model of size 1 another one.
-    """
+    """Record each condition on symbolic sizes that Python code outside of PyTorch's internals branches on."""
     found: list[Branch] = []
     original = torch.SymBool.__bool__
 
@@ -64,6 +76,25 @@ def recorded_branches() -> Iterator[list[Branch]]:
         yield found
     finally:
         torch.SymBool.__bool__ = original  # type: ignore[method-assign]
+
+
+def is_internal(condition: Any, location: Any) -> bool:
+    """Whether a guard of PyTorch's is of the kinds that its own decisions leave behind."""
+    if isinstance(condition, sympy.Ne) or excludes_only_small(condition):
+        return True
+    about_strides = getattr(getattr(location, "framework_loc", None), "name", "") in _STRIDES
+    return about_strides and not isinstance(condition, sympy.Eq)
+
+
+# functions of PyTorch's that order or compare strides
+_STRIDES = {
+    "is_contiguous",
+    "check_contiguous_sizes_strides",
+    "is_non_overlapping_and_dense",
+    "compute_elementwise_output_logical_to_physical_perm",
+    "should_swap",
+    "ge",
+}
 
 
 def excludes_only_small(condition: Any) -> bool:

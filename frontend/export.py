@@ -46,6 +46,7 @@ def capture(
         UnsupportedError: the model needs what smelt does not do, or a fallback where ``fallback`` is ``"error"``.
     """
     _check_inference(model)
+    _check_autocast()
     signature = signature_of(model)
     args, named = normal_form(signature, args, kwargs or {})
     leaves, in_spec = leaves_of(signature, args, named, dynamic)
@@ -122,6 +123,15 @@ def _check_inference(model: Callable[..., Any]) -> None:
     if training is not None:
         where = f" (its module {training} is)" if training else ""
         raise CaptureError(f"{type(model).__name__} is in training mode{where}: call .eval() on it first")
+
+
+def _check_autocast() -> None:
+    active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if active:
+        raise CaptureError(
+            f"torch.autocast is active for {active[0]}: call outside of it. For half precision, convert the model with "
+            ".to(torch.bfloat16), or enter torch.autocast inside of its forward"
+        )
 
 
 def _check_device(model: Callable[..., Any], leaves: Sequence[Leaf]) -> None:

@@ -49,7 +49,6 @@ class Lowering:
 
     Attributes:
         fallbacks: what PyTorch is to execute, by operator and reason, with the lines of the model.
-        conditions: relations between sizes that the lowering relied on, beyond PyTorch's guards.
         refused: FX nodes whose lowering gave a wrong type, and how: they fall back.
     """
 
@@ -63,7 +62,6 @@ class Lowering:
     ) -> None:
         self.sizes = sizes
         self.fallbacks: dict[tuple[str, str], list[str]] = {}
-        self.conditions: list[tuple[Any, str]] = []
         self.refused: Mapping[str, str] = {}
         self._attribute = attribute
         self._fake_mode = fake_mode
@@ -156,7 +154,7 @@ class Lowering:
         args, kwargs = memory.read(node.args), memory.read(node.kwargs)
         call = Call(name, expected, self.sizes)
         if name.startswith("aten.squeeze"):
-            self._watch_squeeze(args, expected, origin)
+            self._watch_squeeze(args, origin)
         if name == "aten.as_strided.default":
             _check_dense(node)
         try:
@@ -190,15 +188,15 @@ class Lowering:
         decomposed = self._decomposed(node, call.name, args, kwargs)
         return self._fallback(call, args, kwargs, node, reason) if decomposed is None else decomposed
 
-    def _watch_squeeze(self, args: Any, expected: tuple[TensorType, ...], origin: Origin) -> None:
+    def _watch_squeeze(self, args: Any, origin: Origin) -> None:
         """An axis of symbolic size was kept by a squeeze: it must not be 1."""
         x = args[0]
-        named = args[1] if len(args) > 1 else None
         rank = x.tensor_type.rank
+        named = args[1] if len(args) > 1 else None
         wanted = range(rank) if named is None else [named] if isinstance(named, int) else named
         for d in {d % rank for d in wanted} if rank else ():
             if not isinstance(x.shape[d], int):
-                self.conditions.append((sympy.Ne(x.shape[d], 1), origin.source))
+                self.sizes.require(sympy.Ne(x.shape[d], 1), origin.source)
 
     # --- regions -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +236,6 @@ class Lowering:
             return None
         if memory.written():
             return None
-        self.conditions.extend(inner.conditions)
         kept = [v for v in flat(values) if isinstance(v, Node)]
         return kept[0] if found.single else tuple(kept)
 
@@ -317,7 +314,8 @@ def mark(found: Any, origin: Origin) -> None:
             pending.extend(node.inputs)
 
 
-_MEANINGLESS = {"device", "layout", "pin_memory", "memory_format", "generator"}
+_MEANINGLESS = {"pin_memory", "generator"}
+_PASSED_ON = (bool, int, float, str, sympy.Expr, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 def _keeps(name: str, value: Any) -> bool:
@@ -333,6 +331,6 @@ def _template(value: Any, operands: list[Node], name: str) -> tuple[Any, ...]:
         return ("operand", len(operands) - 1)
     if isinstance(value, list | tuple):
         return ("list", *(_template(v, operands, name) for v in value))
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype | sympy.Expr):
+    if value is None or isinstance(value, _PASSED_ON):
         return ("value", value)
     raise UnsupportedError(f"{name}: an argument of type {type(value).__name__} cannot be passed on to PyTorch")

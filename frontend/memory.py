@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..ir.errors import UnsupportedError
 from ..ir.node import Node
 from .aten import LOWERINGS
 from .aten_index import _select_scatter as put_position
@@ -33,6 +34,7 @@ class Memory:
         self._values: dict[fx.Node, Any] = {}
         self._made: dict[fx.Node, int] = {}  # the version of the owner that a value was read from
         self._owner: dict[int, fx.Node] = {}
+        self._shared: set[int] = set()  # memory that several tensors of the caller's are in
         self._version: dict[fx.Node, int] = {}
         self._aliases: dict[fx.Node, fx.Node] = {}
 
@@ -66,8 +68,11 @@ class Memory:
 
         Raises:
             NeedsFunctional: the view is not one that can be put back.
+            UnsupportedError: the memory is that of several weights or arguments.
         """
         node = self._resolved(node)
+        if node.meta["val"].untyped_storage()._cdata in self._shared:
+            raise UnsupportedError(f"a write to {node.name}, which shares its memory with another tensor of the model")
         owner = self._owner_of(node, claim=False)
         if owner is None:
             raise NeedsFunctional(f"a write to {node.name}, whose memory is not known")
@@ -95,7 +100,8 @@ class Memory:
             self._owner[key] = node
         owner = self._owner.get(key)
         if owner is not None and owner is not node and node.op in ("placeholder", "get_attr"):
-            # two tensors of the caller's over one memory: each stands for itself until one is written
+            # each stands for itself, as long as nobody writes
+            self._shared.add(key)
             return node
         return owner
 

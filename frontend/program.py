@@ -22,8 +22,9 @@ from ..ir.graph import Graph, Mutation
 from ..ir.node import Node, Trait
 from ..ir.types import symbol, symbols_of
 from .arguments import Leaf, traced
-from .branches import Branch, excludes_only_small, is_idle, may_be_idle
+from .branches import Branch, is_idle, is_internal, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
+from .limits import limits_of
 from .lower import Lowering, mark
 from .memory import Memory
 from .origins import origin_of, short
@@ -109,7 +110,11 @@ class Builder:
         late = self._conditions()[len(conditions) :]
         if not is_idle(graph.nodes):
             late.extend((b.condition, b.where) for b in idle)
-        guards = (*guards, *self.sizes.settle(late), *self.sizes.settle_own(lowering.conditions))
+        guards = (
+            *guards,
+            *self.sizes.settle(late),
+            *self.sizes.settle_own([*self.sizes.required, *limits_of(graph.nodes)]),
+        )
         graph = Graph(graph.inputs, graph.outputs, graph.mutations, self.sizes.ranges())
         self._check_example(graph, guards)
         used = {str(w.attrs["name"]) for w in graph.weights()} | {str(m.target.attrs["name"]) for m in mutations}
@@ -130,11 +135,11 @@ class Builder:
     # --- sizes -------------------------------------------------------------------------------------------------------
 
     def _conditions(self) -> list[tuple[Any, str]]:
-        """PyTorch's guards, without those on its own decisions about size 0 and 1."""
+        """PyTorch's guards, without those on its own decisions."""
         env = self.sizes.shape_env
         if env is None:
             return []
-        return [(g.expr, short(g.sloc)) for g in env.guards if not excludes_only_small(g.expr)]
+        return [(g.expr, short(g.sloc)) for g in env.guards if not is_internal(g.expr, g.sloc)]
 
     def _tensor_arguments(self) -> Iterable[tuple[Leaf, Tensor]]:
         for node, leaf in self.arguments.items():
@@ -142,6 +147,7 @@ class Builder:
 
     def _name_sizes(self, conditions: Sequence[tuple[Any, str]]) -> None:
         """Name the symbols of the arguments' dims in order, after deciding which of them are one."""
+        self.sizes.required.clear()
         named: dict[str, Any] = {}
         first: dict[int, Any] = {}
         for leaf, fake in self._tensor_arguments():

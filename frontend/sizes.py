@@ -26,11 +26,13 @@ class Sizes:
     Attributes:
         shape_env: where PyTorch keeps its symbols, what it learnt of them, and the guards.
         renamed: PyTorch's free symbols to ours, in the order in which the inputs show them.
+        required: conditions that lowerings rely on, beyond PyTorch's guards, with the line that needs them.
     """
 
     def __init__(self, shape_env: ShapeEnv | None) -> None:
         self.shape_env = shape_env
         self.renamed: dict[sympy.Symbol, Any] = {}
+        self.required: list[tuple[Any, str]] = []
         self._merged: dict[sympy.Symbol, Any] = {}
         self._fixed: dict[sympy.Symbol, str] = {}
         self._cache: dict[Any, Any] = {}
@@ -92,9 +94,8 @@ class Sizes:
         ours = symbol(name)
         self.renamed[free] = ours
         known = self.shape_env.var_to_range[free] if self.shape_env is not None else None
-        low = _bound(known.lower, 0) or 0 if known is not None else 0
-        # 1 and 2 are what PyTorch's decisions about strides come to; a model's own show among the guards
-        self._low[ours] = low if low > 2 else 0
+        # PyTorch starts at 2 and goes up for the sake of strides; see .branches for why we start at 1
+        self._low[ours] = 1
         self._high[ours] = _bound(known.upper, None) if known is not None else None
 
     def restrict(self, ours: sympy.Symbol, low: int | None = None, high: int | None = None) -> None:
@@ -105,6 +106,11 @@ class Sizes:
             now = self._high[ours]
             self._high[ours] = high if now is None else min(now, high)
         self._cache.clear()
+
+    def require(self, condition: Any, where: str = "") -> None:
+        """Rely on a condition over our symbols."""
+        if condition is not sympy.true and condition is not True:
+            self.required.append((condition, where))
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -226,15 +232,15 @@ class Sizes:
         if not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt | sympy.Ne):
             return condition
         low, high = self.bounds(sympy.expand(condition.lhs - condition.rhs))
-        above, below = (None if end is None else end for end in (low, high))
-        if isinstance(condition, sympy.Ne):
-            apart = (above is not None and above > 0) or (below is not None and below < 0)
-            return sympy.true if apart else condition
-        if isinstance(condition, sympy.Ge | sympy.Gt):
-            strict = isinstance(condition, sympy.Gt)
-            return sympy.true if above is not None and above >= int(strict) else condition
-        strict = isinstance(condition, sympy.Lt)
-        return sympy.true if below is not None and -below >= int(strict) else condition
+        above, below = low is not None and low > 0, high is not None and high < 0
+        implied = {
+            sympy.Ne: above or below,
+            sympy.Gt: above,
+            sympy.Lt: below,
+            sympy.Ge: low is not None and low >= 0,
+            sympy.Le: high is not None and high <= 0,
+        }[type(condition)]
+        return sympy.true if implied else condition
 
     def _absorb(self, condition: Any) -> bool:
         """Narrow a range by a condition that says no more than that."""
@@ -247,8 +253,6 @@ class Sizes:
             )
         if isinstance(condition, sympy.Ne):
             return self._absorb_unequal(condition)
-        if not isinstance(condition, sympy.core.relational.Relational):
-            return False
         # slope * s + offset {>=, >, <=, <} 0
         if not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
             return False

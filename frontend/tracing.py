@@ -10,30 +10,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.fx.experimental._config as symbolic_config
 from torch import Tensor
 from torch._decomp import decomposition_table
 
 from .branches import Branch, recorded_branches
-
 
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
 def tracing() -> Iterator[list[Branch]]:
-    """Trace for inference, at any size; yields the branches that the model takes (see :mod:`.branches`).
-
-    ``backed_size_oblivious`` is what keeps one capture valid at size 1. By default PyTorch takes every symbolic size to
-    be 2 or more, decides ``size > 1`` without a guard, and makes a dim whose example is 1 a constant. With it, symbols
-    range from 0, a condition that the model itself asks is decided by the example and guarded, and what PyTorch asks
-    for its own ends (does this dim broadcast?) takes the general answer: no.
-    """
+    """Trace for inference; yields the branches that the model's Python takes (see :mod:`.branches`)."""
     with ExitStack() as stack:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(symbolic_config.patch(backed_size_oblivious=__import__("os").environ.get("BSO","1")=="1"))  # type: ignore[attr-defined]
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)

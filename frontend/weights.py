@@ -71,7 +71,7 @@ class WeightTable:
 
 
 def _written_constants(program: ExportedProgram) -> set[str]:
-    """The names of constants that the program writes to: state that is kept outside of buffers, as a KV cache may be."""
+    """The names of constants that the program writes to: state outside of buffers, as a KV cache may be."""
     specs = program.graph_signature.input_specs
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     memory = {_memory(n): str(s.target) for n, s in zip(placeholders, specs, strict=True) if s.target is not None}

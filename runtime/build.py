@@ -15,9 +15,9 @@ from ..frontend.capture import Capture, Fallback
 from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
+from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import Fuel, Log
-from ..rewrites.context import Context
 from ..rewrites.pipeline import run_pipeline
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise

@@ -67,14 +67,14 @@ def bench(spec: str, threads: int | None, rounds: int, peers: str, start: bool, 
     count = threads or usable_cores()
     model = load_model(spec)
     outcome = measure(spec, model, names, count, rounds, start)
-    if json_file is None:
-        out().print(table(outcome))
-        out().print(remarks(outcome), style="dim")
-    elif str(json_file) == "-":
+    if str(json_file) == "-":
         emit_json(outcome.to_dict())
-    else:
+        return
+    if json_file is not None:
         json_file.write_text(json.dumps(outcome.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
-        out().print(table(outcome))
+    out().print(heading(outcome), style="bold", markup=False)
+    out().print(table(outcome))
+    out().print(remarks(outcome), style="dim", markup=False)
 
 
 def parse_peers(text: str) -> list[str]:
@@ -157,9 +157,7 @@ def describe_inputs(model: Model) -> list[str]:
 
 def table(outcome: Outcome) -> Table:
     """The outcome as a table."""
-    threads = f"{outcome.threads} thread{'s' if outcome.threads > 1 else ''} each"
-    title = f"{outcome.model}  {', '.join(outcome.inputs)}  {threads}"
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     made.add_column("")
     for column in ("median ms", "best ms", "x smelt", "GFLOP/s", "cold start s", "warm start s"):
         made.add_column(column, justify="right")
@@ -172,12 +170,18 @@ def table(outcome: Outcome) -> Table:
     return made
 
 
+def heading(outcome: Outcome) -> str:
+    """What was timed."""
+    threads = f"{outcome.threads} thread{'s' if outcome.threads > 1 else ''} each"
+    return f"{outcome.model}, {threads}: {', '.join(outcome.inputs)}"
+
+
 def remarks(outcome: Outcome) -> str:
     """How to read the table."""
     rounds = len(next(iter(outcome.timings.seconds.values())))
-    load = "an unknown load" if outcome.load is None else f"{outcome.load:.1f} cores kept busy by others"
+    load = "at an unknown load" if outcome.load is None else f"others kept {outcome.load:.1f} cores busy"
     return (
-        f"{rounds} rounds in turns, {load}; x smelt: median of the ratios within rounds; GFLOP/s at best;\n"
-        "start: from a model in memory to the first result, cold with empty caches, warm in a second process.\n"
-        f"checked before timing: {outcome.checked}"
+        f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. GFLOP/s: at best.\n"
+        "Start: from a model in memory to the first result; cold: empty caches, warm: a second process.\n"
+        f"Checked before timing: {outcome.checked}"
     )

@@ -20,9 +20,10 @@ from ..runtime.verify import verify
 from .console import busy, counted, emit_json, out
 from .corpus import QUERIES, SENTENCES
 from .search import Batch, SentenceEncoder, batches_of, embed, load_encoder, rank
-from .timing import Timings, interleave, load_of_others
+from .timing import IDLE_SHARE, Timings, interleave, wait_for_idle
 
 BATCH = 16
+IDLE_SECONDS = 5.0
 # Views that PyTorch does not declare as such.
 _COMPUTE_NOTHING = (torch.ops.aten._unsafe_view.default, torch.ops.aten.lift_fresh.default)
 SHOWN = 3
@@ -50,7 +51,7 @@ class Outcome:
         operators: how many operators one forward of eager runs, views not counted.
         layers: how many layers the model has.
         batch: the sizes of the batch that was timed.
-        load: how many cores others kept busy meanwhile.
+        load: how many cores others kept busy before the timing.
     """
 
     model: str
@@ -115,6 +116,8 @@ def search(encoder: SentenceEncoder, tokenizer: Any, shown: str, threads: int, r
         verified = verify(fast, **batches[0])
     scores, places = rank(ours[1], ours[0])
     widest = max(batches, key=lambda batch: batch["input_ids"].numel())
+    with busy("waiting for the machine to be idle"):
+        load = wait_for_idle(IDLE_SECONDS)
     with counted("timing", rounds) as progress:
         timings = time_batch(fast, encoder, widest, rounds, progress)
     report = fast.report()
@@ -139,7 +142,7 @@ def search(encoder: SentenceEncoder, tokenizer: Any, shown: str, threads: int, r
         fallbacks=[text for capture in report.captures for text in capture.fallbacks],
         batch=list(widest["input_ids"].shape),
         timings=timings,
-        load=load_of_others(),
+        load=load,
     )
 
 
@@ -221,9 +224,10 @@ def _time_text(outcome: Outcome) -> str:
     times = outcome.timings
     texts = [f"{name} {times.median(name) * 1e3:.1f} / {times.best(name) * 1e3:.1f}" for name in times.seconds]
     rate = f", {quantity(round(outcome.work / times.best('smelt')))}FLOP/s at best" if outcome.work else ""
-    busy_text = f"; {outcome.load:.1f} cores busy with other work" if outcome.load and outcome.load > 0.1 else ""
+    loaded = outcome.load is not None and outcome.load > IDLE_SHARE
+    remark = f"; other processes kept {outcome.load:.1f} cores busy: not a measurement" if loaded else ""
     return (
         f"a batch of {outcome.batch[0]} x {outcome.batch[1]} tokens: {', '.join(texts)} ms (median / best of "
         f"{len(times.seconds['smelt'])} rounds in turns), {outcome.threads} threads each: "
-        f"[bold]{times.ratio('eager', 'smelt'):.2f} times as fast[/bold]{rate}{busy_text}"
+        f"[bold]{times.ratio('eager', 'smelt'):.2f} times as fast[/bold]{rate}{remark}"
     )

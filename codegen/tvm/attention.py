@@ -11,6 +11,7 @@ T. Dao et al., "FlashAttention" (2022).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ..program import Expr, Program
 from ..schedule import AttentionSchedule
@@ -42,9 +43,8 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
 class Prefill(Flash):
     """Queries in lanes for scores and softmax; values in lanes for the results."""
 
-    key_tile = 8  # keys in a register tile of scores
-
     def emit(self) -> None:
+        """Write the loops."""
         s, p = self.schedule, self.p
         queries = self.size_of(p.query)
         outer = index_text(flat_size(p.outer), self.scope)
@@ -117,22 +117,18 @@ class Prefill(Flash):
     # --- scores -------------------------------------------------------------------------------------------------------
 
     def _scores(self) -> None:
-        """``scores[key, query]``: register tiles of ``key_tile`` keys; keys past the last repeat it."""
-        s, tile = self.schedule, self.key_tile
+        """``scores[key, query]``: register tiles of ``tile`` keys; keys past the last repeat it."""
+        s, tile = self.schedule, self.schedule.tile
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
             self._key_bases(f"({at} * {tile}", tile)
-            accs = [self.registers("acc", tile * self.vector, self.kind) for _ in range(s.queries // self.vector)]
-            for acc in accs:
-                self.fill(acc, tile * self.vector, self.zero(), "T.unroll")
-            with self.loop("d", self.p.head) as d, self.vectors(tile) as e:
-                key = self.key(f"{self['bases']}[{self['i']}]", d)
-                for j, acc in enumerate(accs):
-                    q = f"{self['q']}[{d} * {s.queries} + {j * self.vector} + {self['v']}]"
-                    self.line(f"{acc}[{e}] = {acc}[{e}] + {key} * {q}")
-            with self.vectors(tile) as e:
-                for j, acc in enumerate(accs):
-                    to = f"({at} * {tile} + {self['i']}) * {s.queries} + {j * self.vector} + {self['v']}"
-                    self.line(f"{self['scores']}[{to}] = {acc}[{e}]")
+            acc, width = self.registers("acc", tile * s.queries, self.kind), s.queries // self.vector
+            self.fill(acc, tile * s.queries, self.zero(), "T.unroll")
+            with self.loop("d", self.p.head) as d, self.loop("r", tile, "T.unroll") as r, self.vectors(width) as e:
+                to = f"{acc}[{r} * {s.queries} + {e}]"
+                key = self.key(f"{self['bases']}[{r}]", d)
+                self.line(f"{to} = {to} + {key} * {self['q']}[{d} * {s.queries} + {e}]")
+            with self.vectors(tile * width) as e:
+                self.line(f"{self['scores']}[{at} * {tile * s.queries} + {e}] = {acc}[{e}]")
 
     def _key_bases(self, first: str, tile: int) -> None:
         self.registers("bases", tile, "int64")
@@ -144,7 +140,7 @@ class Prefill(Flash):
         """Scale and mask the scores in place, and find the largest of each query."""
         s = self.schedule
         for name, expr in self.masks.items():
-            self._turn(name, self["n"], lambda r, t, expr=expr: self._mask_text(expr, r, t))
+            self._turn(name, self["n"], partial(self._mask_text, expr))
         peak = self.registers("peak", s.queries, self.kind)
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{peak}[{e}] = {self['top']}[{e}]")
@@ -205,30 +201,27 @@ class Prefill(Flash):
 
     def _weigh_chunk(self, first: str, width: int) -> None:
         s = self.schedule
-        tile = 4 if width > 2 else 8  # queries in a register tile
+        tile = max(s.tile // 2, 1) if width > 2 else s.tile  # queries in a register tile
         with self.loop("tile", s.queries // tile) as at:
-            accs = [self.registers("acc", tile * self.vector, self.kind) for _ in range(width)]
-            o = f"{self['o']}[({at} * {tile} + {{i}}) * {self.pitch} + {first} + {{e}}]"
-            with self.vectors(tile) as e:
-                for j, acc in enumerate(accs):
-                    old = o.format(i=self["i"], e=f"{j * self.vector} + {self['v']}")
-                    self.line(f"{acc}[{e}] = {old} * {self['fix']}[{at} * {tile} + {self['i']}]")
+            acc = self.registers("acc", tile * width * self.vector, self.kind)
+            old = f"{self['o']}[({at} * {tile} + {{}}) * {self.pitch} + {first} + {{}}]"
+            with self.loop("r", tile, "T.unroll") as r, self.vectors(width) as e:
+                fix = f"{self['fix']}[{at} * {tile} + {r}]"
+                self.line(f"{acc}[{r} * {width * self.vector} + {e}] = {old.format(r, e)} * {fix}")
             with self.loop("t", self["n"]) as t:
                 base = self.let("base", self.value_base(t, self.pitch))
-                with self.vectors(tile) as e:
-                    weight = f"{self['scores']}[{t} * {s.queries} + {at} * {tile} + {self['i']}]"
-                    for j, acc in enumerate(accs):
-                        value = self.value(base, f"{first} + {j * self.vector} + {self['v']}")
-                        self.line(f"{acc}[{e}] = {acc}[{e}] + {weight} * {value}")
-            with self.vectors(tile) as e:
-                for j, acc in enumerate(accs):
-                    self.line(f"{o.format(i=self['i'], e=f'{j * self.vector} + ' + self['v'])} = {acc}[{e}]")
+                with self.loop("r", tile, "T.unroll") as r, self.vectors(width) as e:
+                    to = f"{acc}[{r} * {width * self.vector} + {e}]"
+                    weight = f"{self['scores']}[{t} * {s.queries} + {at} * {tile} + {r}]"
+                    self.line(f"{to} = {to} + {weight} * {self.value(base, f'{first} + {e}')}")
+            with self.loop("r", tile, "T.unroll") as r, self.vectors(width) as e:
+                self.line(f"{old.format(r, e)} = {acc}[{r} * {width * self.vector} + {e}]")
 
     def _results(self) -> None:
         s, p = self.schedule, self.p
         with self.vectors(s.queries // self.vector) as e:
-            total = f"{self['total']}[{e}]"
-            self.line(f"{self['fix']}[{e}] = T.Select({total} == {self.zero()}, {self.zero()}, T.{self.kind}(1) / {total})")
+            total, zero = f"{self['total']}[{e}]", self.zero()
+            self.line(f"{self['fix']}[{e}] = T.Select({total} == {zero}, {zero}, T.{self.kind}(1) / {total})")
         with self.loop("r", self["count"]) as r:
             scope = self.at_query(self.let("query", f"{self['first']} + {r}"))
             for e in self.along(p.width):

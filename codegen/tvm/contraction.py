@@ -42,7 +42,7 @@ def axes_of(expr: Expr) -> set[sympy.Symbol]:
 
 @dataclass(frozen=True)
 class Contraction:
-    """A DOT stage: ``left`` is read along ``rows``, ``right`` along ``columns``, both along ``batch`` and ``reduced``."""
+    """A DOT stage: ``left`` is read along ``rows``, ``right`` along ``columns``, both along ``batch``, ``reduced``."""
 
     stage: Stage
     left: Expr
@@ -54,12 +54,14 @@ class Contraction:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the product."""
         return self.stage.dtype
 
 
 def contraction(program: Program, stage: Stage) -> Contraction:
     """Sort the axes of a DOT stage. The right operand is the packed one, else the one that reads the last axis."""
-    assert isinstance(stage.value, Apply) and stage.combine is not None
+    assert isinstance(stage.value, Apply)
+    assert stage.combine is not None
     left, right = stage.value.args
     if _reads_panels(program, left) or (
         not _reads_panels(program, right) and stage.axes and stage.axes[-1].symbol in axes_of(left) - axes_of(right)
@@ -119,7 +121,8 @@ def unflatten(axes: Sequence[Axis], flat: str, scope: Scope) -> dict[sympy.Symbo
 
 def offset_of(param: Param, index: Sequence[sympy.Expr | int]) -> sympy.Expr:
     """An element's offset in its flat buffer."""
-    return sympy.expand(sum((sympy.sympify(i) * s for i, s in zip(index, param.strides, strict=True)), sympy.Integer(0)))
+    products = (sympy.sympify(i) * stride for i, stride in zip(index, param.strides, strict=True))
+    return sympy.expand(sum(products, sympy.Integer(0)))
 
 
 @dataclass(frozen=True)

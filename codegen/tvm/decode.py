@@ -15,6 +15,7 @@ class Decode(Flash):
     """Lanes along the head."""
 
     def emit(self) -> None:
+        """Write the loops."""
         s, p = self.schedule, self.p
         self.group = p.group
         self.tile = next(t for t in (4, 2, 1) if self.group % t == 0)  # rows in a register tile
@@ -103,7 +104,8 @@ class Decode(Flash):
             sums = self.registers("sums", n, f"{self.kind}x{n}")
             flat = self.flat(sums, self.kind)
             self.fill(flat, n * n, self.zero(), "T.unroll")
-            with self.loop("d", self.head_pitch // n) as d, self.loop("r", rows, "T.unroll") as r, self.vectors(keys) as e:
+            loops = self.loop("d", self.head_pitch // n), self.loop("r", rows, "T.unroll")
+            with loops[0] as d, loops[1] as r, self.vectors(keys) as e:
                 lane = f"{d} * {n} + {self['v']}"
                 acc = f"{flat}[{r} * {keys * n} + {e}]"
                 key = self.key(f"{bases}[{self['i']}]", lane)
@@ -161,7 +163,8 @@ class Decode(Flash):
             width //= 2
             half = self.registers("half", width, self.kind) if width > 1 else ""
             with self.loop("v", width, "T.vectorized" if width > 1 else "range") as v:
-                self.line(f"{f'{half}[{v}]' if half else to} = {fold.format(f'{lanes}[{v}]', f'{lanes}[{width} + {v}]')}")
+                value = fold.format(f"{lanes}[{v}]", f"{lanes}[{width} + {v}]")
+                self.line(f"{half}[{v}] = {value}" if half else f"{to} = {value}")
             lanes = half
 
     def _weigh(self, row: str) -> None:

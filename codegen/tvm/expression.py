@@ -44,6 +44,7 @@ __all__ = [
     "HALF",
     "STORAGE",
     "Scope",
+    "bound",
     "compute_type",
     "const_text",
     "from_storage",
@@ -176,13 +177,13 @@ def scalars(exprs: Sequence[Expr], scope: Scope) -> list[str]:
     """:func:`scalar` of several expressions, what they share bound once."""
     # a guarded load must not run unguarded: what stands under a guard is written there, never bound before it
     order = list(postorder(exprs, lambda e: is_guard(e) or e in scope.known))
-    uses = Counter(x for e in order if not is_guard(e) for x in operands(e))
+    uses = Counter([*exprs, *(x for e in order if not is_guard(e) for x in operands(e))])
     uses.update(x for e in order if _repeats_operands(e) for x in operands(e))
     texts: dict[Expr, str] = {}
     for expr in order:
         text = scope.known.get(expr) or _text(expr, texts, scope)
         if uses[expr] > 1 and not isinstance(expr, Const | Ref | Checked) and expr not in scope.known:
-            text = _bound(text, expr.dtype, scope)
+            text = bound(text, expr.dtype, scope)
         texts[expr] = text
     return [texts[e] for e in exprs]
 
@@ -195,7 +196,8 @@ def _repeats_operands(expr: Expr) -> bool:
     return isinstance(expr, Apply) and (expr.op in _REPEATING or (expr.op == "cast" and expr.dtype == torch.bfloat16))
 
 
-def _bound(text: str, dtype: torch.dtype, scope: Scope) -> str:
+def bound(text: str, dtype: torch.dtype, scope: Scope) -> str:
+    """The text of a value that was written to a cell first."""
     is_bool = dtype == torch.bool
     cell = scope.src.cell("v", "int8" if is_bool else compute_type(dtype))
     scope.src.line(f"{cell} = " + (f'T.Cast("int8", {text})' if is_bool else text))
@@ -237,13 +239,20 @@ def _apply_text(expr: Apply, args: Sequence[str]) -> str:
 # --- indices from data, guards ----------------------------------------------------------------------------------------
 
 
-def _checked_text(expr: Checked, value: str, scope: Scope) -> str:
-    index, size = scope.src.fresh("index"), index_text(expr.size, scope)
+def checked_index(expr: Checked, value: str, scope: Scope) -> tuple[str, str]:
+    """An index from data, and the condition that it is inside. Writes both down, and reports it where it is outside."""
+    index, size = scope.src.cell("index", "int64"), index_text(expr.size, scope)
     wide = value if expr.value.dtype == torch.int64 else f'T.Cast("int64", {value})'
-    scope.src.line(f"{index}: T.let = " + (f"helpers.wrapped({wide}, {size})" if expr.wrap else wide))
-    with scope.src.block(f"if T.Or({index} < T.int64(0), {index} >= {size})"):
+    scope.src.line(f"{index} = " + (f"helpers.wrapped({wide}, {size})" if expr.wrap else wide))
+    inside = f"T.And({index} >= T.int64(0), {index} < {size})"
+    with scope.src.block(f"if T.Not({inside})"):
         scope.src.line(f"{ERROR_PARAM}[0] = T.int64(1)")
-    return f"helpers.inside({index}, {size})"
+    return index, inside
+
+
+def _checked_text(expr: Checked, value: str, scope: Scope) -> str:
+    index, inside = checked_index(expr, value, scope)
+    return f"T.Select({inside}, {index}, T.int64(0))"
 
 
 def condition_text(expr: Guard, scope: Scope) -> str:
@@ -257,12 +266,12 @@ def _guard_text(expr: Guard, scope: Scope) -> str:
     if _is_one_expression([expr.then, expr.otherwise]):
         return f"T.if_then_else({condition}, {_in_place(expr.then, scope)}, {_in_place(expr.otherwise, scope)})"
     is_bool = expr.dtype == torch.bool
-    cell = scope.src.stack_buffer("cell", 1, "int8" if is_bool else compute_type(expr.dtype))
+    cell = scope.src.cell("cell", "int8" if is_bool else compute_type(expr.dtype))
     for head, value in ((f"if {condition}", expr.then), ("else", expr.otherwise)):
         with scope.src.block(head):
             text = scalar(value, scope)
-            scope.src.line(f"{cell}[0] = " + (f'T.Cast("int8", {text})' if is_bool else text))
-    return f"({cell}[0] != T.int8(0))" if is_bool else f"{cell}[0]"
+            scope.src.line(f"{cell} = " + (f'T.Cast("int8", {text})' if is_bool else text))
+    return f"({cell} != T.int8(0))" if is_bool else cell
 
 
 # operators that write no statements of their own while they are parsed
@@ -289,14 +298,18 @@ def _in_place(root: Expr, scope: Scope) -> str:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def load_text(param: Param, index: Sequence[Affine], scope: Scope) -> str:
+def load_text(param: Param, index: Sequence[Index], scope: Scope) -> str:
     """The TIR text of an element, in the param's compute type."""
-    return from_storage(f"{param.name}[{offset_text(param, index, scope)}]", param.type.dtype)
+    return from_storage(f"{param.name}[{_element(param, index, scope)}]", param.type.dtype)
+
+
+def _element(param: Param, index: Sequence[Index], scope: Scope) -> str:
+    return _offset_text(param, index, {i: scalar(i, scope) for i in index if isinstance(i, Expr)}, scope)
 
 
 def store_line(param: Param, index: Sequence[Index], value: str, scope: Scope) -> str:
     """One TIR statement that stores a value."""
-    texts = {i: scalar(i, scope) for i in index if isinstance(i, Expr)}
+    element = _element(param, index, scope)
     if param.type.dtype == torch.bfloat16:  # its rounding has the value more than once
-        value = _bound(value, torch.float32, scope)
-    return f"{param.name}[{_offset_text(param, index, texts, scope)}] = {to_storage(value, param.type.dtype)}"
+        value = bound(value, torch.float32, scope)
+    return f"{param.name}[{element}] = {to_storage(value, param.type.dtype)}"

@@ -36,15 +36,19 @@ class Problem:
 
     @property
     def head(self) -> int:
+        """The size of the axis that scores sum over."""
         return int(self.inner.size)
 
     @property
     def width(self) -> int:
+        """The size of a value."""
         return int(self.value.size)
 
     @property
     def score(self) -> Expr:
-        assert self.out.combine is not None and self.out.combine.score is not None
+        """What the softmax is taken of: scale and masks on top of the sum of products."""
+        assert self.out.combine is not None
+        assert self.out.combine.score is not None
         return self.out.combine.score
 
 
@@ -128,12 +132,15 @@ class Flash(Nest):
         self.values: Strided | None = strided_load(problem.program, problem.out.value, problem.value)
 
     def zero(self) -> str:
+        """0 in the compute type."""
         return f"T.{self.kind}(0)"
 
     def low(self) -> str:
+        """Minus infinity in the compute type."""
         return f'T.{self.kind}("-inf")'
 
     def size_of(self, axis: Axis | None) -> str:
+        """The text of an axis's size, 1 for none."""
         return "T.int64(1)" if axis is None else index_text(axis.size, self.scope)
 
     def name_outer(self, flat: str) -> None:
@@ -142,6 +149,7 @@ class Flash(Nest):
         self.scope = self.scope.at({s: self.var(f"o{i}_", text) for i, (s, text) in enumerate(texts.items())})
 
     def at_query(self, text: str, scope: Scope | None = None) -> Scope:
+        """The scope at a query."""
         scope = scope or self.scope
         return scope.at({self.p.query.symbol: text}) if self.p.query is not None else scope
 

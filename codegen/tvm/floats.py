@@ -222,6 +222,8 @@ FUNCTIONS = {
     **vmath.FUNCTIONS,
     "pow": vmath.pow,
 }
+# those that take more time than storing their value and loading it again
+COSTLY = {*vmath.FUNCTIONS, "pow", "fmod", "remainder", "floor_div", "tan", "atan2"} - {"sqrt", "rsqrt"}
 # those that are calls of libm, which TVM cannot make vectors of
 CALLS = {"fmod", "remainder", "floor_div", "tan", "atan2"}
 

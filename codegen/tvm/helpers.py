@@ -44,13 +44,7 @@ def nonzero(x: Expr) -> Expr:
 
 def wrapped(index: Expr, size: Expr) -> Expr:
     """An index counted from the end where it is negative."""
-    return tirx.Select(index < tirx.const(0, "int64"), index + size, index)
-
-
-def inside(index: Expr, size: Expr) -> Expr:
-    """The index where it is inside [0, size), else 0."""
-    zero = tirx.const(0, "int64")
-    return tirx.Select(tirx.And(index >= zero, index < size), index, zero)
+    return index + tirx.Select(index < tirx.const(0, "int64"), size, tirx.const(0, "int64"))
 
 
 def more(a: Expr, b: Expr) -> Expr:

@@ -10,24 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import sympy
-
 from ...ir.types import product
-from ..program import Axis, Program
+from ..program import Program
 from ..schedule import MatmulSchedule
-from .contraction import (
-    Contraction,
-    Strided,
-    contraction,
-    dot_stage,
-    flat_size,
-    panel_load,
-    panel_text,
-    strided_load,
-    unflatten,
-)
-from .expression import Scope, compute_type, index_text, scalar, store_line
-from .nest import Nest
+from .contraction import flat_size, unflatten
+from .expression import Scope, index_text, scalar, store_line
+from .operands import Operands
 from .source import Source
 
 
@@ -41,45 +29,48 @@ def tile_heights(tile_m: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
 
 
-class _Matmul(Nest):
-    def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
-        super().__init__(src, schedule.vector)
-        self.program = program
-        self.schedule = schedule
-        self.c: Contraction = contraction(program, dot_stage(program))
-        self.scope = Scope(program, src)
-        self.acc = compute_type(self.c.dtype)
-        self.panel = panel_load(program, self.c.right)
-        self.left: Strided | None = None
-        if len(self.c.reduced) == 1 and not schedule.pack_left:
-            self.left = strided_load(program, self.c.left, self.c.reduced[0])
-        self.pack_left = self.left is None
-        self.pack_right = schedule.pack_right or self.panel is None
-        self.terms = flat_size(self.c.reduced)
-        self.columns = flat_size(self.c.columns)
+class _Matmul(Operands):
+    """The loops: tasks, blocks of terms, tiles of rows, the epilogue."""
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def emit(self) -> None:
+        """Write the kernel's loops."""
         s = self.schedule
         rows = self.let("rows", index_text(flat_size(self.c.rows), self.scope))
-        panels = self._panels()
-        blocks = self.let("blocks", f"(rows + {s.tile_m - 1}) // {s.tile_m}".replace("rows", rows))
+        self.panels = panels = self._panels()
+        blocks = self.let("blocks", f"({rows} + {s.tile_m - 1}) // {s.tile_m}")
         wanted = self._wanted(panels)
         chunks = self.let("chunks", f"T.max(({blocks} + {s.block_m - 1}) // {s.block_m}, T.min({blocks}, {wanted}))")
         batch = index_text(flat_size(self.c.batch), self.scope)
-        with self.loop("task", f"{batch} * {chunks} * {panels}", "T.parallel") as task:
+        tasks = f"{batch} * {chunks} * {panels}"
+        work, count = product((self.terms, self.columns, flat_size(self.c.batch))), flat_size(self.c.rows)
+        if isinstance(work, int) and isinstance(count, int):
+            self._tasks(tasks, "range" if work * count <= s.alone else "T.parallel")
+        elif isinstance(work, int) and work * s.tile_m <= s.alone:
+            with self.src.block(f"if {rows} * {work} <= {s.alone}"):
+                self._tasks(tasks, "range")
+            with self.src.block("else"):
+                self._tasks(tasks, "T.parallel")
+        else:
+            self._tasks(tasks, "T.parallel")
+
+    def _tasks(self, tasks: str, kind: str) -> None:
+        s, panels, chunks, blocks = self.schedule, self.panels, self["chunks"], self["blocks"]
+        outside = self.scope
+        with self.loop("task", tasks, kind) as task:
             panel = self.var("panel", f"{task} % {panels}")
             chunk = self.var("chunk", f"{task} // {panels} % {chunks}")
             self._name_batch(f"({task} // ({panels} * {chunks}))")
             first = self.var("first", f"{blocks} * {chunk} // {chunks} * {s.tile_m}")
-            self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {rows})")
+            self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {self['rows']})")
             self.let("column", f"{panel} * {s.tile_n}")
             self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
             if self.schedule.blocked or self.pack_left or self.pack_right:
                 self._blocked()
             else:
                 self._streamed()
+        self.scope = outside
 
     def _panels(self) -> str:
         width = self.schedule.tile_n
@@ -89,11 +80,12 @@ class _Matmul(Nest):
 
     def _wanted(self, panels: str) -> str:
         """Into how many parts to cut the rows so that there are tasks enough."""
-        count = product((flat_size(self.c.batch), -(-self.columns // self.schedule.tile_n) if isinstance(self.columns, int) else 1))
-        if isinstance(count, int) and isinstance(self.columns, int):
-            return f"T.int64({-(-self.schedule.tasks // max(count, 1))})"
-        batch = index_text(flat_size(self.c.batch), self.scope)
-        return f"({self.schedule.tasks} + {batch} * {panels}) // ({batch} * {panels} + 1)"
+        batch, tasks = flat_size(self.c.batch), self.schedule.tasks
+        if isinstance(self.columns, int) and isinstance(batch, int):
+            count = -(-self.columns // self.schedule.tile_n) * batch
+            return f"T.int64({-(-tasks // max(count, 1))})"
+        count_text = f"{index_text(batch, self.scope)} * {panels}"
+        return f"({tasks} + {count_text}) // ({count_text} + 1)"
 
     def _name_batch(self, flat: str) -> None:
         texts = unflatten(self.c.batch, flat, self.scope)
@@ -126,9 +118,9 @@ class _Matmul(Nest):
         self._clear(f"{self['tiles']} * {s.tile_m}")
         with self._term_blocks():
             if self.pack_right:
-                self._pack_right()
+                self.copy_right()
             if self.pack_left:
-                self._pack_left()
+                self.copy_left()
             with self.loop("tile", self["tiles"]) as tile:
                 row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
                 self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
@@ -154,64 +146,6 @@ class _Matmul(Nest):
             self.let("terms", f"T.min({total} - {start}, {block})")
             yield
 
-    # --- copies of the operands ---------------------------------------------------------------------------------------
-
-    def _pack_right(self) -> None:
-        """``right[k, n]``: a block of a panel of the right operand; columns past the last are zero."""
-        s = self.schedule
-        with self.loop("j", s.tile_n // s.vector) as j:
-            if self.panel is not None:
-                with self.loop("k", self["terms"]) as k, self.lanes() as v:
-                    e = f"{j} * {s.vector} + {v}"
-                    scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
-                    self.line(f"{self['right']}[{k} * {s.tile_n} + {e}] = {self._panel_text(k, e, scope)}")
-                return
-            base = self.let("base", f"{self['column']} + {j} * {s.vector}")
-            total = index_text(self.columns, self.scope)
-            to = f"{self['right']}[{{}} * {s.tile_n} + {j} * {s.vector} + {{}}]"
-            with self.src.block(f"if {base} + {s.vector} <= {total}"):
-                self._pack_columns(base, to)
-            with self.src.block("else"), self.loop("k", self["terms"]) as k, self.loop("n", s.vector) as n:
-                with self.src.block(f"if {base} + {n} < {total}"):
-                    self.line(f"{to.format(k, n)} = {self._right_element(k, base, n, False)}")
-                with self.src.block("else"):
-                    self.line(f"{to.format(k, n)} = T.{self.acc}(0)")
-
-    def _pack_columns(self, base: str, to: str) -> None:
-        """A vector of columns; where memory runs along the terms, squares are read so and turned."""
-        n, done = self.vector, "T.int64(0)"
-        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
-        if along is not None and along.step == 1:
-            done = f"{self['terms']} // {n} * {n}"
-            with self.loop("ka", f"{self['terms']} // {n}") as ka:
-                self.transpose(
-                    self.acc,
-                    lambda i, v: self._right_element(f"({ka} * {n} + {v})", base, i, False),
-                    lambda i, v, x: self.line(f"{to.format(f'({ka} * {n} + {i})', v)} = {x}"),
-                )
-        with self.loop("k", f"{self['terms']} - {done}") as k, self.lanes() as v:
-            self.line(f"{to.format(f'({done} + {k})', v)} = {self._right_element(f'({done} + {k})', base, v, True)}")
-
-    def _right_element(self, k: str, base: str, n: str, vector: bool) -> str:
-        scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
-        columns = self._column_axes(base, n, not (vector and self._vectorisable()))
-        return scalar(self.c.right, scope.at(columns))
-
-    def _pack_left(self) -> None:
-        """``left[row, k]`` for the rows of this task."""
-        s = self.schedule
-        with self.loop("r", f"{self['last']} - {self['first']}") as r:
-            scope = self.scope.at(unflatten(self.c.rows, f"({self['first']} + {r})", self.scope))
-            with self.loop("j", f"{self['terms']} // {s.vector}") as j:
-                with self.loop("v", str(s.vector), "T.vectorized") as v:
-                    self._copy_left(f"({j} * {s.vector} + {v})", scope)
-            with self.loop("v", f"{self['terms']} % {s.vector}") as v:
-                self._copy_left(f"({self['terms']} // {s.vector} * {s.vector} + {v})", scope)
-
-    def _copy_left(self, k: str, scope: Scope) -> None:
-        at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
-        self.line(f"{self['left']}[{self['r']} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
-
     # --- the register tile --------------------------------------------------------------------------------------------
 
     def _dispatch(self, part: str) -> None:
@@ -219,106 +153,49 @@ class _Matmul(Nest):
         heights = tile_heights(self.schedule.tile_m)
         for i, height in enumerate(heights):
             below = heights[i + 1] if i + 1 < len(heights) else 0
-            if len(heights) == 1:
-                self._microkernel(height, part)
-                return
             head = "if" if i == 0 else "elif"
-            with self.src.block(f"{head} {self['count']} > {below}" if below else "else"):
+            with self.src.block(f"{head} {self['count']} > {below}" if below or i == 0 else "else"):
                 self._microkernel(height, part)
 
     def _microkernel(self, rows: int, part: str) -> None:
         s = self.schedule
         width = s.tile_n // s.vector
-        # one buffer for each vector of columns: TVM puts buffers on the stack, and LLVM in registers, up to 1 KiB only
-        accs = [self.registers(f"acc{j}_", rows * s.vector, self.acc) for j in range(width)]
+        acc = self.registers("acc", rows * s.tile_n, self.acc)
         if self.left is not None:
-            self._row_bases(rows)
-        with self.vectors(rows) as e:
-            for acc in accs:
-                self.line(f"{acc}[{e}] = T.{self.acc}(0)")
-        with self.loop("k", self["terms"]) as k, self.vectors(rows) as e:
-            for j, acc in enumerate(accs):
-                right = self._right_text(k, f"({j * s.vector} + {self['v']})")
-                self.line(f"{acc}[{e}] = {acc}[{e}] + {self._left_text(self['i'], k)} * {right}")
-        with self.vectors(rows) as e:
-            for j, acc in enumerate(accs):
-                to = f"{self['part']}[{part} + {self['i']} * {s.tile_n} + {j * s.vector} + {self['v']}]"
-                self.line(f"{to} = {to} + {acc}[{e}]")
-
-    def _row_bases(self, rows: int) -> None:
-        """The offset of each row of the left operand, so that the loop over terms only adds to it."""
-        assert self.left is not None
-        bases = self.registers("bases", rows, "int64")
-        with self.loop("r", str(rows), "T.unroll") as r:
-            row = self.let("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
-            scope = self.scope.at(unflatten(self.c.rows, row, self.scope))
-            self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
-
-    def _left_text(self, r: str, k: str) -> str:
-        if self.left is None:
-            first = f"({self['row']} - {self['first']} + {r})"
-            return f"{self['left']}[{first} * {self.schedule.block_k} + {k}]"
-        step = index_text(self.left.step, self.scope)
-        return f"{self.left.param.name}[{self['bases']}[{r}] + ({self['start']} + {k}) * {step}]"
-
-    def _right_text(self, k: str, e: str) -> str:
-        if self.pack_right:
-            return f"{self['right']}[{k} * {self.schedule.tile_n} + {e}]"
-        return self._panel_text(k, e, self.scope)
-
-    def _panel_text(self, k: str, e: str, scope: Scope) -> str:
-        assert self.panel is not None
-        term = f"({self['start']} + {k})"
-        index = self.panel.index[0]
-        assert isinstance(index, sympy.Expr | int)
-        named = scope.at(unflatten(self.c.reduced, term, scope))
-        if not _row_major(self.c.reduced, index):
-            term = index_text(index, named)
-        size = index_text(self.terms, scope)
-        element = f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
-        return panel_text(self.c.right, self.panel, element, named)
+            self.row_bases(rows)
+        self.fill(acc, rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
+        with self.loop("k", self["terms"]) as k, self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
+            to = f"{acc}[{r} * {s.tile_n} + {e}]"
+            self.line(f"{to} = {to} + {self.left_text(r, k)} * {self.right_text(k, e)}")
+        with self.vectors(rows * width) as e:
+            to = f"{self['part']}[{part} + {e}]"
+            self.line(f"{to} = {to} + {acc}[{e}]")
 
     # --- the epilogue -------------------------------------------------------------------------------------------------
 
     def _epilogue(self, row: str, part: str) -> None:
         """Stages and stores after the sum, for one row of the panel."""
         s, total = self.schedule, self.columns
-        named = {symbol: self.var(f"a{i}_", text) for i, (symbol, text) in enumerate(self._row_axes(row).items())}
-        scope = self.scope.at(named)
+        axes = unflatten(self.c.rows, row, self.scope)
+        scope = self.scope.at({symbol: self.var(f"a{i}_", text) for i, (symbol, text) in enumerate(axes.items())})
         whole = isinstance(total, int) and total % s.vector == 0
         even = isinstance(total, int) and total % s.tile_n == 0
         left = f"T.min({index_text(total, self.scope)} - {self['column']}, {s.tile_n})"
-        if not self._vectorisable():
+        if not self.vectorisable():
             with self.loop("e", left) as e:
                 self._store("T.int64(0)", e, part, scope, scalar_columns=True)
             return
         count = str(s.tile_n // s.vector) if even else f"{left} // {s.vector}"
-        with self.loop("j", count) as j, self.loop("v", str(s.vector), "T.vectorized") as v:
+        with self.loop("j", count) as j, self.lanes() as v:
             self._store(f"{j} * {s.vector}", v, part, scope, scalar_columns=False)
         if not whole:
             done = f"{left} // {s.vector} * {s.vector}"
             with self.loop("v", f"{left} % {s.vector}") as v:
                 self._store(done, v, part, scope, scalar_columns=True)
 
-    def _row_axes(self, row: str) -> dict[sympy.Symbol, str]:
-        return unflatten(self.c.rows, row, self.scope)
-
-    def _vectorisable(self) -> bool:
-        inner = self.c.columns[1:]
-        return all(isinstance(a.size, int) and a.size % self.schedule.vector == 0 for a in inner[-1:])
-
-    def _column_axes(self, base: str, lane: str, scalar_columns: bool) -> dict[sympy.Symbol, str]:
-        """The text of the column axes at ``base + lane``; a vector of lanes never crosses the innermost axis."""
-        columns: tuple[Axis, ...] = self.c.columns
-        if scalar_columns or len(columns) < 2:
-            return unflatten(columns, f"({base} + {lane})", self.scope)
-        found = unflatten(columns, base, self.scope)
-        found[columns[-1].symbol] = f"({found[columns[-1].symbol]} + {lane})"
-        return found
-
     def _store(self, offset: str, lane: str, part: str, scope: Scope, *, scalar_columns: bool) -> None:
         base = f"({self['column']} + {offset})"
-        scope = scope.at(self._column_axes(base, lane, scalar_columns))
+        scope = scope.at(self.column_axes(base, lane, scalar_columns))
         scope = scope.knowing({self.c.stage.name: f"{self['part']}[{part} + {offset} + {lane}]"})
         for stage in self.program.stages:
             if stage.combine is None:
@@ -328,11 +205,3 @@ class _Matmul(Nest):
         for store in self.program.stores:
             param = self.program.param(store.param)
             self.line(store_line(param, store.index, scalar(store.value, scope), scope))
-
-
-def _row_major(axes: tuple[Axis, ...], index: sympy.Expr | int) -> bool:
-    """Whether an index is the row-major one over some axes."""
-    flat: sympy.Expr | int = 0
-    for axis in axes:
-        flat = flat * axis.size + axis.symbol
-    return bool(sympy.expand(flat - index) == 0)

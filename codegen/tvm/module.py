@@ -31,6 +31,7 @@ from .matmul import emit_matmul
 from .pipeline import compile_module
 from .recurrence import emit_recurrence
 from .rows import emit_rows
+from .scatter import emit_scatter
 from .source import Source
 from .storage import storage_type
 
@@ -40,6 +41,7 @@ _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MATMUL: emit_matmul,
     Skeleton.ATTENTION: emit_attention,
     Skeleton.RECURRENCE: emit_recurrence,
+    Skeleton.SCATTER: emit_scatter,
 }
 # what the text of kernels may name
 _NAMES = {

@@ -30,6 +30,7 @@ class Nest:
         return self.texts[name]
 
     def line(self, text: str) -> None:
+        """Write one statement."""
         self.src.line(text)
 
     def let(self, name: str, value: Text) -> Text:
@@ -106,7 +107,9 @@ class Nest:
 
     # --- squares of vectors -------------------------------------------------------------------------------------------
 
-    def transpose(self, dtype: str, element: Callable[[Text, Text], Text], store: Callable[[Text, Text, Text], None]) -> None:
+    def transpose(
+        self, dtype: str, element: Callable[[Text, Text], Text], store: Callable[[Text, Text, Text], None]
+    ) -> None:
         """Transpose a square of vectors in registers: ``store(i, v, x)`` is given x = ``element(v, i)``.
 
         Each pass exchanges half of what two vectors hold, so that it takes log2 n shuffles of each of the n vectors.

@@ -118,20 +118,17 @@ class _Recurrence(Nest):
 
     def _tile(self, rows: int, panel: str) -> None:
         s, width = self.schedule, self.schedule.tile_n // self.vector
-        accs = [self.registers("acc", rows * self.vector, self.kind) for _ in range(width)]
-        with self.vectors(rows) as e:
-            for acc in accs:
-                self.line(f"{acc}[{e}] = T.{self.kind}(0)")
+        acc = self.registers("acc", rows * s.tile_n, self.kind)
+        self.fill(acc, rows * s.tile_n, f"T.{self.kind}(0)", "T.unroll")
         weight = self.program.param(self.r.weight)
-        with self.loop("k", self.hidden) as k, self.vectors(rows) as e:
-            for j, acc in enumerate(accs):
-                at = f"({panel} * {self.hidden} + {k}) * {s.tile_n} + {j * self.vector} + {self['v']}"
-                w = from_storage(f"{weight.name}[{at}]", weight.type.dtype)
-                self.line(f"{acc}[{e}] = {acc}[{e}] + {self['h']}[{self['i']} * {self.hidden} + {k}] * {w}")
-        with self.vectors(rows) as e:
-            for j, acc in enumerate(accs):
-                to = f"({self['i']} * {self.panels} + {panel}) * {s.tile_n} + {j * self.vector} + {self['v']}"
-                self.line(f"{self['z']}[{to}] = {acc}[{e}]")
+        with self.loop("k", self.hidden) as k, self.loop("i", rows, "T.unroll") as i, self.vectors(width) as e:
+            to = f"{acc}[{i} * {s.tile_n} + {e}]"
+            element = f"{weight.name}[({panel} * {self.hidden} + {k}) * {s.tile_n} + {e}]"
+            state = f"{self['h']}[{i} * {self.hidden} + {k}]"
+            self.line(f"{to} = {to} + {state} * {from_storage(element, weight.type.dtype)}")
+        with self.loop("i", rows, "T.unroll") as i, self.vectors(width) as e:
+            to = f"{self['z']}[({i} * {self.panels} + {panel}) * {s.tile_n} + {e}]"
+            self.line(f"{to} = {acc}[{i} * {s.tile_n} + {e}]")
 
     # --- the cell -----------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,16 @@ class Source:
         finally:
             self._vectors.pop()
 
+    @contextmanager
+    def lane_block(self, lane: str, lanes: int) -> Iterator[None]:
+        """A vector block, or a loop of one iteration for a single lane."""
+        if lanes > 1:
+            with self.vector_block(lane, lanes):
+                yield
+            return
+        with self.block(f"for {lane} in T.serial(T.int64(1))"):
+            yield
+
     def cell(self, prefix: str, dtype: str) -> str:
         """Declare a place for one value, for each lane inside a vector loop; returns how it is spelled there.
 

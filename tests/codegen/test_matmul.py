@@ -76,7 +76,15 @@ def test_linear(kernels: dict[str, Kernel], name: str) -> None:
 
 BATCHED = [
     {"b": b, "m": m, "n": n, "k": k}
-    for b, m, n, k in [(1, 1, 1, 1), (2, 17, 33, 5), (3, 49, 64, 300), (0, 2, 2, 2), (2, 0, 3, 4), (2, 3, 0, 4), (2, 3, 4, 0)]
+    for b, m, n, k in [
+        (1, 1, 1, 1),
+        (2, 17, 33, 5),
+        (3, 49, 64, 300),
+        (0, 2, 2, 2),
+        (2, 0, 3, 4),
+        (2, 3, 0, 4),
+        (2, 3, 4, 0),
+    ]
 ]
 
 
@@ -91,6 +99,10 @@ def _products() -> dict[str, Case]:
     found["transposed"] = Case([a, b], [ops.matmul(a, right)], BATCHED, rtol=1e-4)
     found["strided"] = Case([a, b], [ops.matmul(a, right)], BATCHED, operands={0: (1, 0, 2), 1: (2, 1, 0)}, rtol=1e-4)
     flat = operand(1, (K, N))
+    for dtype in (torch.int32, torch.int64):
+        a, b = operand(0, (B, M, K), dtype), operand(1, (B, K, N), dtype)
+        found[f"batched {dtype}"] = Case([a, b], [ops.matmul(a, b)], BATCHED)
+    a, b = operand(0, (B, M, K)), operand(1, (B, N, K))
     found["shared right"] = Case([a, flat], [ops.matmul(a, flat)], BATCHED, rtol=1e-4)
     found["epilogue"] = Case([a, b], [ops.tanh(ops.matmul(a, right))], BATCHED, rtol=1e-4)
     return found
@@ -110,9 +122,13 @@ def test_product_of_activations(products: dict[str, Kernel], name: str) -> None:
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
+MACHINES = [Machine(), Machine(vector_bits=256, registers=16), Machine(vector_bits=128, registers=32, threads=8)]
+
+
 def test_every_candidate_computes_the_same() -> None:
     base = linear_case((M,), 70, 100)
-    schedules = [s for s in candidates(base.program(), Machine()) if isinstance(s, MatmulSchedule)]
+    found = [s for machine in MACHINES for s in candidates(base.program(), machine)]
+    schedules = [s for s in found if isinstance(s, MatmulSchedule)]
     schedules += [replace(schedules[0], blocked=True, block_k=16), replace(schedules[0], block_k=16, block_m=1)]
     schedules += [replace(schedules[0], blocked=True, pack_left=True, pack_right=True), MatmulSchedule(1, 16)]
     for kernel in build({str(i): replace(base, schedule=s) for i, s in enumerate(schedules)}).values():

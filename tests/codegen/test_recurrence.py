@@ -35,6 +35,7 @@ def _cases() -> dict[str, Case]:
     found |= {f"{kind} reverse": case(kind, 20, reverse=True) for kind in GATES}
     found |= {f"{kind} {dtype}": case(kind, 24, dtype) for kind in ("lstm", "gru") for dtype in RTOL}
     found |= {f"{rows} rows": case("lstm", 33, schedule=RecurrenceSchedule(rows=rows, tile_n=32)) for rows in (1, 2, 8)}
+    found["narrow"] = case("gru", 21, schedule=RecurrenceSchedule(rows=3, tile_n=8, vector=4))
     return found
 
 

@@ -1,0 +1,161 @@
+"""The operands of a matmul kernel as text: read where they lie, or copied block by block to local memory."""
+
+from __future__ import annotations
+
+import sympy
+
+from ..program import Axis, Program
+from ..schedule import MatmulSchedule
+from .contraction import (
+    Contraction,
+    Strided,
+    contraction,
+    dot_stage,
+    flat_size,
+    panel_load,
+    panel_text,
+    strided_load,
+    unflatten,
+)
+from .expression import Scope, compute_type, index_text, scalar
+from .nest import Nest
+from .source import Source
+
+
+class Operands(Nest):
+    """What a task reads. The task names its ``first`` and ``last`` row and ``column``, and ``start`` and ``terms``."""
+
+    def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
+        super().__init__(src, schedule.vector)
+        self.program = program
+        self.schedule = schedule
+        self.c: Contraction = contraction(program, dot_stage(program))
+        self.scope = Scope(program, src)
+        self.acc = compute_type(self.c.dtype)
+        self.panel = panel_load(program, self.c.right)
+        self.left: Strided | None = None
+        if len(self.c.reduced) == 1 and not schedule.pack_left:
+            self.left = strided_load(program, self.c.left, self.c.reduced[0])
+        self.pack_left = self.left is None
+        self.pack_right = schedule.pack_right or self.panel is None
+        self.terms = flat_size(self.c.reduced)
+        self.columns = flat_size(self.c.columns)
+
+    # --- axes ---------------------------------------------------------------------------------------------------------
+
+    def vectorisable(self) -> bool:
+        """Whether a vector of columns stays inside the innermost column axis."""
+        inner = self.c.columns[1:]
+        return all(isinstance(a.size, int) and a.size % self.schedule.vector == 0 for a in inner[-1:])
+
+    def column_axes(self, base: str, lane: str, scalar_columns: bool) -> dict[sympy.Symbol, str]:
+        """The text of the column axes at ``base + lane``; a vector of lanes never crosses the innermost axis."""
+        columns: tuple[Axis, ...] = self.c.columns
+        if scalar_columns or len(columns) < 2:
+            return unflatten(columns, f"({base} + {lane})", self.scope)
+        found = unflatten(columns, base, self.scope)
+        found[columns[-1].symbol] = f"({found[columns[-1].symbol]} + {lane})"
+        return found
+
+    # --- elements -----------------------------------------------------------------------------------------------------
+
+    def row_bases(self, rows: int) -> None:
+        """The offset of each row of the left operand, so that the loop over terms only adds to it."""
+        assert self.left is not None
+        bases = self.registers("bases", rows, "int64")
+        with self.loop("r", rows, "T.unroll") as r:
+            row = self.let("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
+            scope = self.scope.at(unflatten(self.c.rows, row, self.scope))
+            self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
+
+    def left_text(self, r: str, k: str) -> str:
+        """The left operand at row ``r`` of the tile and term ``k`` of the block."""
+        if self.left is None:
+            first = f"({self['row']} - {self['first']} + {r})"
+            return f"{self['left']}[{first} * {self.schedule.block_k} + {k}]"
+        step = index_text(self.left.step, self.scope)
+        return f"{self.left.param.name}[{self['bases']}[{r}] + ({self['start']} + {k}) * {step}]"
+
+    def right_text(self, k: str, e: str) -> str:
+        """The right operand at term ``k`` of the block and column ``e`` of the panel."""
+        if self.pack_right:
+            return f"{self['right']}[{k} * {self.schedule.tile_n} + {e}]"
+        return self._panel_text(k, e, self.scope)
+
+    def _panel_text(self, k: str, e: str, scope: Scope) -> str:
+        assert self.panel is not None
+        term = f"({self['start']} + {k})"
+        index = self.panel.index[0]
+        assert isinstance(index, sympy.Expr | int)
+        named = scope.at(unflatten(self.c.reduced, term, scope))
+        if not _row_major(self.c.reduced, index):
+            term = index_text(index, named)
+        size = index_text(self.terms, scope)
+        element = f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
+        return panel_text(self.c.right, self.panel, element, named)
+
+    # --- copies of the operands ---------------------------------------------------------------------------------------
+
+    def copy_right(self) -> None:
+        """``right[k, n]``: a block of a panel of the right operand; columns past the last are zero."""
+        s = self.schedule
+        to = f"{self['right']}[{{}} * {s.tile_n} + {{}}]"
+        with self.loop("j", s.tile_n // s.vector) as j:
+            if self.panel is not None:
+                with self.loop("k", self["terms"]) as k, self.lanes() as v:
+                    e = f"{j} * {s.vector} + {v}"
+                    self.line(f"{to.format(k, e)} = {self._panel_text(k, e, self.scope)}")
+                return
+            base = self.let("base", f"{self['column']} + {j} * {s.vector}")
+            total = index_text(self.columns, self.scope)
+            with self.src.block(f"if {base} + {s.vector} <= {total}"):
+                self._copy_columns(base, to.format("{}", f"{j} * {s.vector} + {{}}"))
+            with self.src.block("else"), self.loop("k", self["terms"]) as k, self.loop("n", s.vector) as n:
+                at = to.format(k, f"{j} * {s.vector} + {n}")
+                with self.src.block(f"if {base} + {n} < {total}"):
+                    self.line(f"{at} = {self._right_element(k, base, n, scalar_columns=True)}")
+                with self.src.block("else"):
+                    self.line(f"{at} = T.{self.acc}(0)")
+
+    def _copy_columns(self, base: str, to: str) -> None:
+        """A vector of columns; where memory runs along the terms, squares are read so and transposed."""
+        n, done = self.vector, "T.int64(0)"
+        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
+        if along is not None and along.step == 1:
+            done = f"{self['terms']} // {n} * {n}"
+            with self.loop("ka", f"{self['terms']} // {n}") as ka:
+                self.transpose(
+                    self.acc,
+                    lambda i, v: self._right_element(f"({ka} * {n} + {v})", base, i, scalar_columns=True),
+                    lambda i, v, x: self.line(f"{to.format(f'({ka} * {n} + {i})', v)} = {x}"),
+                )
+        with self.loop("k", f"{self['terms']} - {done}") as k, self.lanes() as v:
+            term = f"({done} + {k})"
+            value = self._right_element(term, base, v, scalar_columns=not self.vectorisable())
+            self.line(f"{to.format(term, v)} = {value}")
+
+    def _right_element(self, k: str, base: str, n: str, *, scalar_columns: bool) -> str:
+        scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
+        return scalar(self.c.right, scope.at(self.column_axes(base, n, scalar_columns)))
+
+    def copy_left(self) -> None:
+        """``left[row, k]`` for the rows of this task."""
+        n, terms = self.vector, self["terms"]
+        with self.loop("r", f"{self['last']} - {self['first']}") as r:
+            scope = self.scope.at(unflatten(self.c.rows, f"({self['first']} + {r})", self.scope))
+            with self.vectors(f"{terms} // {n}", "range") as e:
+                self._copy_left_element(r, e, scope)
+            with self.loop("v", f"{terms} % {n}") as v:
+                self._copy_left_element(r, f"({terms} // {n} * {n} + {v})", scope)
+
+    def _copy_left_element(self, r: str, k: str, scope: Scope) -> None:
+        at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
+        self.line(f"{self['left']}[{r} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
+
+
+def _row_major(axes: tuple[Axis, ...], index: sympy.Expr | int) -> bool:
+    """Whether an index is the row-major one over some axes."""
+    flat: sympy.Expr | int = 0
+    for axis in axes:
+        flat = flat * axis.size + axis.symbol
+    return bool(sympy.expand(flat - index) == 0)
