@@ -68,8 +68,12 @@ def lower(region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence
     Raises:
         UnsupportedError: the region is none that a kernel can be made of.
     """
-    lowering = _Lowering(region, tuple(operands), tuple(tuple(x) for x in layouts))
-    return simplify_program(lowering.run())
+    return simplify_program(lower_plainly(region, operands, layouts))
+
+
+def lower_plainly(region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence[int]]) -> Program:
+    """The program as it first comes: the dims of the region, an axis for each."""
+    return _Lowering(region, tuple(operands), tuple(tuple(x) for x in layouts)).run()
 
 
 def skeleton_of(region: Graph) -> Skeleton:
@@ -275,4 +279,4 @@ def _kept(node: Node, index: Position) -> list[Index]:
     return [affine(i) for i in index]
 
 
-__all__ = ["Operand", "lower", "skeleton_of", "strides_of"]
+__all__ = ["Operand", "lower", "lower_plainly", "skeleton_of", "strides_of"]

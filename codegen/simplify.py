@@ -30,6 +30,7 @@ from .program import (
     program_roots,
 )
 from .rewrite import indices_of, map_expressions, reindexed, with_operands
+from .splitting import split_axes
 
 Joined = Callable[[Index, Index], Index | None]
 
@@ -42,7 +43,7 @@ def simplify_program(program: Program) -> Program:
         if param.format is Format.STRIDED:
             program = _merge_dims(_sort_dims(program, param), param.name)
     if program.skeleton is not Skeleton.ATTENTION:
-        program = _collapse_axes(program)
+        program = _collapse_axes(split_axes(program))
     return program
 
 

@@ -44,10 +44,13 @@ class Sizes:
 
     def torch_expression(self, value: Any) -> Any:
         """What PyTorch knows a size to be, in its own free symbols, merged ones replaced."""
-        expression = value.node.expr if isinstance(value, torch.SymInt) else value
+        expression = sympy.sympify(value.node.expr if isinstance(value, torch.SymInt) else value)
         if self.shape_env is not None:
-            expression = self.shape_env.replace(sympy.sympify(expression))
-        return sympy.sympify(expression).xreplace(self._merged)
+            expression = self.shape_env.replace(expression)
+        try:
+            return expression.xreplace(self._merged)
+        except ZeroDivisionError as error:
+            raise CaptureError(f"the size {expression} divides by zero") from error
 
     def merge(self, one: sympy.Symbol, other: sympy.Symbol) -> None:
         """Assume two of PyTorch's symbols equal: the first stands for both."""

@@ -1,8 +1,8 @@
 """Fusion: operators become groups, each group one ``fused`` node, and each fused node one kernel.
 
 Operators are taken in order; each joins the groups of its operands where that is legal and keeps the kernel's shape, or
-starts a group of its own. Views never make a kernel: whoever reads a view reads through it. What is refused, and why, is
-kept in a :class:`FusionReport`.
+starts a group of its own. Views never make a kernel: whoever reads a view reads through it. What is refused, and why,
+is kept in a :class:`FusionReport`.
 """
 
 from __future__ import annotations

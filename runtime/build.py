@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,7 @@ def build_executable(
             fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
             applications=context.log,
             timings=work.timings,
+            prepare=_thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )
 
 
@@ -128,7 +130,6 @@ def _library(
     # imported here: only a target that runs on TVM needs it
     from ..codegen.tvm import module
 
-    module.set_threads(target.threads)
     kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
     sources = [k.source for k in kernels.values()]
     symbols = tuple(r.symbol for r in plan.graph.symbols)
@@ -139,11 +140,21 @@ def _library(
     key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
     kept = cache.get(key) if cache is not None else None
     if kept is not None:
-        return module.load(kept, list(native))
+        try:
+            return module.load(kept, list(native))
+        except Exception as error:  # whatever the dynamic linker or TVM raises: the kernels are built again
+            warnings.warn(f"kept kernels cannot be loaded and are built again: {error}", stacklevel=2)
     built = module.build(sources, hosts, target.cpu)
     if cache is not None:
         cache.put(key, built.export_library)
     return {name: built[name] for name in native}
+
+
+def _thread_pool(threads: int) -> Callable[[], None]:
+    """What sizes the thread pool before a run: it is one for the process, and another model may have sized it."""
+    from ..codegen.tvm import module
+
+    return lambda: module.set_threads(threads)
 
 
 def _digest(parts: Sequence[str]) -> str:

@@ -48,6 +48,7 @@ class Executable:
         graphs: the graph after each stage of the pipeline, by name, in order.
         kernels: what the report shows of each kernel.
         timings: seconds that each stage of the compilation took.
+        prepare: what must be done before native code runs.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class Executable:
     fallbacks: tuple[Any, ...] = ()
     applications: Any = ()
     timings: dict[str, float] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -146,6 +148,8 @@ class Executable:
             IndexError: an index from data was out of range.
         """
         with self._lock, torch.no_grad():
+            if self.prepare is not None:
+                self.prepare()
             return _Call(self, self._binding(sizes), tensors, sizes).run()
 
 

@@ -164,14 +164,19 @@ def host_cpu() -> str:
     return str(tvm.get_global_func("target.llvm_get_system_cpu")())
 
 
+_pool_size: list[int] = []  # one for the process, as TVM's pool is
+
+
 def set_threads(count: int) -> None:
-    """Size TVM's thread pool; it takes half of the cores by default."""
-    tvm.get_global_func("runtime.config_threadpool")(1, count)
+    """Size TVM's thread pool, which takes half of the cores by default. Cheap where it has that size already."""
+    if _pool_size != [count]:
+        tvm.get_global_func("runtime.config_threadpool")(1, count)
+        _pool_size[:] = [count]
 
 
 @lru_cache(maxsize=1)
 def version() -> str:
-    """What native code depends on besides its text and processor: TVM, and this emitter, whose functions the text calls."""
+    """What native code depends on besides its text and processor: TVM, and this emitter, which the text calls."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     emitter = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return f"tvm {tvm.__version__} emitter {emitter}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.interpret import interpret_program
-from smelt.codegen.lower import Operand, lower, strides_of
+from smelt.codegen.lower import Operand, lower, lower_plainly, strides_of
 from smelt.codegen.program import Format, Program
 from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_tile
 from smelt.codegen.tvm import module as tvm_module
@@ -28,6 +28,8 @@ from smelt.ir.node import Node
 from smelt.ir.types import Dim, Shape, SymbolRange, TensorType, concrete, symbol, symbols_of
 
 ZONE = 256  # bytes on each side of a buffer
+ALIGNMENT = 64
+POISON = 0xFF  # in every byte: NaN as a float, -1 as an integer
 Sizes = Mapping[str, int]
 RTOL = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 ATOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -60,6 +62,7 @@ class Case:
     """A region, how its operands and results lie in memory, and the sizes to try it on.
 
     ``layouts`` and ``operands`` give the axes from the slowest to the fastest; row-major where they are not given.
+    Integers among the operands are random below ``high``, from 0 where they are indices, and from -high elsewhere.
     """
 
     inputs: Sequence[Node]
@@ -68,7 +71,8 @@ class Case:
     layouts: Sequence[Sequence[int]] | None = None
     operands: Mapping[int, Sequence[int]] = field(default_factory=dict)
     weights: frozenset[int] = frozenset()
-    high: int = 5  # random integers are below
+    high: int = 5
+    low: int | None = None
     rtol: float | None = None
     schedule: Schedule | None = None
 
@@ -83,11 +87,12 @@ class Case:
     def layout(self, position: int) -> Sequence[int]:
         return self.operands.get(position, range(self.inputs[position].tensor_type.rank))
 
-    def program(self) -> Program:
+    def program(self, *, plain: bool = False) -> Program:
+        """The program, with ``plain`` the one before it is simplified."""
         operands = [
             Operand(strides_of(node.shape, self.layout(i)), i in self.weights) for i, node in enumerate(self.inputs)
         ]
-        return lower(self.region, operands, self.output_layouts)
+        return (lower_plainly if plain else lower)(self.region, operands, self.output_layouts)
 
     def symbols(self, sizes: Sizes) -> dict[sympy.Symbol, int]:
         return {symbol(name): size for name, size in sizes.items()}
@@ -95,20 +100,57 @@ class Case:
     def tensors(self, sizes: Sizes) -> list[Tensor]:
         """Random operands, in row-major order."""
         known = self.symbols(sizes)
-        return [random_tensor([concrete(d, known) for d in x.shape], x.dtype, self.high) for x in self.inputs]
+        low = -self.high if self.low is None else self.low
+        return [random_tensor([concrete(d, known) for d in x.shape], x.dtype, low, self.high) for x in self.inputs]
 
-    def meaning(self, tensors: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype | None) -> list[Tensor]:
+    def meaning(self, tensors: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype | None = None) -> list[Tensor]:
         """What the region means."""
         return list(interpret(self.region, tensors, {}, sizes=self.symbols(sizes), dtype=dtype).outputs)
 
+    def interpret(
+        self, program: Program, tensors: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype | None = None
+    ) -> list[Tensor]:
+        """The results of a program of this case by its interpreter."""
+        known = self.symbols(sizes)
+        given = [self._memory(i, x, program) for i, x in enumerate(tensors)]
+        results = []
+        found = interpret_program(program, given, known, dtype)
+        for tensor, node, layout in zip(found, self.outputs, self.output_layouts, strict=True):
+            shape, strides = _numbers(node.shape, known), _numbers(strides_of(node.shape, layout), known)
+            memory = torch.as_strided(tensor, (tensor.numel(),), (1,))
+            results.append(torch.as_strided(memory, shape, strides) if memory.numel() else memory.reshape(shape))
+        return results
 
-def random_tensor(shape: Sequence[int], dtype: torch.dtype, high: int = 5) -> Tensor:
-    """Normal floats, integers in [0, high) (from -high where the dtype has a sign), coins for bool."""
+    def _memory(self, position: int, tensor: Tensor, program: Program) -> Tensor:
+        param = program.inputs[position]
+        if param.format is Format.PANELS:
+            return tensor.T if param.transposed else tensor
+        return laid_out(tensor, self.layout(position)).tensor
+
+    def check_program(self, sizes: Sizes, program: Program | None = None) -> None:
+        """A program, by default the case's own, equals the meaning in float64."""
+        program, tensors = program or self.program(), self.tensors(sizes)
+        expected = self.meaning(tensors, sizes, torch.float64)
+        for found, wanted in zip(self.interpret(program, tensors, sizes, torch.float64), expected, strict=True):
+            same(found, wanted, 1e-9, 1e-9, "the program")
+
+
+def random_tensor(shape: Sequence[int], dtype: torch.dtype, low: int = -5, high: int = 5) -> Tensor:
+    """Normal floats, integers in [low, high) where the dtype has them, coins for bool."""
     if dtype.is_floating_point:
         return torch.randn(shape, dtype=torch.float64).to(dtype)
     if dtype == torch.bool:
         return torch.rand(shape) < 0.5
-    return torch.randint(-high if torch.iinfo(dtype).min < 0 else 0, high, shape).to(dtype)
+    return torch.randint(max(low, torch.iinfo(dtype).min), high, shape).to(dtype)
+
+
+def same(found: Tensor, expected: Tensor, rtol: float, atol: float, who: str) -> None:
+    """Equal at a tolerance, exactly where the values are no floats; NaN and infinities stand in the same places."""
+    if not expected.dtype.is_floating_point:
+        rtol = atol = 0
+    torch.testing.assert_close(
+        found, expected, rtol=rtol, atol=atol, equal_nan=True, check_stride=False, msg=lambda m: f"{who}: {m}"
+    )
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -120,8 +162,8 @@ class Buffer:
     def __init__(self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> None:
         span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         size = 0 if 0 in shape else span * dtype.itemsize
-        self.bytes = torch.full((2 * ZONE + size + 64,), 0xFF, dtype=torch.uint8)  # NaN as a float, -1 as an integer
-        self.start = ZONE + -(self.bytes.data_ptr() + ZONE) % 64
+        self.bytes = torch.full((2 * ZONE + size + ALIGNMENT,), POISON, dtype=torch.uint8)
+        self.start = ZONE + -(self.bytes.data_ptr() + ZONE) % ALIGNMENT
         self.stop = self.start + size
         flat = self.bytes[self.start : self.stop].view(dtype)
         self.tensor = torch.as_strided(flat, shape, strides) if size else torch.empty(shape, dtype=dtype)
@@ -136,13 +178,13 @@ class Buffer:
 
     def intact(self) -> bool:
         """Whether nothing was written outside the tensor."""
-        return bool((self.bytes[: self.start] == 0xFF).all() and (self.bytes[self.stop :] == 0xFF).all())
+        return bool((self.bytes[: self.start] == POISON).all() and (self.bytes[self.stop :] == POISON).all())
 
 
 def laid_out(tensor: Tensor, layout: Sequence[int]) -> Buffer:
     """A copy of a tensor whose axes lie in memory in the order of ``layout``."""
-    strides = strides_of(tuple(tensor.shape), layout)
-    return Buffer(tensor.shape, strides, tensor.dtype).fill(tensor)  # type: ignore[arg-type]
+    strides = _numbers(strides_of(tuple(tensor.shape), layout), {})
+    return Buffer(tensor.shape, strides, tensor.dtype).fill(tensor)
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
@@ -171,11 +213,11 @@ class Kernel:
         ]
         error = Buffer((1,), (1,), torch.int64).fill(torch.zeros(1))
         buffers = [*inputs, *outputs, error]
+        before = [b.bytes.clone() for b in inputs]
         table = torch.tensor([b.address for b in buffers])
-        before = [b.tensor.clone() for b in inputs]
         self.function(table, torch.tensor([known[s] for s in self.program.symbols] or [0]))
         assert all(b.intact() for b in buffers), "written outside of a buffer"
-        assert all(_same_bits(b.tensor, old) for b, old in zip(inputs, before, strict=True)), "an operand was changed"
+        assert all(torch.equal(b.bytes, old) for b, old in zip(inputs, before, strict=True)), "an operand was changed"
         if error.tensor.item():
             raise IndexError("an index is out of range")
         return [b.tensor for b in outputs]
@@ -187,49 +229,21 @@ class Kernel:
             return laid_out(panels, range(panels.ndim))
         return laid_out(tensor, self.case.layout(position))
 
-    def interpret(self, tensors: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype | None) -> list[Tensor]:
-        """The results by the program's interpreter."""
-        known = self.case.symbols(sizes)
-        given = []
-        for i, (x, p) in enumerate(zip(tensors, self.program.inputs, strict=True)):
-            panels = p.format is Format.PANELS
-            given.append((x.T if p.transposed else x) if panels else laid_out(x, self.case.layout(i)).tensor)
-        results = []
-        found = interpret_program(self.program, given, known, dtype)
-        for flat, node, layout in zip(found, self.case.outputs, self.case.output_layouts, strict=True):
-            shape, strides = _numbers(node.shape, known), _numbers(strides_of(node.shape, layout), known)
-            memory = flat.reshape(-1)
-            results.append(torch.as_strided(memory, shape, strides) if memory.numel() else memory.reshape(shape))
-        return results
-
     def check(self, sizes: Sizes, tensors: Sequence[Tensor] | None = None) -> None:
         """The program equals the meaning in float64, and the kernel at its dtype's tolerance."""
-        tensors = self.case.tensors(sizes) if tensors is None else tensors
-        exact = self.case.meaning(tensors, sizes, torch.float64)
-        eager = self.case.meaning(tensors, sizes, None)
-        by_program = self.interpret(tensors, sizes, torch.float64)
+        case = self.case
+        tensors = case.tensors(sizes) if tensors is None else tensors
+        exact, own = case.meaning(tensors, sizes, torch.float64), case.meaning(tensors, sizes)
+        by_program = case.interpret(self.program, tensors, sizes, torch.float64)
         by_kernel = self.run(tensors, sizes)
-        for wide, own, program, kernel in zip(exact, eager, by_program, by_kernel, strict=True):
-            same(program, wide if wide.dtype.is_floating_point else program, 1e-9, 1e-9, "the program")
-            if own.dtype.is_floating_point:
-                rtol, atol = self.case.rtol or RTOL[own.dtype], self.case.rtol or ATOL[own.dtype]
-                same(kernel, wide.to(own.dtype), rtol, atol, "the kernel")
-            else:
-                same(kernel, own, 0, 0, "the kernel")
+        for wide, eager, program, kernel in zip(exact, own, by_program, by_kernel, strict=True):
+            same(program, wide, 1e-9, 1e-9, "the program")
+            expected = wide.to(eager.dtype) if eager.dtype.is_floating_point else eager
+            rtol, atol = case.rtol or RTOL.get(eager.dtype, 0), case.rtol or ATOL.get(eager.dtype, 0)
+            same(kernel, expected, rtol, atol, "the kernel")
 
 
-def same(found: Tensor, expected: Tensor, rtol: float, atol: float, who: str) -> None:
-    """Equal at a tolerance; NaN and infinities stand in the same places."""
-    torch.testing.assert_close(
-        found, expected, rtol=rtol, atol=atol, equal_nan=True, check_stride=False, msg=lambda m: f"{who}: {m}"
-    )
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-
-
-def _numbers(shape: Shape, sizes: Mapping[sympy.Symbol, int]) -> tuple[int, ...]:
+def _numbers(shape: Shape | Sequence[Dim], sizes: Mapping[sympy.Symbol, int]) -> tuple[int, ...]:
     return tuple(concrete(d, sizes) for d in shape)
 
 

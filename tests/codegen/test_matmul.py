@@ -127,7 +127,7 @@ MACHINES = [Machine(), Machine(vector_bits=256, registers=16), Machine(vector_bi
 
 def test_every_candidate_computes_the_same() -> None:
     base = linear_case((M,), 70, 100)
-    found = [s for machine in MACHINES for s in candidates(base.program(), machine)]
+    found = [s for machine in MACHINES for s in candidates(base.program(), machine)[:2]]
     schedules = [s for s in found if isinstance(s, MatmulSchedule)]
     schedules += [replace(schedules[0], blocked=True, block_k=16), replace(schedules[0], block_k=16, block_m=1)]
     schedules += [replace(schedules[0], blocked=True, pack_left=True, pack_right=True), MatmulSchedule(1, 16)]
