@@ -59,11 +59,11 @@ class MatmulSchedule:
     Attributes:
         block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
-        tasks: the least number of tasks to cut the rows into, times the number of panels.
+        tasks: how many tasks there should be at least; rows are cut where panels are too few.
         alone: how many multiplications one thread does sooner than others are woken.
         blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
             operand stays in cache; otherwise each tile of rows runs over all terms.
-        pack_left, pack_right: copy the operand to a local buffer first, block by block; needs ``blocked``.
+        pack_left, pack_right: copy the operand to a local buffer first, block by block; implies ``blocked``.
     """
 
     tile_m: int
@@ -159,8 +159,8 @@ def register_tiles(machine: Machine, lanes: int) -> tuple[tuple[int, int], ...]:
     A tile of r rows and c vectors needs r c accumulators, c vectors of the right operand and one of the left, and loads
     r + c operands for r c products. Taller tiles than 8 rows lose more at the last rows than they gain.
     """
-    accumulators = machine.registers * 3 // 4
-    return tuple((min(accumulators // c, 8), c * lanes) for c in (3, 2, 4, 1))
+    tiles = [(min(machine.registers * 3 // 4 // c, (machine.registers - c - 1) // c, 8), c) for c in (3, 2, 4, 1)]
+    return tuple((rows, c * lanes) for rows, c in tiles if rows >= 4)
 
 
 def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
@@ -209,7 +209,9 @@ def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule,
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
     lanes = machine.lanes(_float_dtype(program.inputs))
-    return tuple(RecurrenceSchedule(rows, c * lanes, lanes, machine.threads) for rows, c in ((4, 4), (8, 3), (1, 4)))
+    accumulators = machine.registers * 3 // 4
+    tiles = ((rows, min(accumulators // rows, 4)) for rows in (4, 8, 1))
+    return tuple(RecurrenceSchedule(rows, max(c, 1) * lanes, lanes, machine.threads) for rows, c in tiles)
 
 
 def _float_dtype(params: tuple[Param, ...]) -> torch.dtype:

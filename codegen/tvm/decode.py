@@ -57,11 +57,13 @@ class Decode(Flash):
         self.var("best", self.zero(), self.kind)
         self.var("shift", self.zero(), self.kind)
         self.declare_copies(self.head_pitch, self.width_pitch)
-        self.fill("q", most * self.head_pitch, self.zero())
-        self.fill("o", most * self.width_pitch, self.zero())
-        self.fill("total", most * self.vector, self.zero())
-        with self.loop("r", most) as r:
+        if p.head != self.head_pitch:
+            self.fill("q", most * self.head_pitch, self.zero())
+        with self.loop("r", self["count"]) as r:
             self.line(f"{self['top']}[{r}] = {self.low()}")
+            for name, pitch in (("total", self.vector), ("o", self.width_pitch)):
+                with self.vectors(pitch // self.vector, "range") as e:
+                    self.line(f"{self[name]}[{r} * {pitch} + {e}] = {self.zero()}")
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 

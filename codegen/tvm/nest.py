@@ -115,13 +115,13 @@ class Nest:
         Each pass exchanges half of what two vectors hold, so that it takes log2 n shuffles of each of the n vectors.
         """
         n = self.vector
-        rows = self.registers("rows", n, f"{dtype}x{n}")
+        rows = self.registers("square", n, f"{dtype}x{n}")
         flat = self.flat(rows, dtype)
         with self.loop("i", n, "T.unroll") as i, self.lanes() as v:
             self.line(f"{flat}[{i} * {n} + {v}] = {element(i, v)}")
         width = n // 2
         while width:
-            old, rows = rows, self.registers("rows", n, f"{dtype}x{n}")
+            old, rows = rows, self.registers("square", n, f"{dtype}x{n}")
             with self.loop("h", n // width // 2, "T.unroll") as h, self.loop("i", width, "T.unroll") as i:
                 a, b = (f"{h} * {2 * width} + {i} + {offset}" for offset in (0, width))
                 for at, shuffled in zip((a, b), self._exchanged(f"{old}[{a}]", f"{old}[{b}]", width), strict=True):
