@@ -29,10 +29,17 @@ from .program import (
 )
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+def _divisor(size: Tensor) -> Tensor:
+    """A size to divide by. It is 0 only under a guard that lets no point pass: of nothing there is no element."""
+    return torch.where(size == 0, 1, size)
+
+
 _ARITHMETIC: dict[Any, Callable[..., Any]] = {
     sympy.Add: torch.add,
     sympy.Mul: torch.mul,
-    sympy.Mod: torch.remainder,
+    sympy.Mod: lambda a, b: torch.remainder(a, _divisor(b)),
     sympy.Max: torch.maximum,
     sympy.Min: torch.minimum,
 }
@@ -138,10 +145,11 @@ class Points:
 
     def _load(self, expr: Load, known: Mapping[Expr, Tensor], mask: Tensor | None) -> Tensor:
         memory = self.memory[expr.param]
+        if 0 in self.grid.shape:  # no point: nothing is read
+            return torch.zeros((), dtype=self.computed(expr.dtype))
         at = [known[i] if isinstance(i, Expr) else self.index(i) for i in expr.index]
         offsets = memory.offsets(at, mask, expr.param)
-        if not len(memory.flat):
-            # nothing is read: the grid is empty, or the mask is false everywhere
+        if not len(memory.flat):  # the mask is false everywhere
             return torch.zeros((), dtype=self.computed(expr.dtype)).expand(offsets.shape)
         return memory.flat[offsets].to(self.computed(expr.dtype))
 
@@ -182,7 +190,7 @@ class Points:
         return self._arithmetic(index)
 
     def _quotient(self, numerator: sympy.Expr, denominator: sympy.Expr) -> Tensor:
-        return torch.div(self.index(numerator), self.index(denominator), rounding_mode="floor")
+        return torch.div(self.index(numerator), _divisor(self.index(denominator)), rounding_mode="floor")
 
     def _arithmetic(self, index: sympy.Expr) -> Tensor:
         if isinstance(index, sympy.Pow):

@@ -118,6 +118,8 @@ class _Run:
     def store(self, store: Store) -> None:
         """Store a value over the axes, in row-major order where several points may go to one element."""
         points, memory = self.points(Grid(store.axes, self.sizes)), self.memory[store.param]
+        if 0 in points.grid.shape:
+            return
         value = points.full(store.value).to(memory.flat.dtype).reshape(-1)
         at = [points.value(i) if isinstance(i, Expr) else points.index(i) for i in store.index]
         offsets = memory.offsets(at, None, store.param).expand(points.grid.shape).reshape(-1)

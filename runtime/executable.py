@@ -87,16 +87,18 @@ class Executable:
 
     def _pack(self, buffer: Buffer) -> Tensor:
         value = self._values[buffer.name]
+        if value.numel() == 0:
+            return _stand_in(value)
         if buffer.packing is None:
             return value if _usable(value) else value.contiguous().clone()
         return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
 
     def _after_mutation(self, target: Node) -> None:
         """Keep the copy that kernels read, where there is one, equal to a weight that was changed."""
-        position = self.plan.home[target].position
-        copy = self._packed.get(position)
-        if copy is not None and copy.data_ptr() != self._values[str(target.attrs["name"])].data_ptr():
-            copy.copy_(self._values[str(target.attrs["name"])])
+        copy = self._packed.get(self.plan.home[target].position)
+        value = self._values.get(str(target.attrs["name"]))
+        if copy is not None and value is not None and value.numel() and copy.data_ptr() != value.data_ptr():
+            copy.copy_(value)
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 
@@ -160,13 +162,16 @@ class _Call:
         self.executable, self.binding, self.sizes = executable, binding, sizes
         self.plan = executable.plan
         self.tensors: dict[int, Tensor] = {}
+        self.stand_ins: list[Tensor] = []  # alive as long as the call
         executable._use_arena(binding)
         for node, tensor in zip(self.plan.graph.inputs, tensors, strict=True):
             self.hold(self.plan.home[node].position, tensor)
 
     def hold(self, position: int, tensor: Tensor) -> None:
         self.tensors[position] = tensor
-        self.binding.addresses[position] = tensor.data_ptr()
+        readable = tensor if tensor.numel() else _stand_in(tensor)
+        self.binding.addresses[position] = readable.data_ptr()
+        self.stand_ins.append(readable)
 
     def run(self) -> list[Tensor]:
         for buffer in self.plan.buffers:
@@ -235,8 +240,13 @@ def _numbers(dims: Sequence[Any], sizes: Sizes) -> tuple[int, ...]:
 def _nbytes(buffer: Buffer, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
     count = buffer.type.dtype.itemsize
     for size in shapes[buffer.position][0]:
-        count *= size
+        count *= max(size, 1)  # an empty table has one row that may be read: see _stand_in
     return count
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """Memory for an empty tensor: a kernel that finds an index out of range reads element 0 before it is reported."""
+    return tensor.new_zeros([max(size, 1) for size in tensor.shape])
 
 
 def _usable(tensor: Tensor) -> bool:

@@ -104,6 +104,10 @@ def _products() -> dict[str, Case]:
         found[f"batched {dtype}"] = Case([a, b], [ops.matmul(a, b)], BATCHED)
     a, b = operand(0, (B, M, K)), operand(1, (B, N, K))
     found["shared right"] = Case([a, flat], [ops.matmul(a, flat)], BATCHED, rtol=1e-4)
+    for terms in (40, 400):  # one thread alone up to some rows, and tasks always
+        x, y = operand(0, (M, terms)), operand(1, (300, terms))
+        product = ops.matmul(x, ops.permute(y, dims=(1, 0)))
+        found[f"rows by {terms} terms"] = Case([x, y], [product], [{"m": 3}, {"m": 150}], rtol=1e-4)
     found["epilogue"] = Case([a, b], [ops.tanh(ops.matmul(a, right))], BATCHED, rtol=1e-4)
     return found
 

@@ -152,3 +152,14 @@ def test_a_weight_that_the_model_changes_is_read_as_it_is_now() -> None:
 
     fast = smelt.compile(Drifting().eval(), cache=False)
     assert [fast(torch.ones(2, 8))[0, 0].item() for _ in range(3)] == [1, 2, 4]
+
+
+def test_an_index_into_an_empty_table_raises() -> None:
+    fast = smelt.compile(torch.nn.functional.embedding, cache=False)
+    ids, table = torch.tensor([1, 2]), torch.randn(3, 4)
+    assert torch.equal(fast(ids, table), table[ids])
+    with pytest.raises(IndexError):
+        fast(ids, torch.randn(0, 4))
+    assert fast(ids[:0], torch.randn(0, 4)).shape == (0, 4)
+    with pytest.raises(IndexError):
+        smelt.compile(nn.Embedding(0, 300).eval(), cache=False)(ids)
