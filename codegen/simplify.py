@@ -183,17 +183,32 @@ def _told_apart(program: Program, symbols: set[sympy.Symbol]) -> bool:
 
 
 def _may_join(program: Program, param: Param, high: Axis, low: Axis) -> bool:
-    """Whether a parameter is used at (a + high, low), in the same two adjacent dims wherever it is used with these."""
+    """Whether a parameter is used at (a + high, low) in two adjacent dims, or at a + low.size * high + low in one."""
     uses = indices_of(program, param.name)
-    positions = {d for use in uses for d, i in enumerate(use) if _has(i, high.symbol) or _has(i, low.symbol)}
-    if not positions:
+    if all(_linear(use, high, low) is not None for use in uses):
         return True
+    positions = {d for use in uses for d in _positions(use, high, low)}
     first = min(positions)
     if positions != {first, first + 1} or param.format is not Format.STRIDED or not _adjacent_dims(param, first):
         return False
     return param.type.shape[first + 1] == low.size and all(
         _is_pair(use[first], use[first + 1], high, low) for use in uses
     )
+
+
+def _positions(use: tuple[Index, ...], high: Axis, low: Axis) -> list[int]:
+    return [d for d, i in enumerate(use) if _has(i, high.symbol) or _has(i, low.symbol)]
+
+
+def _linear(use: tuple[Index, ...], high: Axis, low: Axis) -> tuple[Index, ...] | None:
+    """The index with ``low`` for low.size * high + low, where it has the two axes in no other way."""
+    changed = list(use)
+    for d in _positions(use, high, low):
+        rest = sympy.expand(use[d] - low.size * high.symbol - low.symbol)
+        if _has(rest, high.symbol) or _has(rest, low.symbol):
+            return None
+        changed[d] = canonical_dim(rest + low.symbol)
+    return tuple(changed)
 
 
 def _is_pair(a: Index, b: Index, high: Axis, low: Axis) -> bool:
@@ -209,11 +224,7 @@ def _is_pair(a: Index, b: Index, high: Axis, low: Axis) -> bool:
 def _collapsed(program: Program, high: Axis, low: Axis) -> Program:
     """The program with two axes as one, of the second's name."""
     for param in program.params:
-        for index in indices_of(program, param.name):
-            positions = [d for d, i in enumerate(index) if _has(i, high.symbol)]
-            if positions:
-                program = _join(program, param.name, positions[0], _one_dim(high, low))
-                break
+        program = _joined_param(program, param, high, low)
     one = Axis(low.name, canonical_dim(high.size * low.size))
 
     def axes(old: tuple[Axis, ...]) -> tuple[Axis, ...]:
@@ -231,6 +242,16 @@ def _collapsed(program: Program, high: Axis, low: Axis) -> Program:
         return with_operands(expr, args)
 
     return map_expressions(replace(program, stages=stages, stores=stores), change)
+
+
+def _joined_param(program: Program, param: Param, high: Axis, low: Axis) -> Program:
+    uses = indices_of(program, param.name)
+    positions = [d for use in uses for d in _positions(use, high, low)]
+    if not positions:
+        return program
+    if all(_linear(use, high, low) is not None for use in uses):
+        return reindexed(program, param, lambda use: _linear(use, high, low) or use)
+    return _join(program, param.name, min(positions), _one_dim(high, low))
 
 
 def _has(index: Index, symbol: sympy.Symbol) -> bool:

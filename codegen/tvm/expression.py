@@ -6,6 +6,7 @@ so the text grows with the expression, not with the number of paths through it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,12 @@ class Scope:
 # --- index expressions ------------------------------------------------------------------------------------------------
 
 
+def size_name(symbol: sympy.Symbol) -> str:
+    """The TIR name of a size symbol. A model's author names symbols: ``T`` or ``while`` must not reach the text."""
+    name = str(symbol)
+    return f"n_{name}" if re.fullmatch("[A-Za-z0-9_]+", name) else f"nx_{name.encode().hex()}"
+
+
 def index_text(index: Affine, scope: Scope) -> str:
     """The TIR text of an index expression: int64.
 
@@ -100,7 +107,8 @@ def index_text(index: Affine, scope: Scope) -> str:
     if isinstance(index, int) or index.is_Integer:
         return f"T.int64({int(index)})"
     if index.is_Symbol:
-        return scope.axes.get(index, str(index))
+        known = scope.axes.get(index)
+        return known or (size_name(index) if index in scope.program.symbols else str(index))
     if isinstance(index, sympy.floor):
         return _quotient_text(*as_fraction(index.args[0]), scope)
     if isinstance(index, sympy.ceiling):

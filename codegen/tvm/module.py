@@ -6,8 +6,10 @@ all size symbols, so that one call from Python runs a whole stretch of the plan.
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +27,7 @@ from ..program import Format, Param, Program, Skeleton
 from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule
 from . import floats, helpers, integers, vmath
 from .attention import emit_attention
-from .expression import ERROR_PARAM, Scope, index_text
+from .expression import ERROR_PARAM, Scope, index_text, size_name
 from .map import emit_map
 from .matmul import emit_matmul
 from .pipeline import compile_module
@@ -85,7 +87,7 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
     src = Source()
     pointers = [f'{p.name}_ptr: T.handle("{storage_type(p.type.dtype)}")' for p in program.params]
     pointers.append(f'{ERROR_PARAM}_ptr: T.handle("int64")')
-    sizes = [f"{s}: T.int64" for s in program.symbols]
+    sizes = [f"{size_name(s)}: T.int64" for s in program.symbols]
     src.line("@T.prim_func(private=True, s_tir=True)")
     with src.block(f"def {name}({', '.join(pointers + sizes)}) -> T.int32"):
         src.line('T.attr(T.int32(0), "device_id", 0)')
@@ -135,7 +137,7 @@ def host_function(host: Host, module: Any) -> Any:
 def _call(call: Call, host: Host, module: Any, table: Any, sizes: Any) -> Any:
     variable = module.get_global_var(call.kernel)
     function = module[variable]
-    positions = {str(s): i for i, s in enumerate(host.symbols)}
+    positions = {size_name(s): i for i, s in enumerate(host.symbols)}
     pointers = [tirx.reinterpret("handle", tirx.BufferLoad(table, [at])) for at in call.buffers]
     symbols = [str(p.name) for p in function.params[len(pointers) :]]
     arguments = pointers + [tirx.BufferLoad(sizes, [positions[s]]) for s in symbols]
@@ -148,14 +150,27 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
     Raises:
         BackendError: TVM refuses the text or fails to compile it.
     """
-    module = parse_module(texts)
-    for host in hosts:
-        module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
+    with _no_collection():
+        module = parse_module(texts)
+        for host in hosts:
+            module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
+        try:
+            return compile_module(module, target)
+        except Exception as error:
+            raise BackendError(f"TVM cannot compile the kernels: {error}") from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: a full one takes as long as reading a kernel, and frees nothing of it."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        return compile_module(module, target)
-    except Exception as error:
-        raise BackendError(f"TVM cannot compile the kernels: {error}") from error
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(maxsize=1)

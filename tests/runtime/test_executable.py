@@ -163,3 +163,10 @@ def test_an_index_into_an_empty_table_raises() -> None:
     assert fast(ids[:0], torch.randn(0, 4)).shape == (0, 4)
     with pytest.raises(IndexError):
         smelt.compile(nn.Embedding(0, 300).eval(), cache=False)(ids)
+
+
+@pytest.mark.parametrize("name", ["T", "I", "vmath", "range", "err", "class", "in0", "s 0", "é", "n_x"])
+def test_size_symbols_may_have_any_name(name: str) -> None:
+    fast = smelt.compile(nn.Linear(8, 8).eval(), cache=False, dynamic={"input": {0: name}})
+    smelt.verify(fast, torch.randn(3, 8))
+    smelt.verify(fast, torch.randn(5, 8))
