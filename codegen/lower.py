@@ -147,6 +147,8 @@ class _Lowering:
                     products.attention(self, node)
             by_boxes = skeleton is Skeleton.MAP
             stores = [s for i in range(len(self.region.outputs)) for s in self._stores(i, by_boxes)]
+        if skeleton is Skeleton.ROWS and not self.stages:
+            skeleton = Skeleton.MAP  # the sum of a 0-d tensor combines nothing
         symbols = tuple(r.symbol for r in self.region.symbols)
         return Program(skeleton, self._params(), tuple(self.stages), tuple(stores), symbols, recurrence)
 

@@ -36,8 +36,9 @@ class InputSpec:
 
     def accepts(self, leaf: object) -> bool:
         """Whether a constant leaf repeats the captured one: equal and of the same type, NaN equal to itself."""
-        same = leaf == self.value or (leaf != leaf and self.value != self.value)
-        return type(leaf) is type(self.value) and bool(same)
+        if isinstance(leaf, float) and isinstance(self.value, float):
+            return leaf.hex() == self.value.hex()  # 0.0 is not -0.0
+        return type(leaf) is type(self.value) and bool(leaf == self.value)
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,13 @@ class Capture:
     ) -> Any:
         """The model's result from the graph's outputs, the leaves of the call and the sizes of its symbols."""
 
+        given: set[int] = set()
+
         def value(spec: OutputSpec) -> Any:
             if spec.kind == "tensor":
-                return tensors[spec.index]
+                again = spec.index in given  # two results that are always equal need not be one tensor in the model
+                given.add(spec.index)
+                return tensors[spec.index].clone() if again else tensors[spec.index]
             if spec.kind == "input":
                 return leaves[spec.index]
             return spec.value if spec.dim is None else substitute(spec.dim, sizes)

@@ -74,7 +74,7 @@ class Captures:
         parts: list[Any] = [id(call.spec)]
         for place, leaf in enumerate(call.leaves):
             if not isinstance(leaf, Tensor):
-                parts.append((type(leaf), leaf))
+                parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
                 continue
             if grad and leaf.requires_grad:
                 name = self.reader.names(call.spec)[place]

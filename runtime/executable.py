@@ -18,11 +18,13 @@ from ..ir.graph import Graph
 from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait
 from ..ir.types import concrete
+from ..rewrites.fusion import through_views
 from ..rewrites.memory import Interval, place
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 
 ALIGNMENT = 64
+MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
 Sizes = Mapping[sympy.Symbol, int]
 HostFunction = Callable[[Tensor, Tensor], Any]
 
@@ -38,6 +40,7 @@ class Binding:
     offsets: dict[int, int]
     arena_bytes: int
     arena_base: int = 0
+    empty: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -110,6 +113,8 @@ class Executable:
         key = tuple(sizes[s] for s in self._symbols)
         found = self._bindings.get(key)
         if found is None:
+            if len(self._bindings) >= MOST_BINDINGS:
+                self._bindings.pop(next(iter(self._bindings)))
             found = self._bindings[key] = self._bind(sizes, key)
         return found
 
@@ -127,6 +132,9 @@ class Executable:
         for b in buffers:
             if b.place is Place.ERROR:
                 made.addresses[b.position] = self._error.data_ptr()
+            elif b.place is Place.ARENA and b.position not in offsets:  # empty, so no kernel writes it
+                made.empty[b.position] = _stand_in(torch.empty(shapes[b.position][0], dtype=b.type.dtype))
+                made.addresses[b.position] = made.empty[b.position].data_ptr()
             elif b.place is Place.WEIGHT:
                 made.addresses[b.position] = self._packed[b.position].data_ptr()
         return made
@@ -184,12 +192,23 @@ class _Call:
             else:
                 host(self.binding.table, self.binding.sizes)
                 self.check_indices()
-        outputs = [self.value(node) for node in self.plan.graph.outputs]
+        outputs = self.outputs()
         changed = [(self.value(m.target), self.value(m.value).clone()) for m in self.plan.graph.mutations]
         for mutation, (target, value) in zip(self.plan.graph.mutations, changed, strict=True):
             target.copy_(value)
             self.executable._after_mutation(mutation.target)
         return outputs
+
+    def outputs(self) -> list[Tensor]:
+        """The results, each in memory of its own: rewriting may have removed the copies that the model made."""
+        given: set[Buffer] = set()
+        found = []
+        for node in self.plan.graph.outputs:
+            buffer = self.plan.home[through_views(node)]
+            fresh = buffer.place is Place.OUTPUT and buffer not in given
+            given.add(buffer)
+            found.append(self.value(node) if fresh else self.value(node).clone())
+        return found
 
     def check_indices(self) -> None:
         if self.executable._error[0]:
@@ -204,7 +223,15 @@ class _Call:
             made = step.node.op.evaluate(*operands, **self.attrs(step.node))
             results = made if isinstance(made, tuple) else (made,)
         for position, result in zip(step.results, results, strict=True):
-            self.hold(position, result.contiguous())
+            self.hold(position, self.own(result, position, operands))
+
+    def own(self, result: Tensor, position: int, operands: Sequence[Tensor]) -> Tensor:
+        """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again."""
+        shape, strides = self.binding.shapes[position]
+        shared = any(result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in operands)
+        if not shared and result.stride() == strides and result.data_ptr() % ALIGNMENT == 0:
+            return result
+        return torch.empty_strided(shape, strides, dtype=result.dtype).copy_(result)
 
     def attrs(self, node: Node) -> dict[str, Any]:
         return {name: _concrete_value(value, self.sizes) for name, value in node.attrs.items()}
@@ -227,6 +254,8 @@ class _Call:
         if buffer.place is Place.WEIGHT:
             return self.executable._values[buffer.name]
         shape, strides = self.binding.shapes[buffer.position]
+        if buffer.position in self.binding.empty:
+            return torch.empty_strided(shape, strides, dtype=buffer.type.dtype)
         start = self.binding.arena_base - self.executable._arena.data_ptr() + self.binding.offsets[buffer.position]
         nbytes = _nbytes(buffer, self.binding.shapes)
         flat = self.executable._arena[start : start + nbytes].view(buffer.type.dtype)

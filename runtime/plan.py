@@ -138,13 +138,14 @@ class _Planner:
         kernel = self.table.kernel_for(node) if node.is_a(ops.fused) else None
         results = ops.results(node)
         if kernel is None:
-            made = [self.buffer(Place.TORCH, r.tensor_type) for r in results]
+            made = [self.buffer(Place.TORCH, r.tensor_type, strides_of_value(r)) for r in results]
             self.plan.steps.append(TorchStep(node, tuple(b.position for b in made)))
         else:
             made = [self.buffer(self.place_of(r), r.tensor_type, strides_of_value(r)) for r in results]
             reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
             positions = tuple(b.position for b in (*reads, *made, self.error))
-            self.plan.steps.append(KernelStep(kernel, positions, node))
+            if any(r.tensor_type.numel != 0 for r in results):
+                self.plan.steps.append(KernelStep(kernel, positions, node))
         self.plan.home.update(zip(results, made, strict=True))
 
     def place_of(self, result: Node) -> Place:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,14 +180,14 @@ def host_cpu() -> str:
     return str(tvm.get_global_func("target.llvm_get_system_cpu")())
 
 
-_pool_size: list[int] = []  # one for the process, as TVM's pool is
+_pool = threading.local()  # TVM's thread pool is one for each thread that calls it
 
 
 def set_threads(count: int) -> None:
     """Size TVM's thread pool, which takes half of the cores by default. Cheap where it has that size already."""
-    if _pool_size != [count]:
+    if getattr(_pool, "size", None) != count:
         tvm.get_global_func("runtime.config_threadpool")(1, count)
-        _pool_size[:] = [count]
+        _pool.size = count
 
 
 @lru_cache(maxsize=1)

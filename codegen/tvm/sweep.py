@@ -152,8 +152,11 @@ class Sweep:
     def _scope(self, number: int, at: Scope, lane: str) -> Scope:
         """What is known at a point of a pass: results of stages, and values that earlier passes kept."""
         refs = {name: text(at, lane) for name, text in self.stages.items() if self._is_named(name, at)}
-        kept = {e: self._kept_at(e, at, lane) for e, first in self.kept.items() if first < number}
-        return at.knowing(refs).having(kept if self._is_inside(at) else {})
+        if not self._is_inside(at):  # at a row's result there is no one place in the row
+            return at.knowing(refs)
+        return at.knowing(refs).having(
+            {e: self._kept_at(e, at, lane) for e, first in self.kept.items() if first < number}
+        )
 
     def _is_named(self, name: str, at: Scope) -> bool:
         return name not in self.buffers or self._is_inside(at)

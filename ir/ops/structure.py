@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def resolve(target: str) -> Any:
     """
     found: Any = torch.ops
     for part in target.split("."):
-        if not part.isidentifier() or part.startswith("__"):
+        if not re.fullmatch("__[a-z]+__|(?!__)[A-Za-z0-9_]+", part):
             raise TypeRuleError(f"{target!r} is not the name of a PyTorch operator")
         try:
             found = getattr(found, part)

@@ -24,13 +24,13 @@ from .cases import Buffer
 pytest.importorskip("tvm")
 
 from smelt.codegen.tvm import module as tvm_module
-from smelt.codegen.tvm.expression import Scope, index_text, offset_text
+from smelt.codegen.tvm.expression import Scope, index_text, offset_text, size_name
 from smelt.codegen.tvm.source import Source
 
-I, J, S, N = axis_symbol("i"), axis_symbol("j"), symbol("s"), symbol("n")
+ROW, COL, S, N = axis_symbol("i"), axis_symbol("j"), symbol("s"), symbol("n")
 NAMES = {"_i": "i", "_j": "j"}
 PROGRAM = Program(Skeleton.MAP, (), (), (), (S, N))
-SCOPE = Scope(PROGRAM, Source(), {I: "i", J: "j"})
+SCOPE = Scope(PROGRAM, Source(), {ROW: "i", COL: "j"})
 # what the text may call, on Python's integers
 T = SimpleNamespace(
     int64=int,
@@ -42,14 +42,14 @@ T = SimpleNamespace(
 
 
 def evaluated(text: str, values: dict[sympy.Symbol, int]) -> int:
-    names = {NAMES.get(s.name, s.name): value for s, value in values.items()}
+    names = {NAMES.get(s.name, size_name(s)): value for s, value in values.items()}
     result = eval(text, {"T": T, **names})
     assert isinstance(result, int)
     return result
 
 
 def leaves() -> st.SearchStrategy[sympy.Expr]:
-    return st.sampled_from([I, J, S, N]) | st.integers(-5, 9).map(sympy.Integer)
+    return st.sampled_from([ROW, COL, S, N]) | st.integers(-5, 9).map(sympy.Integer)
 
 
 def extend(inner: st.SearchStrategy[sympy.Expr]) -> st.SearchStrategy[sympy.Expr]:
@@ -68,7 +68,7 @@ def extend(inner: st.SearchStrategy[sympy.Expr]) -> st.SearchStrategy[sympy.Expr
 
 EXPRESSIONS = st.recursive(leaves(), extend, max_leaves=6)
 POINTS = st.fixed_dictionaries(
-    {I: st.integers(0, 40), J: st.integers(0, 40), S: st.integers(0, 20), N: st.integers(0, 20)}
+    {ROW: st.integers(0, 40), COL: st.integers(0, 40), S: st.integers(0, 20), N: st.integers(0, 20)}
 )
 
 
@@ -89,7 +89,7 @@ def test_text_has_the_value_of_the_expression(index: sympy.Expr, values: dict[sy
 @given(EXPRESSIONS, POINTS)
 def test_interpreter_has_the_value_of_the_expression(index: sympy.Expr, values: dict[sympy.Symbol, int]) -> None:
     grid = Grid((Axis("i", 41), Axis("j", 41)), {S: values[S], N: values[N]})
-    found = Points(grid, {}, {}, None).index(index).expand(41, 41)[values[I], values[J]]
+    found = Points(grid, {}, {}, None).index(index).expand(41, 41)[values[ROW], values[COL]]
     assert int(found) == exact(index, values)
 
 
@@ -122,7 +122,7 @@ def random_expressions(count: int) -> list[sympy.Expr]:
 
     def make(depth: int) -> sympy.Expr:
         if depth == 0:
-            return [I, J, S, N, sympy.Integer(pick(-5, 9))][pick(0, 5)]
+            return [ROW, COL, S, N, sympy.Integer(pick(-5, 9))][pick(0, 5)]
         a, b, size = make(depth - 1), make(depth - 1), [2, 3, 8, S + 1, 4 * N + 2][pick(0, 5)]
         kinds = [
             a + b,
@@ -146,7 +146,7 @@ def test_compiled_text() -> None:
         Param(f"out{n}", TensorType((S + 3, 20), torch.int64), (20, 1), Role.OUT) for n in range(len(expressions))
     )
     stores = tuple(
-        Store(p.name, axes, (I, J), IndexValue(e, torch.int64)) for p, e in zip(params, expressions, strict=True)
+        Store(p.name, axes, (ROW, COL), IndexValue(e, torch.int64)) for p, e in zip(params, expressions, strict=True)
     )
     program = Program(Skeleton.MAP, params, (), stores, (S, N))
     text = tvm_module.kernel_text("k", program, MapSchedule(16))
@@ -157,5 +157,5 @@ def test_compiled_text() -> None:
         error = torch.zeros(1, dtype=torch.int64)
         main(torch.tensor([*(b.address for b in buffers), error.data_ptr()]), torch.tensor([s, n]))
         for buffer, index in zip(buffers, expressions, strict=True):
-            expected = [[exact(index, {I: i, J: j, S: s, N: n}) for j in range(20)] for i in range(s + 3)]
+            expected = [[exact(index, {ROW: i, COL: j, S: s, N: n}) for j in range(20)] for i in range(s + 3)]
             assert buffer.tensor.tolist() == expected, index
