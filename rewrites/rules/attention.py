@@ -1,6 +1,7 @@
 """Attention from products and softmax, and what its operator takes in by itself: scales, repeated heads, masks.
 
-A query that sees no key at all gets 0 from the operator, and NaN from a softmax over a row of -inf.
+A query that sees no key at all gets 0 from the operator, and NaN from a softmax over a row of -inf. Where a mask may
+hide all keys, the NaN is put back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...ir.node import Node
+from ...ir.node import Node, topological
 from ...ir.ops import (
     add,
     arange,
@@ -20,8 +21,10 @@ from ...ir.ops import (
     bit_not,
     bit_or,
     div,
+    eq,
     expand,
     full,
+    gt,
     input,
     le,
     lt,
@@ -34,6 +37,7 @@ from ...ir.ops import (
     softmax,
     where,
 )
+from ...ir.ops import all as all_
 from ...ir.types import Shape, broadcast_shapes
 from ..pattern import constant, without_casts
 from ..rule import ROUNDING, Domain, Rule
@@ -60,7 +64,27 @@ def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None 
     rank = q.tensor_type.rank
     k = permute(kt, dims=(*range(rank - 2), rank - 1, rank - 2))
     operands = [_with_heads(like(x, root)) for x in (q, k, v, m) if x is not None]
-    return reshape(attention(*operands, scale=scale), shape=root.shape)
+    found = attention(*operands, scale=scale)
+    if m is not None and _may_hide(m):
+        none = all_(eq(operands[3], scalar(MINUS_INFINITY, root.dtype)), dims=(-1,), keepdim=True)
+        hidden = bit_and(none, gt(scalar(kt.shape[-1], torch.int64), scalar(0, torch.int64)))  # no keys at all: 0
+        found = where(hidden, scalar(math.nan, root.dtype), found)
+    return reshape(found, shape=root.shape)
+
+
+def _may_hide(m: Node) -> bool:
+    """Whether a mask that is added may be -inf for every key: the softmax of such a row is NaN, the operator gives 0.
+
+    A mask made of finite numbers alone may not; nor may one of weights, taken to be finite as all weights are.
+    """
+    if m.tensor_type.rank == 0:
+        return False
+    for node in topological([m]):
+        value = node.attrs.get("value")
+        number = isinstance(value, float) and not math.isfinite(value)
+        if number or (node.op is input and node.dtype.is_floating_point):
+            return True
+    return False
 
 
 def _with_heads(x: Node) -> Node:

@@ -94,3 +94,23 @@ def test_an_empty_batch_may_come_first() -> None:
 def test_an_index_into_an_empty_intermediate_raises() -> None:
     with pytest.raises(IndexError):
         compiled(lambda x, i: x.exp()[i].tanh())(torch.randn(0, 3), torch.tensor([0]))
+
+
+MASKINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "added": lambda s, m: s + torch.zeros(m.shape).masked_fill(~m, -torch.inf),
+    "filled": lambda s, m: s.masked_fill(~m, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", MASKINGS)
+def test_a_query_that_sees_no_key_is_nan_where_attention_is_written_out(name: str) -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor, m: Tensor) -> Tensor:
+            scores = q.reshape(*q.shape[:3], 16) @ q.transpose(-1, -2) * 0.25
+            return MASKINGS[name](scores, m).softmax(-1) @ q
+
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    mask[2] = False
+    fast, q = compiled(Attention().eval()), torch.randn(1, 2, 5, 16)
+    smelt.verify(fast, q, mask)
+    assert fast(q, mask).isnan().sum() == 2 * 16
