@@ -39,6 +39,12 @@ class Bounds:
         found = self._interval(expanded)
         return found is not None and self._nonnegative(found[0], expanded)
 
+    def quotient(self, index: Affine, size: Dim) -> int | None:
+        """The quotient of an index by a size where it is the same number at every point."""
+        found = self._interval(sympy.expand(sympy.sympify(index)))
+        least, most = (sympy.floor(end / size) for end in found) if found else (None, None)
+        return int(least) if least is not None and least.is_Integer and least == most else None
+
     def _nonnegative(self, least: sympy.Expr, index: sympy.Expr) -> bool:
         """Whether an expression of sizes is at least 0, where the axes in ``index`` have points."""
         lows = dict(self._least)

@@ -63,12 +63,21 @@ def split(linear: Index, size: Dim, bounds: Bounds) -> tuple[Index, Index]:
         else:
             rest.append(term)
     quotient, remainder = sympy.Add(*whole), sympy.Add(*rest)
-    if bounds.inside(remainder, size):
-        return _plain(quotient), _plain(remainder)
+    turns = 0 if bounds.inside(remainder, size) else bounds.quotient(remainder, size)
+    if turns is not None:
+        return _plain(quotient + turns), _plain(sympy.expand(remainder - turns * size))
     return _plain(quotient + sympy.floor(remainder / size)), _plain(sympy.Mod(remainder, size))
 
 
+def divides(divisor: Dim, size: Dim) -> bool:
+    """Whether a size is certainly a multiple of another, which is not 0."""
+    if isinstance(divisor, int) and isinstance(size, int):
+        return size % divisor == 0
+    return _is_whole(sympy.cancel(sympy.sympify(size) / divisor))
+
+
 def _is_whole(expr: sympy.Expr) -> bool:
+    # together, for s + 1/2 as it stands has no denominator
     return bool(sympy.fraction(sympy.together(expr))[1] == 1)
 
 
@@ -128,7 +137,7 @@ def _divides(a: list[int], old: Shape, b: list[int], new: Shape) -> bool:
     left, right = product(old[x] for x in a), product(new[x] for x in b)
     if isinstance(left, int) and isinstance(right, int):
         return left < right
-    return _is_whole(sympy.cancel(sympy.sympify(right) / left))
+    return divides(left, right)
 
 
 def broadcast_index(shape: Shape, index: Sequence[Index]) -> tuple[Index, ...]:

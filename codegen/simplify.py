@@ -13,6 +13,7 @@ from itertools import pairwise
 import sympy
 
 from ..ir.types import Dim, canonical_dim
+from .indexing import divides
 from .program import (
     Affine,
     Axis,
@@ -72,9 +73,7 @@ def _memory_rank(param: Param, d: int) -> tuple[int, int]:
 
 
 def _multiple(a: Dim, b: Dim) -> bool:
-    if a == 0 or b == 0:
-        return b == 0
-    return bool(sympy.fraction(sympy.cancel(sympy.sympify(a) / b))[1] == 1)
+    return b == 0 if a == 0 or b == 0 else divides(b, a)
 
 
 def _merge_dims(program: Program, name: str) -> Program:

@@ -9,7 +9,7 @@ import sympy
 
 from ..ir.types import Dim, canonical_dim
 from .bounds import Bounds
-from .indexing import split
+from .indexing import divides, split
 from .program import (
     Affine,
     Axis,
@@ -52,7 +52,7 @@ def _divisor(program: Program, axis: Axis) -> Dim | None:
     if _is_positional(program, axis):
         return None
     found = [d for index in _indices(program) for d in _divisors(index, axis)]
-    whole = [d for d in found if _divides(d, axis.size)]
+    whole = [d for d in found if _splits(d, axis.size)]
     return max(whole, key=lambda d: (isinstance(d, int), d if isinstance(d, int) else 0)) if whole else None
 
 
@@ -76,14 +76,18 @@ def _indices(program: Program) -> list[sympy.Expr]:
 def _divisors(index: sympy.Expr, axis: Axis) -> list[Dim]:
     pairs = [part.args for part in index.atoms(sympy.Mod)]
     pairs += [as_fraction(part.args[0]) for part in index.atoms(sympy.floor)]
-    return [canonical_dim(divisor) for dividend, divisor in pairs if dividend == axis.symbol]
+    return [canonical_dim(divisor) for dividend, divisor in pairs if _runs_with(dividend, axis)]
 
 
-def _divides(divisor: Dim, size: Dim) -> bool:
-    if isinstance(divisor, int) and isinstance(size, int):
-        return 1 < divisor < size and size % divisor == 0
-    quotient = sympy.cancel(sympy.sympify(size) / divisor)
-    return divisor != 1 and quotient != 1 and bool(sympy.fraction(quotient)[1] == 1)
+def _runs_with(dividend: sympy.Expr, axis: Axis) -> bool:
+    """Whether a dividend is the axis, counted up or down from some size."""
+    rests = (sympy.expand(dividend - axis.symbol), sympy.expand(dividend + axis.symbol))
+    return any(rest.is_Integer or rest.is_zero for rest in rests)
+
+
+def _splits(divisor: Dim, size: Dim) -> bool:
+    """Whether an axis of a size falls into several parts of ``divisor`` points."""
+    return divisor not in (0, 1) and divisor != size and divides(divisor, size)
 
 
 def _split(program: Program, axis: Axis, divisor: Dim) -> Program:

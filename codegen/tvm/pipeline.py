@@ -2,7 +2,9 @@
 
 TVM's own pipeline simplifies expressions again and again. It takes floats for real numbers, puts bound values in place
 wherever they are used, which makes an expression exponentially long (half a minute for one ``pow``), and eliminates
-common subexpressions afterwards. LLVM does all of that better, knowing what floats are.
+common subexpressions afterwards. It also gets sums of floors and remainders of negative numbers wrong, which may stand
+in an index: even ``FlattenBuffer`` simplifies those, and is left out since every buffer here is flat. LLVM does all of
+that better, knowing what floats are.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ NAME = "smelt"
 def _passes() -> list[Any]:
     transform = tirx.transform
     return [
-        transform.FlattenBuffer(),
         transform.VectorizeLoop(True),
         transform.UnrollLoop(),
         transform.AnnotateEntryFunc(),

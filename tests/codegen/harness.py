@@ -26,7 +26,7 @@ pytest.importorskip("tvm")
 from smelt.codegen.tvm import module as tvm_module
 from smelt.codegen.tvm.packing import pack_panels
 
-__all__ = ["Case", "Kernel", "build", "operand", "random_tensor", "region", "same"]
+__all__ = ["Case", "Kernel", "build", "operand", "random_tensor", "region", "same", "tvm_module"]
 
 
 @dataclass

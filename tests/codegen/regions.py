@@ -74,6 +74,9 @@ def views() -> dict[str, Case]:
         "flip": one(lambda n: doubled(ops.flip(n, dims=(0, 2))), (B, S, 5)),
         "flip slice": one(lambda n: doubled(ops.slice_(ops.flip(n, dims=(0,)), dim=0, start=2, stop=7)), (9, S)),
         "flip split": one(lambda n: doubled(ops.reshape(ops.flip(n, dims=(1,)), shape=(B, 3, 4))), (B, 12)),
+        "flip of merged": one(
+            lambda n: ops.sum(ops.exp(ops.flip(ops.reshape(n, shape=(B, 4 * S)), dims=(1,))), dims=(1,)), (B, S, 4)
+        ),
         "slice of merged": one(
             lambda n: doubled(ops.slice_(ops.reshape(n, shape=(B, 12)), dim=1, start=1, stop=12, step=2)), (B, 3, 4)
         ),
@@ -269,12 +272,8 @@ def scatters() -> dict[str, Case]:
             low=-5,
         ),
         "index_put into zeros": Case(
-            [y(S, 3), z(S, dtype=I64)][::1] and [operand(0, (S, 3)), operand(1, (S,), I64)],
-            [
-                ops.index_put(
-                    ops.full(shape=(9, 3), value=0.0, dtype=F32), operand(0, (S, 3)), operand(1, (S,), I64), dim=0
-                )
-            ],
+            [x(S, 3), y(S, dtype=I64)],
+            [ops.index_put(ops.full(shape=(9, 3), value=0.0, dtype=F32), x(S, 3), y(S, dtype=I64), dim=0)],
             SIZES,
             **both,  # type: ignore[arg-type]
         ),

@@ -1,0 +1,431 @@
+"""Map, rows and scatter kernels, compiled, against what their regions mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from smelt.codegen.schedule import Machine, default_schedule
+from smelt.ir import ops
+from smelt.ir.errors import TypeRuleError
+from smelt.ir.node import Node, OpDef
+from smelt.ir.types import DTYPE_NAMES
+
+from .cases import Sizes
+from .harness import Case, Kernel, build, operand, tvm_module
+from .regions import BF16, BOOL, F16, F32, F64, FILLED, I32, I64, SIZES, U8, B, S, all_regions, one, x, y, z
+
+AWKWARD: Sequence[Sizes] = ({"b": 1823, "s": 781},)
+LONG: Sequence[Sizes] = tuple(
+    {"b": b, "s": s} for b, s in ((1, 1), (2, 15), (3, 16), (1, 17), (2, 63), (1, 64), (2, 200))
+)
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+
+def reductions() -> dict[str, Case]:
+    """Every reduction over every axis of [B, S, 5], and over several."""
+    found = {}
+    for op in (ops.sum, ops.prod, ops.amax, ops.amin, ops.mean, ops.var):
+        for n, dims in enumerate(((2,), (0,), (1,), (0, 2), (1, 2), (0, 1), None)):
+            found[f"{op.name} {dims}"] = one(
+                lambda v, op=op, dims=dims, n=n: op(v, dims=dims, keepdim=n % 2 == 0), (B, S, 5), _sizes(op)
+            )
+    for dim in range(3):
+        for op in (ops.softmax, ops.log_softmax, ops.cumsum):
+            found[f"{op.name} {dim}"] = one(lambda v, op=op, dim=dim: op(v, dim=dim), (B, S, 5))
+        for op in (ops.argmax, ops.argmin):
+            found[f"{op.name} {dim}"] = one(
+                lambda v, op=op, dim=dim: op(v, dim=dim, keepdim=dim == 1), (B, S, 5), FILLED
+            )
+    return found
+
+
+def _sizes(op: OpDef) -> Sequence[Sizes]:
+    return FILLED if op in (ops.amax, ops.amin, ops.var, ops.mean) else SIZES
+
+
+def dtypes() -> dict[str, Case]:
+    """Every reduction in every dtype that it takes, along the last axis and across rows."""
+    found = {}
+    kinds: list[tuple[OpDef, dict[str, Any]]] = [
+        *((op, {"dims": (1,)}) for op in (ops.sum, ops.prod, ops.amax, ops.amin, ops.any, ops.all, ops.mean, ops.var)),
+        *((op, {"dims": (0,)}) for op in (ops.sum, ops.prod, ops.amax, ops.amin, ops.any, ops.all, ops.mean)),
+        *((op, {"dim": dim}) for op in (ops.argmax, ops.argmin, ops.cumsum, ops.softmax) for dim in (0, 1)),
+    ]
+    for dtype in (F64, F16, BF16, I64, I32, torch.int8, U8, BOOL):
+        for op, attributes in kinds:
+            source = x(S, B, dtype=dtype)
+            try:
+                node = op(source, **attributes)
+            except TypeRuleError:
+                continue
+            name = f"{op.name} {next(iter(attributes.values()))} of {DTYPE_NAMES[dtype]}"
+            found[name] = Case([source], [node], FILLED, high=4, low=-3)
+    return found
+
+
+def widths() -> dict[str, Case]:
+    """Rows of every length around the width of a vector, known and unknown; rows side by side likewise."""
+    found = {}
+    for size in (1, 2, 3, 8, 15, 16, 17, 48, 64, 65, 100, 768):
+        found[f"softmax of {size}"] = one(lambda v: ops.softmax(v, dim=1), (B, size), FILLED[:2])
+        found[f"max beside {size}"] = one(lambda v: ops.amax(v, dims=(1,)), (B, S, size), FILLED[:2])
+    found["softmax of any"] = one(lambda v: ops.softmax(v, dim=1), (B, S), LONG)
+    found["sum of any"] = one(lambda v: ops.sum(v, dims=(1,)), (B, S), LONG)
+    found["sum beside any"] = one(lambda v: ops.sum(v, dims=(0,)), (B, S), LONG)
+    found["softmax beside any"] = one(lambda v: ops.softmax(v, dim=0), (B, S), LONG)
+    found["argmax of any"] = one(lambda v: ops.argmax(v, dim=1), (B, S), LONG)
+    found["argmin beside any"] = one(lambda v: ops.argmin(v, dim=0), (B, S), LONG)
+    return found
+
+
+def norms() -> dict[str, Case]:
+    """Norms and softmax as models have them, with what is fused before and after."""
+    a, b, w, c = x(B, S, 96), y(B, S, 96), z(96), operand(3, (96,))
+    half = [operand(i, n.shape, BF16) for i, n in enumerate((a, b, w, c))]
+    total = ops.add(a, b)
+    scores, mask = x(B, 4, S, S), y(B, S, dtype=BOOL)
+    low = ops.scalar(float("-inf"), F32)
+    masked = ops.where(ops.reshape(mask, shape=(B, 1, 1, S)), scores, low)
+    return {
+        "layer_norm": Case([a, b, w, c], [ops.layer_norm(a, w, c, eps=1e-5)], SIZES),
+        "add and layer_norm": Case([a, b, w, c], [ops.layer_norm(total, w, c, eps=1e-5), total], SIZES),
+        "layer_norm of half": Case(half, [ops.layer_norm(ops.add(*half[:2]), *half[2:], eps=1e-5)], SIZES),
+        "layer_norm over two axes": Case(
+            [x(B, S, 3, 5), y(3, 5), z(3, 5)],
+            [ops.layer_norm(x(B, S, 3, 5), y(3, 5), z(3, 5), eps=1e-5, axes=2)],
+            SIZES,
+        ),
+        "layer_norm of gelu": Case([a, b, w, c], [ops.layer_norm(ops.gelu(a), w, c, eps=1e-5)], SIZES),
+        "gelu of layer_norm": Case([a, b, w, c], [ops.gelu(ops.layer_norm(a, w, c, eps=1e-5))], SIZES),
+        "rms_norm": Case([a, y(96)], [ops.rms_norm(a, y(96), eps=1e-6)], SIZES),
+        "rms_norm of a permuted operand": Case(
+            [a, y(96)], [ops.rms_norm(a, y(96), eps=1e-6)], SIZES, operands={0: (2, 0, 1)}
+        ),
+        "masked softmax": Case([scores, mask], [ops.softmax(masked, dim=3)], SIZES),
+        "scaled softmax": Case([scores], [ops.softmax(ops.mul(scores, ops.scalar(0.125, F32)), dim=3)], SIZES),
+        "softmax of half": Case([x(B, S, dtype=F16)], [ops.softmax(x(B, S, dtype=F16), dim=1)], SIZES),
+        "softmax of a view": Case(
+            [x(B, S, 12)],
+            [ops.softmax(ops.permute(ops.reshape(x(B, S, 12), shape=(B, S, 3, 4)), dims=(0, 2, 1, 3)), dim=3)],
+            SIZES,
+        ),
+        "softmax of a running sum": one(lambda v: ops.softmax(ops.cumsum(v, dim=1), dim=1), (B, S)),
+        "softmax of a running sum across rows": one(lambda v: ops.softmax(ops.cumsum(v, dim=0), dim=0), (B, S)),
+        "running sum and its softmax": one(lambda v: ops.add(ops.cumsum(v, dim=1), ops.softmax(v, dim=1)), (B, S)),
+        "exp of a running sum of exp": one(lambda v: ops.exp(ops.neg(ops.cumsum(ops.exp(v), dim=2))), (B, S, 4)),
+        "mean and variance": one(
+            lambda v: ops.div(ops.sub(v, ops.mean(v, dims=(1,), keepdim=True)), ops.var(v, dims=(1,), keepdim=True)),
+            (B, S, 4),
+            FILLED[:1],
+        ),
+        "mask of what is largest": one(lambda v: ops.eq(v, ops.amax(v, dims=(2,), keepdim=True)), (B, S, 7), FILLED),
+        "largest share": one(lambda v: ops.amax(ops.softmax(v, dim=1), dims=(1,)), (B, S), FILLED),
+        "largest share across rows": one(lambda v: ops.amax(ops.softmax(v, dim=0), dims=(0,)), (B, S), FILLED),
+        "entropy": one(
+            lambda v: ops.neg(ops.sum(ops.mul(ops.softmax(v, dim=1), ops.log_softmax(v, dim=1)), dims=(1,))), (B, S)
+        ),
+        "shares and the largest": one(
+            lambda v: ops.mul(ops.softmax(v, dim=2), ops.amax(ops.softmax(v, dim=2), dims=(2,), keepdim=True)),
+            (B, S, 5),
+            FILLED,
+        ),
+        "chosen by another's argmax": Case(
+            [x(B, S), y(B, S)],
+            [ops.argmax(ops.mul(x(B, S), y(B, S)), dim=1), ops.amax(ops.mul(x(B, S), y(B, S)), dims=(1,))],
+            FILLED,
+        ),
+    }
+
+
+def awkward() -> dict[str, Case]:
+    """Sizes that no vector or chunk divides."""
+    add = Case([x(B, S), y(S)], [ops.mul(ops.add(x(B, S), y(S)), x(B, S))], AWKWARD)
+    return {
+        "awkward pointwise": add,
+        "awkward gelu": one(lambda v: ops.gelu(v), (B, S), AWKWARD),
+        "awkward transpose": one(lambda v: ops.neg(ops.permute(v, dims=(1, 0))), (B, S), AWKWARD),
+        "awkward softmax": one(lambda v: ops.softmax(v, dim=1), (B, S), AWKWARD),
+        "awkward columns": one(lambda v: ops.mean(v, dims=(0,)), (B, S), AWKWARD),
+        "awkward concat": one(lambda v: ops.concat(v, ops.neg(v), dim=1), (B, S), AWKWARD),
+        "awkward half": Case([x(B, S, dtype=BF16)], [ops.exp(x(B, S, dtype=BF16))], AWKWARD),
+        "known awkward": one(lambda v: ops.softmax(ops.gelu(v), dim=1), (181, 781), [{}]),
+    }
+
+
+CASES = {**all_regions(), **reductions(), **dtypes(), **widths(), **norms(), **awkward()}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, Kernel]:
+    return build(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+def test_kernel_means_what_the_region_means(name: str, kernels: dict[str, Kernel]) -> None:
+    for sizes in CASES[name].sizes:
+        kernels[name].check(sizes)
+
+
+# --- special values ---------------------------------------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("at", [0, 5, 20, 69])
+@pytest.mark.parametrize(
+    "name", ["amax (2,)", "amin (1,)", "softmax 1", "argmax 1", "argmin 2", "argmax of any", "sum of any"]
+)
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_number_that_is_none(name: str, value: float, at: int, kernels: dict[str, Kernel]) -> None:
+    kernel = kernels[name]
+    sizes = {"b": 2, "s": 70}
+    (source,) = kernel.case.tensors(sizes)
+    source.reshape(2, 70, -1)[0, at] = value
+    (expected,), (found,) = kernel.case.meaning([source], sizes), kernel.run([source], sizes)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-5, equal_nan=True)
+
+
+def test_the_first_of_equals_is_chosen(kernels: dict[str, Kernel]) -> None:
+    for name, source in {
+        "argmax of any": torch.tensor([[0.0, 2.0] * 40, [NAN, 1.0] * 40, [-INF] * 80]),
+        "argmin beside any": torch.tensor([[0.0, 2.0] * 40, [NAN, 1.0] * 40, [INF] * 80]).T.contiguous(),
+    }.items():
+        b, s = source.shape
+        (found,) = kernels[name].run([source], {"b": b, "s": s})
+        assert torch.equal(found, kernels[name].case.meaning([source], {"b": b, "s": s})[0])
+
+
+def test_a_row_of_nothing(kernels: dict[str, Kernel]) -> None:
+    empty = torch.empty(3, 0)
+    assert kernels["sum of any"].run([empty], {"b": 3, "s": 0})[0].tolist() == [0, 0, 0]
+    assert kernels["softmax of any"].run([empty], {"b": 3, "s": 0})[0].shape == (3, 0)
+    assert kernels["sum beside any"].run([torch.empty(0, 3)], {"b": 0, "s": 3})[0].tolist() == [0, 0, 0]
+
+
+def test_rows_that_are_all_masked(kernels: dict[str, Kernel]) -> None:
+    kernel, sizes = kernels["masked softmax"], {"b": 2, "s": 5}
+    scores, mask = torch.randn(2, 4, 5, 5), torch.tensor([[True] * 5, [False] * 5])
+    (found,) = kernel.run([scores, mask], sizes)
+    assert found[1].isnan().all()
+    assert not found[0].isnan().any()
+
+
+# --- indices out of range ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "bad"),
+    [
+        ("embedding", 1, 7),
+        ("embedding", 1, -1),
+        ("embedding of one row", 1, 1),
+        ("index wraps", 1, 7),
+        ("index wraps", 1, -8),
+        ("index by two", 2, 5),
+        ("index along the last axis", 1, 2**40),
+        ("gather", 1, 7),
+        ("gather", 1, -1),
+        ("mean of embeddings", 1, 7),
+        ("embedding under padding", 1, 7),
+        ("embedding beside something", 1, -(2**50)),
+        ("index_put", 2, 9),
+        ("index_put", 2, -10),
+        ("index_put adds torch.float32", 2, 9),
+        ("scatter", 1, -1),
+        ("scatter along the last axis", 1, 9),
+        ("scatter adds", 1, 2**33),
+    ],
+)
+def test_index_out_of_range(name: str, position: int, bad: int, kernels: dict[str, Kernel]) -> None:
+    kernel, sizes = kernels[name], {"b": 2, "s": 3}
+    tensors = kernel.case.tensors(sizes)
+    kernel.run(tensors, sizes)
+    tensors[position].reshape(-1)[-1] = bad
+    with pytest.raises(IndexError):
+        kernel.run(tensors, sizes)  # which also checks that nothing around the operands was touched
+    with pytest.raises(IndexError):
+        kernel.case.interpret(kernel.program, tensors, sizes)
+    with pytest.raises(IndexError):
+        kernel.case.meaning(tensors, sizes)
+
+
+def empty_choices() -> dict[str, Case]:
+    rows, at, new = x(S, 4), y(B, dtype=I64), z(B, 4)
+    return {
+        "from nothing": Case([rows, at], [ops.index(rows, at, dim=0)]),
+        "into nothing": Case(
+            [rows, new, operand(2, (B,), I64)], [ops.index_put(rows, y(B, 4), operand(2, (B,), I64), dim=0)]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", empty_choices())
+def test_nothing_to_choose_from(name: str) -> None:
+    case = empty_choices()[name]
+    if name == "into nothing":
+        case.inputs = [x(S, 4), y(B, 4), operand(2, (B,), I64)]
+    kernel = build({name: case})[name]
+    tensors = case.tensors({"b": 0, "s": 0})
+    kernel.run(tensors, {"b": 0, "s": 0})
+    tensors = case.tensors({"b": 2, "s": 0})
+    with pytest.raises(IndexError):
+        kernel.run(tensors, {"b": 2, "s": 0})
+
+
+def test_the_last_writer_wins() -> None:
+    """In row-major order of the indices; PyTorch leaves it open."""
+    target, values, places = x(9, 2), y(S, B), z(B, S, dtype=I64)
+    value = ops.reshape(ops.permute(values, dims=(1, 0)), shape=(B, S, 1))
+    case = Case([target, values, places], [ops.index_put(target, value, places, dim=0)])
+    kernel, sizes = build({"put": case})["put"], {"b": 5, "s": 7}
+    given = [torch.zeros(9, 2), torch.randn(7, 5), torch.randint(-9, 9, (5, 7))]
+    expected = torch.zeros(9, 2)
+    for b in range(5):
+        for s in range(7):
+            expected[given[2][b, s]] = given[1][s, b]
+    assert torch.equal(kernel.run(given, sizes)[0], expected)
+    assert torch.equal(case.interpret(kernel.program, given, sizes)[0], expected)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["awkward softmax", "awkward columns", "awkward gelu"])
+def test_results_do_not_depend_on_chance(name: str, kernels: dict[str, Kernel]) -> None:
+    kernel, sizes = kernels[name], AWKWARD[0]
+    tensors = kernel.case.tensors(sizes)
+    first = kernel.run(tensors, sizes)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(kernel.run(tensors, sizes), first, strict=True))
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------------
+
+
+def vector_cases() -> dict[str, Case]:
+    """Kernels of a Transformer, with a sequence of any length."""
+    a, b, w, c, table = x(B, S, 768), y(B, S, 768), z(768), operand(3, (768,)), x(30522, 768)
+    n = x(B, S, 768)
+    heads = ops.permute(ops.reshape(n, shape=(B, S, 12, 64)), dims=(0, 2, 1, 3))
+    return {
+        "layer_norm": Case([a, b, w, c], [ops.layer_norm(ops.add(a, b), w, c, eps=1e-5)]),
+        "gelu": one(lambda v: ops.gelu(v), (B, S, 3072)),
+        "softmax": one(lambda v: ops.softmax(v, dim=2), (B, S, S)),
+        "add": Case([a, b], [ops.add(a, b)]),
+        "rope": Case([n, y(S, 64), z(S, 64)], [ops.rope(heads, y(S, 64), z(S, 64))]),
+        "embedding": Case([table, y(B, S, dtype=I64)], [ops.embedding(table, y(B, S, dtype=I64))]),
+        "mean over the sequence": one(lambda v: ops.mean(v, dims=(1,)), (B, S, 768)),
+        "heads side by side": one(
+            lambda v: ops.reshape(ops.permute(v, dims=(0, 2, 1, 3)), shape=(B, S, 768)), (B, 12, S, 64)
+        ),
+        "cast": one(lambda v: ops.cast(v, dtype=BF16), (B, S, 768)),
+    }
+
+
+@pytest.mark.parametrize("name", vector_cases())
+def test_code_is_vectors(name: str) -> None:
+    """LLVM is given whole vectors: no function of libm, no load of single elements that a vector is put together of."""
+    case = vector_cases()[name]
+    program = case.program()
+    text = tvm_module.kernel_text("k", program, default_schedule(program, Machine()))
+    count = len(program.params) + 1
+    host = tvm_module.Host("main", (tvm_module.Call("k", tuple(range(count))),), count, program.symbols)
+    code = tvm_module.build([text], [host], tvm_module.host_cpu()).mod.inspect_source("ll")
+    called = set(re.findall(r"call [^@\n]*@([\w.]+)\(", code))
+    assert all(name.startswith(("llvm.", "TVM", "__TVM", "__tvm", "k_")) for name in called), called
+    assert re.search(r"= load <(16|64) x (float|i32)>", code)
+    # a vector that is put together lane by lane; lane 0 alone is a broadcast
+    assert not re.findall(r"insertelement <16 x \w+> %\w+, \w+ %\w+, i64 [1-9]", code)
+
+
+# --- chains of views --------------------------------------------------------------------------------------------------
+
+
+def chain(seed: int) -> Case:
+    """A random chain of views, pads, concatenations and pointwise operators."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    source = x(*[(B, 6, S, 4), (S, 8, B), (4, B, 6)][pick(3)])
+    n = source
+    for _ in range(2 + pick(4)):
+        n = STEPS[pick(len(STEPS))](n, pick)
+    return Case([source], [ops.tanh(n) if pick(2) else ops.sum(ops.exp(n), dims=(pick(n.tensor_type.rank),))], SIZES)
+
+
+def _known(n: Node, least: int) -> list[int]:
+    return [d for d, size in enumerate(n.shape) if isinstance(size, int) and size >= least]
+
+
+def _permuted(n: Node, pick: Callable[[int], int]) -> Node:
+    return ops.transpose(n, pick(n.tensor_type.rank), pick(n.tensor_type.rank))
+
+
+def _merged(n: Node, pick: Callable[[int], int]) -> Node:
+    if n.tensor_type.rank < 2:
+        return n
+    at = pick(n.tensor_type.rank - 1)
+    return ops.reshape(n, shape=(*n.shape[:at], n.shape[at] * n.shape[at + 1], *n.shape[at + 2 :]))
+
+
+def _divided(n: Node, pick: Callable[[int], int]) -> Node:
+    known = [d for d in _known(n, 4) if n.shape[d] % 2 == 0]
+    if not known or n.tensor_type.rank > 5:
+        return n
+    at = known[pick(len(known))]
+    return ops.reshape(n, shape=(*n.shape[:at], 2, n.shape[at] // 2, *n.shape[at + 1 :]))
+
+
+def _cut(n: Node, pick: Callable[[int], int]) -> Node:
+    known = _known(n, 3)
+    if not known:
+        return n
+    at = known[pick(len(known))]
+    return ops.slice_(n, dim=at, start=pick(2), stop=n.shape[at], step=1 + pick(2))
+
+
+def _turned(n: Node, pick: Callable[[int], int]) -> Node:
+    return ops.flip(n, dims=(pick(n.tensor_type.rank),))
+
+
+def _framed(n: Node, pick: Callable[[int], int]) -> Node:
+    low, high = [0] * n.tensor_type.rank, [0] * n.tensor_type.rank
+    low[pick(len(low))], high[pick(len(high))] = 1, 2
+    return ops.pad(n, low=tuple(low), high=tuple(high), value=0.5)
+
+
+def _beside(n: Node, pick: Callable[[int], int]) -> Node:
+    return ops.concat(n, ops.neg(n), dim=pick(n.tensor_type.rank))
+
+
+STEPS: list[Callable[[Node, Callable[[int], int]], Node]] = [
+    _permuted,
+    _merged,
+    _divided,
+    _cut,
+    _turned,
+    _framed,
+    _beside,
+]
+CHAINS = {f"chain {seed}": chain(seed) for seed in range(60)}
+
+
+@pytest.fixture(scope="module")
+def chain_kernels() -> dict[str, Kernel]:
+    return build(CHAINS)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chain_of_views(name: str, chain_kernels: dict[str, Kernel]) -> None:
+    for sizes in CHAINS[name].sizes:
+        chain_kernels[name].check(sizes)
