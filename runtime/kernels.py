@@ -9,9 +9,10 @@ from ..codegen.lower import Operand, lower, strides_of
 from ..codegen.program import Program, can_fail
 from ..codegen.schedule import Machine, Schedule, default_schedule
 from ..ir import ops
+from ..ir.cost import cost_of, work_of
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
-from ..ir.node import Node, Trait
+from ..ir.node import Node
 from ..ir.types import Dim, Shape, contiguous_strides
 from ..rewrites.fusion import split
 
@@ -149,34 +150,23 @@ def _inline(region: Graph, operands: tuple[Node, ...]) -> tuple[Node, ...]:
 
 def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
     """What the report says of a kernel."""
-    region = kernel.region
-    work = [n for n in region.nodes if not n.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)]
+    cost = cost_of(kernel.region)
     return KernelInfo(
         kernel.name,
         kernel.program,
         kernel.schedule,
         kernel.source,
         calls,
-        sum((n.op.flops(n) for n in work), start=0),
-        sum((_bytes_read(n, region) for n in region.inputs), start=0)
-        + sum((n.tensor_type.nbytes for n in region.outputs), start=0),
-        tuple(n.op.name for n in work),
+        cost.flops,
+        cost.nbytes,
+        tuple(n.op.name for n in work_of(kernel.region)),
         module,
     )
 
 
-def _bytes_read(operand: Node, region: Graph) -> Dim:
-    """The bytes of an operand that a kernel reads: of a table, the rows that are looked up."""
-    users = region.users[operand]
-    if users and all(user.has(Trait.GATHER) and user.inputs[0] is operand for user in users):
-        return sum((user.tensor_type.nbytes for user in users), start=0)
-    return operand.tensor_type.nbytes
-
-
 def _label(region: Graph) -> str:
     """A short name after what the region computes."""
-    work = [n.op.name for n in region.nodes if not n.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)]
-    unique = list(dict.fromkeys(name.replace(".", "_") for name in work))
+    unique = list(dict.fromkeys(n.op.name.replace(".", "_") for n in work_of(region)))
     return "_".join(unique[:4]) or "copy"
 
 
