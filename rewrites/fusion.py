@@ -90,7 +90,7 @@ def is_kernel_work(node: Node, graph: Graph) -> bool:
     if node.has(Trait.VIEW):
         return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
-        return node in graph.roots or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
+        return node in graph.root_set or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
     return True
 
 
@@ -119,7 +119,7 @@ class _Fusion:
         self.graph, self.fuel, self.report = graph, fuel, report
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.group_of: dict[Node, Group] = {}
-        self.roots = set(graph.roots)
+        self.roots = graph.root_set
 
     @property
     def groups(self) -> list[Group]:
@@ -368,13 +368,13 @@ class _Builder:
         if group.kind is Kind.RECURRENCE:
             return list(ops.results(group.nodes[0]))
         members = set(group.nodes)
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         return [n for n in group.nodes if n in roots or any(self.leaves(u, members) for u in self.graph.users[n])]
 
     def leaves(self, user: Node, members: set[Node]) -> bool:
         """Whether a reader, or one of the readers of a view, stands outside the group."""
         stack = [user]
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         while stack:
             node = stack.pop()
             if node in members:
@@ -387,7 +387,7 @@ class _Builder:
     def layout(self, node: Node) -> tuple[int, ...]:
         """The order of a result's axes in memory: that of the readers who permute it and then reshape."""
         default = tuple(range(node.tensor_type.rank))
-        if node in self.graph.roots:
+        if node in self.graph.root_set:
             return default
         for user in self.graph.users.get(node, ()):
             if user.is_a(ops.permute) and any(u.is_a(ops.reshape) for u in self.graph.users[user]):

@@ -18,6 +18,10 @@ from ..rewrites.fusion import through_views
 from ..rewrites.schedule import order
 from .kernels import Kernel, KernelTable, strides_of_value
 
+# Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
+# native call costs a run a microsecond.
+MOST_CALLS = 512
+
 
 class Place(Enum):
     """Where a buffer's memory comes from."""
@@ -89,10 +93,13 @@ class Plan:
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
-        """The steps with neighbouring kernel calls together: each list is one native call."""
+        """The steps with neighbouring kernel calls together, at most ``MOST_CALLS``: each list is one native call."""
         run: list[KernelStep] = []
         for step in self.steps:
             if isinstance(step, KernelStep):
+                if len(run) == MOST_CALLS:
+                    yield run
+                    run = []
                 run.append(step)
                 continue
             if run:
