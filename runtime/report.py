@@ -109,6 +109,12 @@ class Report:
         known = [capture.flops for capture in self.captures if capture.flops is not None]
         return sum(known) if len(known) == len(self.captures) else None
 
+    @property
+    def bytes(self) -> int | None:
+        """Bytes that the kernels of the last call of each capture moved; None where one was not called."""
+        known = [capture.bytes for capture in self.captures if capture.bytes is not None]
+        return sum(known) if len(known) == len(self.captures) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The report as data for JSON."""
         return asdict(self)

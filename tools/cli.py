@@ -125,19 +125,35 @@ def env(
 
 @app.command()
 def bench(
-    model: ModelArgument,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="As for dump-ir; zoo:NAME@8x128 for batch 8, length 128.")
+    ],
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for all; by default all usable cores.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which everyone has a turn.")] = 15,
-    peers: Annotated[str, typer.Option(help="What to compare with, separated by commas.")] = "eager,inductor",
+    peers: Annotated[
+        str,
+        typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
+    ] = "eager,inductor",
+    dtype: Annotated[str, typer.Option(help="Of weights and floating-point inputs: f32 or bf16.")] = "f32",
     start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
 ) -> None:
-    """Time a model against PyTorch eager and torch.compile in one interleaved run."""
-    from .bench import bench as run
+    """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
+    from .bench.command import bench as run
 
-    run(model, threads, rounds, peers, start, json_file)
+    run(
+        models,
+        threads=threads,
+        rounds=rounds,
+        peers=peers,
+        start=start,
+        dtype=dtype,
+        json_file=json_file,
+        picture=plot,
+    )
 
 
 if __name__ == "__main__":
