@@ -10,6 +10,7 @@ from ..ir.node import Node
 from .log import Fuel, Log
 from .rule import Rule
 from .rules import RULES
+from .search.settings import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Context:
         log: every application.
         rules: the rules of each stage.
         target: facts about the machine.
+        search: the limits of ``optimize="search"``; None for the usual ones.
         verify: check the graph before the first pass and after each.
         derived: weights computed once at load: their definitions by name, in an order in which they can be evaluated.
         snapshots: the graph after each pass, and as ``"captured"`` before the first.
@@ -61,6 +63,7 @@ class Context:
     log: Log = field(default_factory=Log)
     rules: Mapping[str, Sequence[Rule]] = field(default_factory=lambda: RULES)
     target: TargetFacts = field(default_factory=TargetFacts)
+    search: SearchSettings | None = None
     verify: bool = False
     derived: dict[str, Node] = field(default_factory=dict)
     snapshots: dict[str, Graph] = field(default_factory=dict)

@@ -19,7 +19,8 @@ from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import Fuel, Log
-from ..rewrites.pipeline import run_pipeline
+from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
+from ..rewrites.search.settings import SearchSettings
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
 from .plan import KernelStep, Plan, TorchStep, make_plan
@@ -61,18 +62,24 @@ class Compilation:
 
 
 def build_executable(
-    capture: Capture, target: Target, *, cache: Cache | None = None, verify: bool = False, fuel: Fuel | None = None
+    capture: Capture,
+    target: Target,
+    *,
+    cache: Cache | None = None,
+    verify: bool = False,
+    fuel: Fuel | None = None,
+    search: SearchSettings | None = None,
 ) -> Executable:
-    """Compile a capture for a target.
+    """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
 
     Raises:
         BackendError: the backend is missing or refuses the generated code.
     """
     work = Compilation(target, verify)
     graph = work.keep("captured", capture.graph)
-    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify)
+    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search)
     with work.stage("rewrite"):
-        graph = run_pipeline(graph, context)
+        graph = run_pipeline(graph, context, passes=PIPELINE if search is None else SEARCH_PIPELINE)
     work.graphs.update(context.snapshots)
     report = FusionReport()
     with work.stage("fuse"):

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
 from .target import Target
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
+OPTIMIZE = ("rules", "search")
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,15 @@ class Options:
     dynamic: Dynamic = True
     fallback: Literal["allow", "error"] = "allow"
     cache: bool | KernelCache = True
+    optimize: Literal["rules", "search"] = "rules"
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f'fallback is {self.fallback!r}: say "allow" or "error"')
+        if self.optimize not in OPTIMIZE:
+            raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
+        if self.optimize == "search":
+            require_egglog()
         if not isinstance(self.dynamic, bool | Mapping):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
 
