@@ -22,8 +22,8 @@ def merge_linears(graph: Graph, context: Context) -> Graph:
     """
     parts: dict[Node, tuple[Node, ...]] = {}
     for group in _groups(graph):
-        first = group[0]
-        if context.take("merge-linears", first, _part(first, first.inputs, group)):
+        replaced = [(layer, _part(layer, layer.inputs, group)) for layer in group]
+        if context.take("merge-linears", *replaced[0], *replaced[1:]):
             parts.update(dict.fromkeys(group, group))
     if not parts:
         return graph

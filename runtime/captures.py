@@ -195,7 +195,7 @@ class Captures:
 def build_entry(captured: Capture, options: Options, seconds: float) -> Entry:
     """The executable of a capture that took some seconds to make."""
     cache = options.open_cache()
-    executable = build_executable(captured, options.target, cache=cache)
+    executable = build_executable(captured, options.target, cache=cache, check=options.check)
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 

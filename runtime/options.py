@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .cache import KernelCache
+from .check import CHECKS, Check
 from .target import Target
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
@@ -21,10 +22,13 @@ class Options:
     dynamic: Dynamic = True
     fallback: Literal["allow", "error"] = "allow"
     cache: bool | KernelCache = True
+    check: Check = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f'fallback is {self.fallback!r}: say "allow" or "error"')
+        if self.check is not None and self.check not in CHECKS:
+            raise ValueError(f'check is {self.check!r}: say "rules", "passes" or None')
         if not isinstance(self.dynamic, bool | Mapping):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
 
