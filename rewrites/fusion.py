@@ -17,7 +17,7 @@ from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
-from .log import Fuel
+from .log import FUSE, Fuel, Log
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
 CHEAP_FLOPS = 4  # per element: a value this cheap may be computed again for each element it broadcasts to
@@ -63,9 +63,10 @@ class Group:
     last: int = 0
 
 
-def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
+def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None, log: Log | None = None) -> Graph:
     """The graph with every operator that a kernel can be made of inside a ``fused`` node."""
     fusion = _Fusion(graph, fuel or Fuel(), report if report is not None else FusionReport())
+    fusion.log = log if log is not None else fusion.log
     for node in graph.nodes:
         if is_kernel_work(node, graph):
             fusion.place(node)
@@ -120,6 +121,7 @@ class _Fusion:
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.group_of: dict[Node, Group] = {}
         self.roots = graph.root_set
+        self.log = Log()
 
     @property
     def groups(self) -> list[Group]:
@@ -135,7 +137,7 @@ class _Fusion:
             if group is home:
                 continue
             reason = self.refuse(home, group, node, producer)
-            if reason is None and self.fuel.take("fuse"):
+            if reason is None and self.fuel.spend(self.log, FUSE, producer, node):
                 home = self.merge(group, home, node)
             elif reason is not None:
                 self.report.refusals.append(Refusal(producer, node, reason, 2 * producer.tensor_type.nbytes))

@@ -23,8 +23,9 @@ def merge_linears(graph: Graph, context: Context) -> Graph:
     """
     parts: dict[Node, _Merger] = {}
     for group in _groups(graph):
-        merger, first = _Merger(group), group[0]
-        if context.take("merge-linears", first, merger.part(first, first.inputs)):
+        merger = _Merger(group)
+        replaced = [(layer, merger.part(layer, layer.inputs)) for layer in group]
+        if context.take("merge-linears", *replaced[0], *replaced[1:]):
             parts.update(dict.fromkeys(group, merger))
     if not parts:
         return graph

@@ -9,6 +9,7 @@ import torch
 
 from ..ir.errors import UnsupportedError
 from .cache import KernelCache
+from .check import Check
 from .module import CompiledModule
 from .options import Dynamic, Options
 from .target import Target
@@ -23,6 +24,7 @@ def compile(
     threads: int | None = None,
     cache: bool | KernelCache = True,
     optimize: Literal["rules", "search"] = "rules",
+    check: Check = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -40,6 +42,9 @@ def compile(
             and transposes are equal to in real arithmetic, and takes the order that costs least at the sizes of the
             first call. Results then differ from the model's by rounding, within the contract of ``smelt.verify``. It
             needs the package egglog: ``pip install "smelt[search]"``.
+        check: ``"rules"`` evaluates what every rewrite replaced, before and after, on small sampled inputs;
+            ``"passes"`` does so for the whole graph around each pass, and for every kernel program. The report counts
+            the verdicts.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -51,7 +56,7 @@ def compile(
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache, optimize))
+    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache, optimize, check))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
+from .check import CHECKS, Check
 from .target import Target
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
@@ -24,6 +25,7 @@ class Options:
     fallback: Literal["allow", "error"] = "allow"
     cache: bool | KernelCache = True
     optimize: Literal["rules", "search"] = "rules"
+    check: Check = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
@@ -32,6 +34,8 @@ class Options:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
         if self.optimize == "search":
             require_egglog()
+        if self.check is not None and self.check not in CHECKS:
+            raise ValueError(f'check is {self.check!r}: say "rules", "passes" or None')
         if not isinstance(self.dynamic, bool | Mapping):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
 

@@ -15,6 +15,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
+from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
 from .kernels import Kernel, KernelTable, strides_of_value
 
@@ -110,9 +111,19 @@ class Plan:
             yield run
 
 
-def make_plan(graph: Graph, table: KernelTable) -> Plan:
-    """The plan of a fused graph."""
-    return _Planner(graph, table).run()
+def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: Log | None = None) -> Plan:
+    """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own."""
+    plan = _Planner(graph, table).run()
+    share_memory(plan, fuel or Fuel(), log if log is not None else Log())
+    return plan
+
+
+def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
+    """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
+    values = {buffer.position: node for node, buffer in plan.home.items()}
+    for position in plan.live:
+        if not fuel.spend(log, PLACE, values[position], values[position]):
+            plan.live[position] = (0, len(plan.steps))
 
 
 class _Planner:

@@ -105,6 +105,24 @@ def dump_ir(
 
 
 @app.command()
+def bisect(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write the script that shows a fault.", show_default="smelt-fault.py"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of kernels; by default all usable cores.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the first rewrite, fusion, placement or kernel that makes a model's result wrong; exit code 1 if any."""
+    from .bisect import bisect as run
+
+    raise typer.Exit(run(model, out, threads, as_json))
+
+
+@app.command()
 def zoo(as_json: Json = False) -> None:
     """List the built-in models."""
     from .list_zoo import list_zoo as run
