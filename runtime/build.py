@@ -61,9 +61,15 @@ class Compilation:
 
 
 def build_executable(
-    capture: Capture, target: Target, *, cache: Cache | None = None, verify: bool = False, fuel: Fuel | None = None
+    capture: Capture,
+    target: Target,
+    *,
+    cache: Cache | None = None,
+    verify: bool = False,
+    fuel: Fuel | None = None,
+    native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
 ) -> Executable:
-    """Compile a capture for a target.
+    """Compile a capture for a target. ``native`` makes what runs a plan's segments, instead of native code.
 
     Raises:
         BackendError: the backend is missing or refuses the generated code.
@@ -82,7 +88,7 @@ def build_executable(
         graph = work.keep("final", legalise(graph, table))
         plan = make_plan(graph, table)
     with work.stage("codegen"):
-        hosts = _native(plan, target, cache)
+        hosts = (native or _native)(plan, target, cache)
     with work.stage("pack"):
         return Executable(
             plan=plan,
