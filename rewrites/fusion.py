@@ -91,7 +91,8 @@ def is_kernel_work(node: Node, graph: Graph) -> bool:
     if node.has(Trait.VIEW):
         return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
-        return node in graph.root_set or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
+        returned = any(through_views(root) is node for root in graph.roots)
+        return returned or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
     return True
 
 
@@ -122,6 +123,7 @@ class _Fusion:
         self.group_of: dict[Node, Group] = {}
         self.roots = graph.root_set
         self.log = Log()
+        self.low = list(range(len(graph.nodes)))  # of the groups that reach across a position, the first position
 
     @property
     def groups(self) -> list[Group]:
@@ -170,6 +172,8 @@ class _Fusion:
         merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
+        for at in range(merged.first + 1, merged.last + 1):
+            self.low[at] = min(self.low[at], merged.first)
         return merged
 
     # --- legality -----------------------------------------------------------------------------------------------------
@@ -258,9 +262,8 @@ class _Fusion:
     def separated(self, group: Group, home: Group) -> bool:
         """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
         members = set(group.nodes) | set(home.nodes)
-        first = min(group.first, home.first)
-        stack = [x for n in home.nodes for x in n.inputs if x not in members]
-        stack += [x for n in group.nodes for x in n.inputs if x not in members]
+        first = self.before_all(min(group.first, home.first))
+        stack = [x for n in members for x in self.bases(n) if x not in members]
         seen: set[Node] = set()
         while stack:
             node = stack.pop()
@@ -269,23 +272,30 @@ class _Fusion:
             seen.add(node)
             for x in self.kernel_inputs(node):
                 if x in members:
-                    if not node.has(Trait.VIEW):
-                        return True
-                elif x not in seen:
+                    return True
+                if x not in seen:
                     stack.append(x)
         return False
 
+    def bases(self, node: Node) -> Iterable[Node]:
+        """The values that a node reads, through whatever views."""
+        return (through_views(x, self.group_of) for x in node.inputs)
+
+    def before_all(self, position: int) -> int:
+        """The nearest earlier position that no kernel reaches across: what lies before it needs nothing after it."""
+        while self.low[position] < position:
+            position = self.low[position]
+        return position
+
     def last_position(self, node: Node) -> int:
-        """The last position in the kernel of a node: nothing before it can need a value that comes later."""
+        """The last position in the kernel of a node."""
         group = self.group_of.get(node)
         return self.position[node] if group is None else group.last
 
     def kernel_inputs(self, node: Node) -> Iterable[Node]:
-        """What must be computed before a node: its operands, and those of all nodes in its kernel."""
+        """The values that must be computed before a node: those that any node in its kernel reads."""
         group = self.group_of.get(node)
-        if group is None:
-            return node.inputs
-        return (x for member in group.nodes for x in member.inputs)
+        return (x for member in (group.nodes if group else (node,)) for x in self.bases(member))
 
 
 def _flops_per_element(node: Node) -> int:

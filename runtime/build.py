@@ -71,8 +71,11 @@ def build_executable(
     fuel: Fuel | None = None,
     search: SearchSettings | None = None,
     check: Check = None,
+    native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
 ) -> Executable:
     """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
+
+    ``native`` makes what runs a plan's segments, instead of native code.
 
     Raises:
         CheckError: with ``check``, a step changed what the model means.
@@ -99,7 +102,7 @@ def build_executable(
         with work.stage("check"):
             checker.lowered(fused, graph, plan, context.derived)
     with work.stage("codegen"):
-        hosts = native_hosts(plan, target, cache)
+        hosts = (native or native_hosts)(plan, target, cache)
     with work.stage("pack"):
         executable = Executable(
             plan=plan,

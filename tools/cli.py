@@ -174,5 +174,28 @@ def bench(
     )
 
 
+@app.command()
+def fuzz(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many programs.")] = 300,
+    seed: Annotated[int, typer.Option(help="The seed; program number K of a seed is always the same.")] = 0,
+    start: Annotated[int, typer.Option(min=0, help="The number of the first program: to go on after an end.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    interpret_only: Annotated[
+        bool, typer.Option("--interpret-only", help="Interpret kernel programs and compile nothing: faster.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where failures go.", show_default="tests/golden/fuzz or smelt-fuzz"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For one program; more is a hang.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Check random whole programs: eager, interpreter, unoptimised and optimised must agree. Failures are minimised."""
+    from .fuzz.command import fuzz as run
+
+    if run(n, seed, start, jobs, interpret_only, as_json, out, seconds):
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     app()
