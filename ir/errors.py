@@ -35,6 +35,10 @@ class VerifyError(SmeltError, AssertionError):
     """A result broke the numeric contract; the message names the worst output."""
 
 
+class ExpectationError(SmeltError, AssertionError):
+    """A compiled model is not what ``compile(..., expect=...)`` said; the message tells what was found."""
+
+
 class BackendError(SmeltError, RuntimeError):
     """A backend is missing or refused a kernel."""
 

@@ -47,6 +47,19 @@ def place(intervals: Sequence[Interval]) -> Placement:
     return Placement(tuple(offsets), total)
 
 
+def lower_bound(intervals: Sequence[Interval]) -> int:
+    """The most bytes that live at one step, in whole cache lines: no arena can be smaller."""
+    changes: dict[int, int] = {}
+    for x in intervals:
+        changes[x.first] = changes.get(x.first, 0) + _aligned(x.nbytes)
+        changes[x.last + 1] = changes.get(x.last + 1, 0) - _aligned(x.nbytes)
+    live = most = 0
+    for step in sorted(changes):
+        live += changes[step]
+        most = max(most, live)
+    return most
+
+
 def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
     """The start of the smallest gap of at least ``size`` bytes among sorted (start, end) pairs, or their end."""
     best: tuple[int, int] | None = None

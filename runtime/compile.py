@@ -9,6 +9,7 @@ import torch
 
 from ..ir.errors import UnsupportedError
 from .cache import KernelCache
+from .expect import Expectations
 from .module import CompiledModule
 from .options import Dynamic, Options
 from .target import Target
@@ -22,6 +23,7 @@ def compile(
     fallback: Literal["allow", "error"] = "allow",
     threads: int | None = None,
     cache: bool | KernelCache = True,
+    expect: Expectations | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -35,6 +37,9 @@ def compile(
         threads: how many threads kernels may use; by default all cores that this process may run on.
         cache: whether kernels are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache folder; or the
             cache to keep them in.
+        expect: what the first capture is held to: how often an operator was recognised (``{"attention": 12}``), and
+            bounds on ``kernels``, ``kernels_per_layer``, ``fallbacks`` and ``bytes_over_minimum``; a range or a
+            function of what was found may stand for a number. A call that makes another capture is not held to it.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -46,7 +51,7 @@ def compile(
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache))
+    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache, expect or {}))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:
