@@ -6,13 +6,13 @@ term more: what it costs to start a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .graph import Graph
 from .node import Node, Trait
-from .types import Dim, concrete
+from .types import Dim, broadcast_shapes, concrete
 
 NO_WORK = (Trait.SOURCE, Trait.VIEW, Trait.CREATION, Trait.PROJECTION)
 
@@ -63,21 +63,55 @@ def work_of(region: Graph) -> list[Node]:
     return [n for n in region.nodes if not n.has(*NO_WORK)]
 
 
-def cost_of(region: Graph) -> Cost:
-    """The cost of a region as one kernel: operands are read once, results are written once."""
+InPlace = Sequence[tuple[int, int]]  # pairs of a result and the operand whose memory it takes over
+
+
+def cost_of(region: Graph, in_place: InPlace = ()) -> Cost:
+    """The cost of a region as one kernel: operands are read once, results are written once.
+
+    Of a table, only the rows that are looked up are read; of a result in place, only what changes is written.
+    """
     work = work_of(region)
     heavy = [n for n in work if n.has(Trait.CONTRACTION, Trait.ATTENTION, Trait.RECURRENCE)]
     light = [n for n in work if not n.has(Trait.CONTRACTION, Trait.ATTENTION, Trait.RECURRENCE)]
-    moved = _sum(bytes_read(n, region) for n in region.inputs) + _sum(n.tensor_type.nbytes for n in region.outputs)
+    changed = dict(in_place)
+    kept = {region.inputs[operand] for operand in changed.values()}
+    read = _sum(bytes_read(n, region, in_place=n in kept) for n in region.inputs)
+    moved = read + _sum(bytes_written(n, in_place=i in changed) for i, n in enumerate(region.outputs))
     return Cost(_sum(n.op.flops(n) for n in heavy), _sum(n.op.flops(n) for n in light), moved)
 
 
-def bytes_read(operand: Node, region: Graph) -> Dim:
-    """The bytes of an operand that a kernel reads: of a table, the rows that are looked up."""
+def bytes_read(operand: Node, region: Graph, *, in_place: bool = False) -> Dim:
+    """The bytes of an operand that a kernel reads: of a table, the rows that are looked up.
+
+    ``in_place`` says that a result takes over its memory: what that keeps is not read.
+    """
     users = region.users[operand]
+    if in_place and all(user.has(Trait.SCATTER) and user.inputs[0] is operand for user in users):
+        return _sum(bytes_changed(user) for user in users if user.attrs.get("accumulate") or _adds(user))
     if users and all(user.has(Trait.GATHER) and user.inputs[0] is operand for user in users):
         return _sum(user.tensor_type.nbytes for user in users)
     return operand.tensor_type.nbytes
+
+
+def bytes_written(result: Node, *, in_place: bool = False) -> Dim:
+    """The bytes of a result that a kernel writes: what changes, where it takes over an operand's memory."""
+    return bytes_changed(result) if in_place and result.has(Trait.SCATTER) else result.tensor_type.nbytes
+
+
+def bytes_changed(node: Node) -> Dim:
+    """The bytes that an operator of the scatter family changes in its first operand, each as often as it is named."""
+    target = node.tensor_type
+    if node.op.name != "index_put":
+        return node.inputs[-1].tensor_type.nbytes  # of scatter and slice_put the source
+    dim, indices = node.attrs["dim"], node.inputs[2:]
+    assert isinstance(dim, int)
+    picked = broadcast_shapes(*(i.shape for i in indices))
+    return target.with_shape((*target.shape[:dim], *picked, *target.shape[dim + len(indices) :])).nbytes
+
+
+def _adds(node: Node) -> bool:
+    return node.attrs.get("reduce") == "add"
 
 
 def _sum(dims: Iterable[Dim]) -> Dim:

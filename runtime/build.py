@@ -18,6 +18,7 @@ from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
+from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import run_pipeline
 from .executable import Executable
@@ -79,7 +80,8 @@ def build_executable(
         graph = work.keep("fuse", fuse(graph, context.fuel, report))
     table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
     with work.stage("lower"):
-        graph = work.keep("final", legalise(graph, table))
+        graph = legalise(graph, table)
+        graph = work.keep("final", update_in_place(graph, lambda node: table.kernel_for(node) is not None))
         plan = make_plan(graph, table)
     with work.stage("codegen"):
         hosts = _native(plan, target, cache)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..rule import Rule
-from . import activations, algebra, attention, broadcast, casts, constants, linear, masks, motion, norm, rope, views
+from . import (
+    activations,
+    algebra,
+    attention,
+    broadcast,
+    cache,
+    casts,
+    constants,
+    linear,
+    masks,
+    motion,
+    norm,
+    rope,
+    views,
+)
 
 # By stage. Each stage runs with the rules of those before it, so that what it builds is in normal form too.
 RULES: Mapping[str, Sequence[Rule]] = {
@@ -16,6 +30,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *views.RULES,
         *broadcast.RULES,
         *masks.RULES,
+        *cache.RULES,
     ),
     "recognise": (
         *linear.RULES,
@@ -28,6 +43,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "simplify": (
         *attention.OPERANDS,
         *attention.MASK,
+        *cache.MASKS,
         *activations.GATED,
         *motion.RULES,
     ),

@@ -407,7 +407,7 @@ MASK = (
     Rule(
         name="attention-of-zero-mask",
         before=lambda q, k, v, to, c, s, f: attention(q, k, v, full(shape=to, value=0, dtype=f), causal=c, scale=s),
-        when=lambda f: f != torch.bool,
+        when=lambda f: f.is_floating_point,
         after=lambda q, k, v, c, s: attention(q, k, v, causal=c, scale=s),
         samples=[shapes(*FLOAT_QKV, to=lambda s, t: (s, t), c=True, s=0.5, f=torch.float32)],
         near_misses=[shapes(*FLOAT_QKV, to=(1, 1), c=True, s=0.5, f=torch.bool)],
