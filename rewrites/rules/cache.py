@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,152 +14,129 @@ from ...ir.ops import (
     arange,
     attention,
     bit_and,
+    bit_not,
     expand,
     full,
     index_put,
+    input,
     le,
     lt,
-    maximum,
+    neg,
     reshape,
     scalar,
     scatter,
     slice_,
     slice_put,
     sub,
+    where,
 )
 from ...ir.types import Dim, Shape, canonical_dim
 from ..rule import ROUNDING, Domain, Rule
 from ..sample import shapes
 from .common import at_most, broadcast_to, is_size
+from .positions import as_node, offset_of, seen
 
 # --- masks by position ------------------------------------------------------------------------------------------------
 
 
-def _is_line(size: Any, shape: Shape, length: Dim) -> bool:
-    """Whether a range of ``size`` in a shape runs along the keys, which are the last axis."""
-    return bool(size == length and shape == (*[1] * (len(shape) - 1), length))
+def _number(name: str = "p", shape: Shape = (1,)) -> Node:
+    return input(name=name, shape=shape, dtype=torch.int64)
 
 
-def _is_one(x: Node) -> bool:
-    return x.dtype == torch.int64 and all(dim == 1 for dim in x.shape)
+def _keys(t: Dim, rank: int = 4) -> Node:
+    """The positions of keys along the last of some axes."""
+    return reshape(arange(size=t), shape=(*[1] * (rank - 1), t))
 
 
-def _one(x: Node) -> Node:
-    """One number without axes."""
-    return reshape(x, shape=())
+def _queries(s: Dim, start: Dim = 0) -> Node:
+    return reshape(arange(size=s, start=start), shape=(s, 1))
 
 
-def _up_to(t: Any, x: Any, p: Any, y: Any) -> Node:
-    """The pattern of: key j is not after position p."""
-    return le(reshape(arange(size=t), shape=x), reshape(p, shape=y))
+def _is_by_position(q: Node, k: Node, m: Node, c: Any) -> bool:
+    return not c and offset_of(m, q.shape[2], k.shape[2]) is not None
 
 
-def _spread(t: Any, x: Any, s: Any, p: Any, y: Any) -> Node:
-    """The pattern of: key j is not after position i + p of query i."""
-    return le(reshape(arange(size=t), shape=x), reshape(add(arange(size=s), p), shape=y))
+def _from(q: Node, k: Node, m: Node) -> tuple[Node, ...]:
+    """The offset that a mask by position stands for; none for 0."""
+    line = offset_of(m, q.shape[2], k.shape[2])
+    assert line is not None
+    return () if (line.terms, line.constant) == ((), 0) else (as_node(line),)
 
 
-def _fits_one(q: Node, k: Node, t: Any, x: Shape, p: Node, c: Any) -> bool:
-    return not c and q.shape[2] == 1 and _is_line(t, x, k.shape[2]) and _is_one(p)
-
-
-def _fits_several(q: Node, k: Node, t: Any, x: Shape, s: Any, p: Node, y: Shape, c: Any) -> bool:
-    along = s == q.shape[2] and len(y) >= 2 and y == (*[1] * (len(y) - 2), s, 1)
-    return bool(not c and along and _is_line(t, x, k.shape[2]) and _is_one(p))
-
-
-ONE: dict[str, Any] = {"t": lambda t: t, "x": lambda t: (1, 1, 1, t), "y": (1, 1, 1, 1), "c": False, "s": 0.5}
-QKV_ONE = ("b H 1 D", "b H t D", "b H t E")
-SEVERAL: dict[str, Any] = {
-    "t": lambda t: t,
-    "x": lambda t: (1, 1, 1, t),
-    "s": lambda s: s,
-    "y": lambda s: (1, 1, s, 1),
-    "c": False,
-    "f": 0.5,
-}
 QKV = ("b H s D", "b H t D", "b H t E")
+QKV_ONE = ("b H 1 D", *QKV[1:])
+ATTRS: dict[str, Any] = {"c": False, "s": 0.5}
+GROUPED = ("b 4 1 D", "b 2 t D", "b 2 t E")
+
+
+def _hidden(hides: Node) -> Node:
+    """What is added to scores: -inf where a mask hides, 0 elsewhere."""
+    return where(hides, scalar(-math.inf, torch.float32), scalar(0.0, torch.float32))
+
 
 MASKS = (
-    # attention(q, k, v, j <= p) -> attention(q, k, v, offset=p, causal) for one query
+    # attention(q, k, v, j <= i + p) -> attention(q, k, v, offset=p, causal), however the mask is written
     Rule(
-        name="attention-up-to-position",
-        before=lambda q, k, v, t, x, p, y, c, s: attention(q, k, v, _up_to(t, x, p, y), causal=c, scale=s),
-        when=lambda q, k, t, x, p, c: _fits_one(q, k, t, x, p, c),
-        after=lambda q, k, v, p, s: attention(q, k, v, _one(p), causal=True, scale=s),
-        samples=[shapes(*QKV_ONE, "i64: 1", **ONE), shapes("b 4 1 D", "b 2 t D", "b 2 t E", "i64: 1 1 1", **ONE)],
-        near_misses=[
-            shapes("b H 2 D", "b H t D", "b H t E", "i64: 1", **ONE),
-            shapes(*QKV_ONE, "i64: 1", **ONE | {"c": True}),
-            shapes("3 H 1 D", "3 H t D", "3 H t E", "i64: 3", **ONE | {"y": (3, 1, 1, 1)}),
-            lambda q, k, v, p: attention(
-                q, k, v, lt(arange(size=k.shape[2], start=1), reshape(p, shape=(1,) * 4)), scale=0.5
+        name="attention-of-positions",
+        before=lambda q, k, v, m, c, s: attention(q, k, v, m, causal=c, scale=s),
+        when=lambda q, k, m, c: _is_by_position(q, k, m, c),
+        after=lambda q, k, v, m, s: attention(q, k, v, *_from(q, k, m), causal=True, scale=s),
+        samples=[
+            shapes(*QKV_ONE, lambda t: le(_keys(t), reshape(_number(), shape=(1, 1, 1, 1))), **ATTRS),
+            shapes(*GROUPED, lambda t: reshape(lt(arange(size=t), _number()), shape=(1, t)), **ATTRS),
+            shapes(*QKV_ONE, lambda t: lt(_keys(t), add(_number(), scalar(1, torch.int64))), **ATTRS),
+            shapes(*QKV_ONE, lambda t: bit_not(reshape(lt(_number(), arange(size=t)), shape=(1, 1, t))), **ATTRS),
+            shapes(
+                *(f"f32: {x}" for x in QKV_ONE),
+                lambda t: reshape(_hidden(lt(_number(), arange(size=t))), shape=(1, t)),
+                **ATTRS,
             ),
+            shapes(*QKV, lambda s, t: le(_keys(t), add(_queries(s), _number(shape=()))), **ATTRS),
+            shapes(*QKV, lambda s, t: le(sub(_keys(t, 2), _number()), _queries(s)), **ATTRS),
+            shapes(*QKV, lambda s, t: lt(_keys(t), sub(add(_queries(s, 3), _number()), _number("n"))), **ATTRS),
         ],
-        tolerance=ROUNDING,
-        domain=Domain.FINITE,
-    ),
-    # attention(q, k, v, j < n) -> attention(q, k, v, offset=max(n, 0) - 1, causal) for one query
-    Rule(
-        name="attention-below-length",
-        before=lambda q, k, v, t, x, p, y, c, s: attention(
-            q, k, v, lt(reshape(arange(size=t), shape=x), reshape(p, shape=y)), causal=c, scale=s
-        ),
-        when=lambda q, k, t, x, p, c: _fits_one(q, k, t, x, p, c),
-        after=lambda q, k, v, p, s: attention(
-            q,
-            k,
-            v,
-            sub(maximum(_one(p), scalar(0, torch.int64)), scalar(1, torch.int64)),  # the least number has none before
-            causal=True,
-            scale=s,
-        ),
-        samples=[shapes(*QKV_ONE, "i64: 1", **ONE)],
         near_misses=[
-            shapes("b H 2 D", "b H t D", "b H t E", "i64: 1", **ONE),
-            shapes(*QKV_ONE, "i64: 1", **ONE | {"c": True}),
-        ],
-        tolerance=ROUNDING,
-        domain=Domain.FINITE,
-    ),
-    # attention(q, k, v, j <= p and m) -> attention(q, k, v, m, offset=p, causal) for one query
-    Rule(
-        name="attention-up-to-position-and-mask",
-        before=lambda q, k, v, m, t, x, p, y, c, s: attention(
-            q, k, v, bit_and(_up_to(t, x, p, y), m), causal=c, scale=s
-        ),
-        when=lambda q, k, t, x, p, c: _fits_one(q, k, t, x, p, c),
-        after=lambda q, k, v, m, p, s: attention(q, k, v, m, _one(p), causal=True, scale=s),
-        samples=[shapes(*QKV_ONE, "bool: b 1 1 t", "i64: 1", **ONE)],
-        near_misses=[shapes("b H 2 D", "b H t D", "b H t E", "bool: b 1 1 t", "i64: 1", **ONE)],
-        tolerance=ROUNDING,
-        domain=Domain.FINITE,
-    ),
-    # attention(q, k, v, j <= i + p) -> attention(q, k, v, offset=p, causal)
-    Rule(
-        name="attention-up-to-positions",
-        before=lambda q, k, v, t, x, s, p, y, c, f: attention(q, k, v, _spread(t, x, s, p, y), causal=c, scale=f),
-        when=lambda q, k, t, x, s, p, y, c: _fits_several(q, k, t, x, s, p, y, c),
-        after=lambda q, k, v, p, f: attention(q, k, v, _one(p), causal=True, scale=f),
-        samples=[shapes(*QKV, "i64:", **SEVERAL), shapes(*QKV, "i64: 1", **SEVERAL)],
-        near_misses=[
-            # a position for each query
-            shapes("b H 3 D", "b H t D", "b H t E", "i64: 3", **SEVERAL | {"s": 3, "y": (1, 1, 3, 1)}),
-            shapes(*QKV, "i64:", **SEVERAL | {"c": True}),
+            shapes(*QKV_ONE, lambda t: le(_keys(t), reshape(_number(), shape=(1, 1, 1, 1))), **ATTRS | {"c": True}),
+            # the same keys for all queries, a position for each query, a position for each sequence
+            shapes("b H 3 D", *QKV[1:], lambda t: le(_keys(t), _number()), **ATTRS),
+            shapes("b H 3 D", *QKV[1:], lambda t: le(_keys(t), _number(shape=(3, 1))), **ATTRS),
+            shapes(
+                "3 H 1 D",
+                "3 H t D",
+                "3 H t E",
+                lambda t: le(_keys(t), _number(shape=(3, 1, 1, 1))),
+                **ATTRS,
+            ),
+            # keys from the end, keys after the position, every second key
+            shapes(*QKV_ONE[:1], "b H 4 D", "b H 4 E", lambda: le(neg(_keys(4)), _number()), **ATTRS),
+            shapes(*QKV_ONE[:1], "b H 4 D", "b H 4 E", lambda: lt(_number(), _keys(4)), **ATTRS),
+            shapes(*QKV_ONE[:1], "b H 4 D", "b H 4 E", lambda: le(arange(size=4, step=2), _number()), **ATTRS),
+            # the same along queries in place of keys
+            shapes(
+                "b H 3 D",
+                "b H 3 D",
+                "b H 3 E",
+                lambda: le(_queries(3), add(_keys(3), _number())),
+                **ATTRS,
+            ),
         ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
     # attention(q, k, v, j <= i + p and m) -> attention(q, k, v, m, offset=p, causal)
     Rule(
-        name="attention-up-to-positions-and-mask",
-        before=lambda q, k, v, m, t, x, s, p, y, c, f: attention(
-            q, k, v, bit_and(_spread(t, x, s, p, y), m), causal=c, scale=f
-        ),
-        when=lambda q, k, t, x, s, p, y, c: _fits_several(q, k, t, x, s, p, y, c),
-        after=lambda q, k, v, m, p, f: attention(q, k, v, m, _one(p), causal=True, scale=f),
-        samples=[shapes(*QKV, "bool: b 1 1 t", "i64:", **SEVERAL)],
-        near_misses=[shapes(*QKV, "bool: b 1 1 t", "i64:", **SEVERAL | {"c": True})],
+        name="attention-of-positions-and-mask",
+        before=lambda q, k, v, p, m, c, s: attention(q, k, v, bit_and(p, m), causal=c, scale=s),
+        when=lambda q, k, p, m, c: m.dtype == torch.bool and _is_by_position(q, k, p, c) and seen(m) is None,
+        after=lambda q, k, v, p, m, s: attention(q, k, v, m, *_from(q, k, p), causal=True, scale=s),
+        samples=[
+            shapes(*QKV_ONE, lambda t: le(_keys(t), _number()), "bool: b 1 1 t", **ATTRS),
+            shapes(*QKV, lambda s, t: le(_keys(t), add(_queries(s), _number())), "bool: b 1 1 t", **ATTRS),
+        ],
+        near_misses=[
+            shapes("b H 3 D", *QKV[1:], lambda t: le(_keys(t), _number()), "bool: b 1 1 t", **ATTRS),
+            shapes(*QKV_ONE, lambda t: le(_keys(t), _number()), "bool: b 1 1 t", **ATTRS | {"c": True}),
+        ],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),

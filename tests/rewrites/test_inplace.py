@@ -7,9 +7,12 @@ from smelt.ir.cost import cost_of
 from smelt.ir.graph import Graph, Mutation
 from smelt.ir.interpret import interpret
 from smelt.ir.node import Node
+from smelt.ir.parse import parse_graph
+from smelt.ir.text import print_graph
 from smelt.ir.verify import verify
 from smelt.rewrites.fusion import fuse
 from smelt.rewrites.inplace import update_in_place, updates
+from smelt.rewrites.schedule import Tasks
 
 F32, I64 = torch.float32, torch.int64
 CACHE = ops.weight(name="cache", shape=(2, 9, 4), dtype=F32)
@@ -32,6 +35,18 @@ def test_a_cache_is_written_in_place() -> None:
     found = update_in_place(graph, lambda node: True)
     verify(found)
     assert [n.attrs["in_place"] for n in kernels(found)] == [((0, 0),), ()]
+
+
+def test_in_place_is_part_of_the_text() -> None:
+    graph = update_in_place(fused([ops.sum(PUT)], Mutation(CACHE, PUT)), lambda node: True)
+    assert "in_place=[[0, 0]]" in print_graph(graph)
+    assert parse_graph(print_graph(graph)) is graph
+
+
+def test_what_is_updated_in_place_takes_no_memory() -> None:
+    graph = fused([ops.sum(PUT)], Mutation(CACHE, PUT))
+    for found, nbytes in ((graph, [2 * 9 * 4 * 4, 4]), (update_in_place(graph, lambda node: True), [0, 4])):
+        assert list(Tasks.of(found, kernels(found)).nbytes) == nbytes
 
 
 def test_a_kernel_that_cannot_is_left_alone() -> None:
