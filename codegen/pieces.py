@@ -71,6 +71,8 @@ def _placed(node: Node, found: list[dict[Dim, None]], start: Shape) -> list[tupl
         return [(x, start), moved(src, dim, at)]
     if node.is_a(ops.rope):
         last = len(start) - 1
+        if node.attrs["interleaved"]:
+            return []
         cut(last, node.shape[last] // 2, node.shape[last])
         return []
     if node.has(Trait.POINTWISE):
