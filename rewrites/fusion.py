@@ -18,6 +18,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
 from .log import Fuel
+from .prologue import refuse_queries, refuse_rows
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
 CHEAP_FLOPS = 4  # per element: a value this cheap may be computed again for each element it broadcasts to
@@ -61,6 +62,7 @@ class Group:
     rows: tuple[int, ...] = ()
     first: int = 0  # the positions of its first and last node in the graph's order
     last: int = 0
+    before: frozenset[Node] = frozenset()  # what is computed before the product or the attention of the kernel
 
 
 def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
@@ -157,7 +159,8 @@ class _Fusion:
 
     def merge(self, group: Group, home: Group, node: Node) -> Group:
         """One group of two; the heavier kind stays."""
-        if len(home.nodes) > 1 or home.kind is Kind.ROWS or group.kind is Kind.MAP:
+        heavy = (Kind.MATMUL, Kind.ATTENTION)
+        if home.kind in heavy or len(home.nodes) > 1 or home.kind is Kind.ROWS or group.kind is Kind.MAP:
             kept = home if home.kind is not Kind.MAP or group.kind is Kind.MAP else group
         else:
             kept = group
@@ -165,6 +168,9 @@ class _Fusion:
         if kind is Kind.MAP:
             domain = node.shape
         merged = Group(kind, domain, sorted(group.nodes + home.nodes, key=self.position.__getitem__), rows)
+        merged.before = group.before | home.before
+        if node.has(Trait.CONTRACTION, Trait.ATTENTION):
+            merged.before |= frozenset(group.nodes)
         merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
@@ -186,7 +192,9 @@ class _Fusion:
         if home.kind in alone or group.kind in alone:
             return f"a {group.kind.value} kernel stands alone"
         if node.has(Trait.CONTRACTION, Trait.ATTENTION):
-            return "operands of a product are read many times"
+            return self.refuse_prologue(group, node, producer)
+        if self.reads_back(home, group):
+            return "it reads what is computed before the product of the kernel"
         if node.has(Trait.CONCAT, Trait.GATHER) or node.is_a(ops.slice_put):
             return f"{node.op.name} reads its operands at other positions"
         both_rows = home.kind is group.kind is Kind.ROWS
@@ -195,6 +203,32 @@ class _Fusion:
         if group.kind is Kind.MAP:
             return self.refuse_map(home, group, node, producer)
         return self.refuse_epilogue(home, group, node, producer)
+
+    def refuse_prologue(self, group: Group, node: Node, producer: Node) -> str | None:
+        """Work on the operands of a product or an attention."""
+        if node.has(Trait.ATTENTION):
+            if group.kind is not Kind.MAP:
+                return f"a {group.kind.value} and an attention in one kernel"
+            return refuse_queries(node, producer, group.nodes, group.domain, self.only_reader(group, node))
+        last = producer.tensor_type.rank - 1
+        if group.kind not in (Kind.MAP, Kind.ROWS) or (group.kind is Kind.ROWS and group.rows != (last,)):
+            return "operands of a product are read many times"
+        if group.domain != producer.shape:
+            return "the shapes of the kernels differ"
+        return refuse_rows(node, producer, group.nodes, self.escaping(group, node))
+
+    def escaping(self, group: Group, node: Node) -> list[Node]:
+        """The values of a group that others than the node read, or the caller."""
+        members = {*group.nodes, node}
+        users = self.graph.users
+        return [n for n in group.nodes if n in self.roots or any(u not in members for u in users[n])]
+
+    def reads_back(self, home: Group, group: Group) -> bool:
+        """Whether something after a product would read what is computed before it, where it is at other columns."""
+        before = group.before | home.before
+        later = (n for n in (*group.nodes, *home.nodes) if n not in before)
+        reads = (x for n in later if not n.has(Trait.CONTRACTION, Trait.ATTENTION) for x in n.inputs)
+        return bool(before) and any(through_views(x, self.group_of) in before for x in reads)
 
     def refuse_map(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
         """A group of pointwise work before the node."""
@@ -254,36 +288,26 @@ class _Fusion:
         return True
 
     def separated(self, group: Group, home: Group) -> bool:
-        """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
-        members = set(group.nodes) | set(home.nodes)
-        first = min(group.first, home.first)
-        stack = [x for n in home.nodes for x in n.inputs if x not in members]
-        stack += [x for n in group.nodes for x in n.inputs if x not in members]
-        seen: set[Node] = set()
+        """Whether a value of either reaches either again through a kernel that is in neither.
+
+        Goes forward from their values: what is placed later than the last of them cannot lead back.
+        """
+        members, last = {*group.nodes, *home.nodes}, max(group.last, home.last)
+        stack = [(user, False) for n in members for user in self.graph.users[n] if user not in members]
+        seen: set[tuple[Node, bool]] = set()
         while stack:
-            node = stack.pop()
-            if node in seen or self.last_position(node) < first:
+            node, through_kernel = stack.pop()
+            if (node, through_kernel) in seen or self.position[node] > last:
                 continue
-            seen.add(node)
-            for x in self.kernel_inputs(node):
-                if x in members:
-                    if not node.has(Trait.VIEW):
-                        return True
-                elif x not in seen:
-                    stack.append(x)
+            if node in members:
+                if through_kernel:
+                    return True
+                continue
+            inside = self.group_of[node].nodes if node in self.group_of else [node]
+            through_kernel = through_kernel or node in self.group_of or not node.has(Trait.VIEW)
+            seen.update((n, through_kernel) for n in inside)
+            stack += [(user, through_kernel) for n in inside for user in self.graph.users[n]]
         return False
-
-    def last_position(self, node: Node) -> int:
-        """The last position in the kernel of a node: nothing before it can need a value that comes later."""
-        group = self.group_of.get(node)
-        return self.position[node] if group is None else group.last
-
-    def kernel_inputs(self, node: Node) -> Iterable[Node]:
-        """What must be computed before a node: its operands, and those of all nodes in its kernel."""
-        group = self.group_of.get(node)
-        if group is None:
-            return node.inputs
-        return (x for member in group.nodes for x in member.inputs)
 
 
 def _flops_per_element(node: Node) -> int:

@@ -52,7 +52,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class KernelStep:
-    """One kernel call: the table positions of its parameters, in order, the error cell last."""
+    """One kernel call: the table positions of its parameters, in order, its scratch memory, the error cell last."""
 
     kernel: Kernel
     buffers: tuple[int, ...]
@@ -143,7 +143,8 @@ class _Planner:
         else:
             made = [self.buffer(self.place_of(r), r.tensor_type, strides_of_value(r)) for r in results]
             reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
-            positions = tuple(b.position for b in (*reads, *made, self.error))
+            lent = [self.buffer(Place.ARENA, p.type, p.strides) for p in kernel.scratch]
+            positions = tuple(b.position for b in (*reads, *made, *lent, self.error))
             if any(r.tensor_type.numel != 0 for r in results):
                 self.plan.steps.append(KernelStep(kernel, positions, node))
         self.plan.home.update(zip(results, made, strict=True))
