@@ -242,6 +242,8 @@ class _Lowering:
         rows = self.rows
         if rows is None or operand.shape != rows.shape or reduced != rows.reduced:
             raise UnsupportedError(f"{node.op.name} of {operand.type} over axes {reduced}: not the rows of this kernel")
+        if node.is_a(ops.cumsum) and rows.axes[reduced[0]].size == 1:
+            return self.value(operand, index)  # an axis of size 1 is no loop that a sum could run along
         own = index_of(rows.axes)
         if _kept(node, index) != [i for d, i in enumerate(own) if d not in reduced or node.is_a(ops.cumsum)]:
             raise UnsupportedError(f"{node.op.name} is read at another point than its own")

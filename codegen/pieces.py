@@ -69,7 +69,7 @@ def _placed(node: Node, found: list[dict[Dim, None]], start: Shape) -> list[tupl
         (x, src), dim, at = node.inputs, attrs.integer(node, "dim"), attrs.size(node, "start")
         cut(dim, at, at + src.shape[dim])
         return [(x, start), moved(src, dim, at)]
-    if node.is_a(ops.rope):
+    if node.is_a(ops.rope) and not node.attrs["interleaved"]:
         last = len(start) - 1
         cut(last, node.shape[last] // 2, node.shape[last])
         return []

@@ -115,6 +115,10 @@ def _masked(
         Apply("mul", (score, Const(float(attrs.number(node, "scale")), wide)), wide),
         Const(float("-inf"), wide),
     )
+    cap = attrs.number(node, "softcap")
+    if cap:
+        score = Apply("mul", (score, Const(1.0 / float(cap), wide)), wide)
+        score = Apply("mul", (Apply("tanh", (score,), wide), Const(float(cap), wide)), wide)
     for m in mask:
         value = lowering.value(m, broadcast_index(m.shape, point))
         boolean = m.dtype == torch.bool

@@ -17,7 +17,7 @@ from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
-from .log import Fuel
+from .log import FUSE, Fuel, Log
 from .prologue import refuse_queries, refuse_rows
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
@@ -65,9 +65,10 @@ class Group:
     before: frozenset[Node] = frozenset()  # what is computed before the product or the attention of the kernel
 
 
-def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
+def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None, log: Log | None = None) -> Graph:
     """The graph with every operator that a kernel can be made of inside a ``fused`` node."""
     fusion = _Fusion(graph, fuel or Fuel(), report if report is not None else FusionReport())
+    fusion.log = log if log is not None else fusion.log
     for node in graph.nodes:
         if is_kernel_work(node, graph):
             fusion.place(node)
@@ -92,7 +93,8 @@ def is_kernel_work(node: Node, graph: Graph) -> bool:
     if node.has(Trait.VIEW):
         return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
-        return node in graph.roots or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
+        returned = any(through_views(root) is node for root in graph.roots)
+        return returned or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
     return True
 
 
@@ -121,7 +123,9 @@ class _Fusion:
         self.graph, self.fuel, self.report = graph, fuel, report
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.group_of: dict[Node, Group] = {}
-        self.roots = set(graph.roots)
+        self.roots = graph.root_set
+        self.log = Log()
+        self.low = list(range(len(graph.nodes)))  # of the groups that reach across a position, the first position
 
     @property
     def groups(self) -> list[Group]:
@@ -137,7 +141,7 @@ class _Fusion:
             if group is home:
                 continue
             reason = self.refuse(home, group, node, producer)
-            if reason is None and self.fuel.take("fuse"):
+            if reason is None and self.fuel.spend(self.log, FUSE, producer, node):
                 home = self.merge(group, home, node)
             elif reason is not None:
                 self.report.refusals.append(Refusal(producer, node, reason, 2 * producer.tensor_type.nbytes))
@@ -174,6 +178,8 @@ class _Fusion:
         merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
+        for at in range(merged.first + 1, merged.last + 1):
+            self.low[at] = min(self.low[at], merged.first)
         return merged
 
     # --- legality -----------------------------------------------------------------------------------------------------
@@ -288,26 +294,42 @@ class _Fusion:
         return True
 
     def separated(self, group: Group, home: Group) -> bool:
-        """Whether a value of either reaches either again through a kernel that is in neither.
-
-        Goes forward from their values: what is placed later than the last of them cannot lead back.
-        """
-        members, last = {*group.nodes, *home.nodes}, max(group.last, home.last)
-        stack = [(user, False) for n in members for user in self.graph.users[n] if user not in members]
-        seen: set[tuple[Node, bool]] = set()
+        """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
+        members = set(group.nodes) | set(home.nodes)
+        first = self.before_all(min(group.first, home.first))
+        stack = [x for n in members for x in self.bases(n) if x not in members]
+        seen: set[Node] = set()
         while stack:
-            node, through_kernel = stack.pop()
-            if (node, through_kernel) in seen or self.position[node] > last:
+            node = stack.pop()
+            if node in seen or self.last_position(node) < first:
                 continue
-            if node in members:
-                if through_kernel:
+            seen.add(node)
+            for x in self.kernel_inputs(node):
+                if x in members:
                     return True
-                continue
-            inside = self.group_of[node].nodes if node in self.group_of else [node]
-            through_kernel = through_kernel or node in self.group_of or not node.has(Trait.VIEW)
-            seen.update((n, through_kernel) for n in inside)
-            stack += [(user, through_kernel) for n in inside for user in self.graph.users[n]]
+                if x not in seen:
+                    stack.append(x)
         return False
+
+    def bases(self, node: Node) -> Iterable[Node]:
+        """The values that a node reads, through whatever views."""
+        return (through_views(x, self.group_of) for x in node.inputs)
+
+    def before_all(self, position: int) -> int:
+        """The nearest earlier position that no kernel reaches across: what lies before it needs nothing after it."""
+        while self.low[position] < position:
+            position = self.low[position]
+        return position
+
+    def last_position(self, node: Node) -> int:
+        """The last position in the kernel of a node."""
+        group = self.group_of.get(node)
+        return self.position[node] if group is None else group.last
+
+    def kernel_inputs(self, node: Node) -> Iterable[Node]:
+        """The values that must be computed before a node: those that any node in its kernel reads."""
+        group = self.group_of.get(node)
+        return (x for member in (group.nodes if group else (node,)) for x in self.bases(member))
 
 
 def _flops_per_element(node: Node) -> int:
@@ -392,13 +414,13 @@ class _Builder:
         if group.kind is Kind.RECURRENCE:
             return list(ops.results(group.nodes[0]))
         members = set(group.nodes)
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         return [n for n in group.nodes if n in roots or any(self.leaves(u, members) for u in self.graph.users[n])]
 
     def leaves(self, user: Node, members: set[Node]) -> bool:
         """Whether a reader, or one of the readers of a view, stands outside the group."""
         stack = [user]
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         while stack:
             node = stack.pop()
             if node in members:
@@ -411,7 +433,7 @@ class _Builder:
     def layout(self, node: Node) -> tuple[int, ...]:
         """The order of a result's axes in memory: that of the readers who permute it and then reshape."""
         default = tuple(range(node.tensor_type.rank))
-        if node in self.graph.roots:
+        if node in self.graph.root_set:
             return default
         for user in self.graph.users.get(node, ()):
             if user.is_a(ops.permute) and any(u.is_a(ops.reshape) for u in self.graph.users[user]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -109,8 +109,7 @@ def _widens(node: Node) -> bool:
 def _replacement(node: Node, names: Iterator[str]) -> Node | None:
     """The weight or constant for a computation; None where it is too large to keep or has no value."""
     sources = [x for x in topological((node,)) if x.op is ops.weight]
-    size = node.tensor_type.numel
-    if not isinstance(size, int) or size > max(MAX_ELEMENTS, 2 * sum(int(w.tensor_type.numel) for w in sources)):
+    if not is_worth_keeping(node, sources):
         return None
     if not sources:
         try:
@@ -121,6 +120,12 @@ def _replacement(node: Node, names: Iterator[str]) -> Node | None:
             element = value.flatten()[0].item() if value.numel() else 0
             return ops.full(shape=node.shape, value=element, dtype=node.dtype)
     return ops.weight(name=next(names), shape=node.shape, dtype=node.dtype)
+
+
+def is_worth_keeping(node: Node, sources: Iterable[Node]) -> bool:
+    """Whether a value computed from these weights is small enough to be kept."""
+    size = node.tensor_type.numel
+    return isinstance(size, int) and size <= max(MAX_ELEMENTS, 2 * sum(int(w.tensor_type.numel) for w in sources))
 
 
 def _is_uniform(value: torch.Tensor) -> bool:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from ..ir.errors import GraphError, SmeltError
 from ..ir.graph import Graph
 from ..ir.verify import verify
-from .context import Context, PassRecord
+from .context import Context, PassRecord, Step
 from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
 
-__all__ = ["CAPTURED", "PIPELINE", "Context", "Pass", "apply_rules", "run_pipeline"]
+__all__ = ["CAPTURED", "PIPELINE", "SEARCH_PIPELINE", "Context", "Pass", "apply_rules", "run_pipeline"]
 
 CAPTURED = "captured"  # the name of the snapshot before the first pass
 
@@ -42,6 +42,13 @@ def _merge(graph: Graph, context: Context) -> Graph:
     return apply_rules("canonicalise")(merge_linears(graph, context), context)
 
 
+def _search(graph: Graph, context: Context) -> Graph:
+    # imported here: only this pass needs the package egglog
+    from .search.run import search
+
+    return apply_rules("canonicalise", "recognise", "simplify")(search(graph, context), context)
+
+
 PIPELINE: tuple[Pass, ...] = (
     Pass("canonicalise", apply_rules("canonicalise"), "views, casts and arithmetic in one form; constants folded"),
     Pass("recognise", apply_rules("canonicalise", "recognise"), "norms, activations, attention, linear layers by name"),
@@ -49,6 +56,10 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("merge", _merge, "linear layers of one input as one product"),
     Pass("hoist", hoist, "what depends on weights alone, computed once at load"),
 )
+
+# With ``optimize="search"``.
+SEARCH = Pass("search", _search, "products and sums in the cheapest of the orders that are equal")
+SEARCH_PIPELINE = tuple(p for step in PIPELINE for p in ([step, SEARCH] if step.name == "simplify" else [step]))
 
 
 def run_pipeline(
@@ -83,6 +94,8 @@ def _run(step: Pass, graph: Graph, context: Context) -> Graph:
         _check(step, graph, result)
     record = PassRecord(step.name, seconds, result is not graph, len(result.nodes), len(context.log) - applied)
     context.records.append(record)
+    if context.observe is not None:
+        context.observe(Step(step.name, graph, result, context.log.applications[applied:], context.derived))
     context.snapshots[step.name] = result
     return result
 

@@ -123,6 +123,15 @@ class Rule:
             return self._replacement(node, bindings)
         return None
 
+    def replacement(self, node: Node, bindings: Bindings) -> Node | None:
+        """The replacement of a node that equals the pattern for these bindings; None where the guard refuses it.
+
+        Raises:
+            RuleError: ``after`` failed or built a node of another type.
+        """
+        agreed = self._when is None or self._when(node, bindings)
+        return self._replacement(node, bindings) if agreed else None
+
     def explain(self, node: Node) -> Match | Mismatch:
         """How the rule fits a node, or why it does not."""
         furthest = Furthest()

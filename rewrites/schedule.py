@@ -7,6 +7,7 @@ Register Allocation Problems", 1975).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,22 +97,39 @@ def _freed(tasks: Tasks, task: int, waiting: list[int]) -> int:
 
 
 def greedy(tasks: Tasks) -> tuple[int, ...]:
-    """Of the kernels that may run, always the one after which the least lives."""
+    """Of the kernels that may run, always the one after which the least lives; the earliest of several.
+
+    What running a kernel adds only falls, as the other readers of its operands run. So a kernel is queued anew whenever
+    that happens, and of its entries the first to come out is the one that holds.
+    """
     waiting = [len(readers) for readers in tasks.readers]
     missing = [len(operands) for operands in tasks.reads]
     readers = tasks.readers
-    ready = [i for i, count in enumerate(missing) if count == 0]
+    ready = [(_added(tasks, i, waiting), i) for i, count in enumerate(missing) if count == 0]
+    heapq.heapify(ready)
+    ran = [False] * len(missing)
     way: list[int] = []
     while ready:
-        task = min(ready, key=lambda i: (tasks.nbytes[i] - _freed(tasks, i, list(waiting)), i))
-        ready.remove(task)
+        _, task = heapq.heappop(ready)
+        if ran[task]:
+            continue
+        ran[task] = True
         _freed(tasks, task, waiting)
         way.append(task)
         for reader in readers[task]:
             missing[reader] -= 1
-            if missing[reader] == 0:
-                ready.append(reader)
+        last = {r for operand in tasks.reads[task] if waiting[operand] == 1 for r in readers[operand] if not ran[r]}
+        for i in last | readers[task]:
+            if missing[i] == 0:
+                heapq.heappush(ready, (_added(tasks, i, waiting), i))
     return tuple(way)
+
+
+def _added(tasks: Tasks, task: int, waiting: Sequence[int]) -> int:
+    """By how many bytes what lives grows when a kernel runs."""
+    freed = 0 if waiting[task] or task in tasks.kept else tasks.nbytes[task]
+    last = (x for x in tasks.reads[task] if waiting[x] == 1 and x not in tasks.kept)
+    return tasks.nbytes[task] - freed - sum(tasks.nbytes[x] for x in last)
 
 
 def least_peak(tasks: Tasks) -> tuple[int, ...]:

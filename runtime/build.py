@@ -19,7 +19,9 @@ from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import Fuel, Log
-from ..rewrites.pipeline import run_pipeline
+from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
+from ..rewrites.search.settings import SearchSettings
+from .check import Check, Checker
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
 from .plan import KernelStep, Plan, TorchStep, make_plan
@@ -61,30 +63,48 @@ class Compilation:
 
 
 def build_executable(
-    capture: Capture, target: Target, *, cache: Cache | None = None, verify: bool = False, fuel: Fuel | None = None
+    capture: Capture,
+    target: Target,
+    *,
+    cache: Cache | None = None,
+    verify: bool = False,
+    fuel: Fuel | None = None,
+    search: SearchSettings | None = None,
+    check: Check = None,
+    native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
 ) -> Executable:
-    """Compile a capture for a target.
+    """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
+
+    ``native`` makes what runs a plan's segments, instead of native code.
 
     Raises:
+        CheckError: with ``check``, a step changed what the model means.
         BackendError: the backend is missing or refuses the generated code.
     """
     work = Compilation(target, verify)
     graph = work.keep("captured", capture.graph)
-    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify)
+    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search)
+    checker = None if check is None else Checker(check, capture, context)
     with work.stage("rewrite"):
-        graph = run_pipeline(graph, context)
+        graph = run_pipeline(graph, context, passes=PIPELINE if search is None else SEARCH_PIPELINE)
     work.graphs.update(context.snapshots)
     report = FusionReport()
     with work.stage("fuse"):
-        graph = work.keep("fuse", fuse(graph, context.fuel, report))
+        fused = work.keep("fuse", fuse(graph, context.fuel, report, context.log))
+    if checker is not None:
+        with work.stage("check"):
+            checker.fused(graph, fused, context)
     table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
     with work.stage("lower"):
-        graph = work.keep("final", legalise(graph, table))
-        plan = make_plan(graph, table)
+        graph = work.keep("final", legalise(fused, table))
+        plan = make_plan(graph, table, context.fuel, context.log)
+    if checker is not None:
+        with work.stage("check"):
+            checker.lowered(fused, graph, plan, context.derived)
     with work.stage("codegen"):
-        hosts = _native(plan, target, cache)
+        hosts = (native or native_hosts)(plan, target, cache)
     with work.stage("pack"):
-        return Executable(
+        executable = Executable(
             plan=plan,
             weights=capture.weights,
             derived=context.derived,
@@ -94,8 +114,11 @@ def build_executable(
             fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
             applications=context.log,
             timings=work.timings,
-            prepare=_thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
+            prepare=thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )
+    if checker is not None:
+        checker.placed(executable)
+    return executable
 
 
 def kernel_infos(plan: Plan) -> tuple[KernelInfo, ...]:
@@ -116,7 +139,7 @@ def _run_by_torch(plan: Plan, table: KernelTable) -> list[Fallback]:
     ]
 
 
-def _native(plan: Plan, target: Target, cache: Cache | None) -> list[Any]:
+def native_hosts(plan: Plan, target: Target, cache: Cache | None = None) -> list[Any]:
     """The host functions of a plan's segments, PyTorch's steps between them."""
     segments = list(plan.segments())
     native = {f"main{i}": s for i, s in enumerate(segments) if isinstance(s, list)}
@@ -150,7 +173,7 @@ def _library(
     return {name: built[name] for name in native}
 
 
-def _thread_pool(threads: int) -> Callable[[], None]:
+def thread_pool(threads: int) -> Callable[[], None]:
     """What sizes the thread pool before a run: it is one for the process, and another model may have sized it."""
     from ..codegen.tvm import module
 

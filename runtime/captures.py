@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ..frontend.capture import Capture
 from ..frontend.export import capture
+from ..ir.binding import bind_symbols
 from ..ir.errors import CaptureError, InputError, UnsupportedError
+from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes
@@ -138,7 +140,7 @@ class Captures:
             if fallback == "error":
                 raise
             raise Uncapturable(str(error)) from error
-        entry = build_entry(captured, self.options, time.perf_counter() - start)
+        entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves)
         entry.refusal = refusal
         self.entries.append(entry)
         return entry
@@ -192,12 +194,21 @@ class Captures:
             self._known.clear()
 
 
-def build_entry(captured: Capture, options: Options, seconds: float) -> Entry:
-    """The executable of a capture that took some seconds to make."""
+def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] = ()) -> Entry:
+    """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
     cache = options.open_cache()
-    executable = build_executable(captured, options.target, cache=cache)
+    search = SearchSettings(_sizes_of(captured, leaves)) if options.optimize == "search" else None
+    executable = build_executable(captured, options.target, cache=cache, search=search, check=options.check)
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
+
+
+def _sizes_of(captured: Capture, leaves: Sequence[Any]) -> Sizes:
+    """The sizes of a call, as far as its tensors tell."""
+    try:
+        return bind_symbols(captured.graph, [leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
+    except InputError:
+        return {}
 
 
 def check_model(model: Callable[..., Any], name: str) -> None:

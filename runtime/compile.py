@@ -9,6 +9,7 @@ import torch
 
 from ..ir.errors import UnsupportedError
 from .cache import KernelCache
+from .check import Check
 from .module import CompiledModule
 from .options import Dynamic, Options
 from .target import Target
@@ -22,6 +23,8 @@ def compile(
     fallback: Literal["allow", "error"] = "allow",
     threads: int | None = None,
     cache: bool | KernelCache = True,
+    optimize: Literal["rules", "search"] = "rules",
+    check: Check = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -35,18 +38,25 @@ def compile(
         threads: how many threads kernels may use; by default all cores that this process may run on.
         cache: whether kernels are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache folder; or the
             cache to keep them in.
+        optimize: ``"rules"`` applies each rewrite where it fits; ``"search"`` also compares what products, sums, scales
+            and transposes are equal to in real arithmetic, and takes the order that costs least at the sizes of the
+            first call. Results then differ from the model's by rounding, within the contract of ``smelt.verify``. It
+            needs the package egglog: ``pip install "smelt[search]"``.
+        check: ``"rules"`` evaluates what every rewrite replaced, before and after, on small sampled inputs;
+            ``"passes"`` does so for the whole graph around each pass, and for every kernel program. The report counts
+            the verdicts.
 
     Returns:
         A module that is called as the model is, and gives the same results.
 
     Raises:
-        BackendError: the package of the target's backend is not installed.
+        BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed.
         UnsupportedError: there is no such target yet, or the model is TorchScript.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache))
+    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache, optimize, check))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from ..ir.graph import Graph
 from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait
 from ..ir.types import concrete
+from ..rewrites.check import Verdicts
 from ..rewrites.fusion import through_views
 from ..rewrites.memory import Interval, place
 from .kernels import KernelInfo, region_of
@@ -51,6 +52,7 @@ class Executable:
         graphs: the graph after each stage of the pipeline, by name, in order.
         kernels: what the report shows of each kernel.
         timings: seconds that each stage of the compilation took.
+        checks: what ``check=`` found.
         prepare: what must be done before native code runs.
     """
 
@@ -62,6 +64,7 @@ class Executable:
     kernels: tuple[KernelInfo, ...]
     fallbacks: tuple[Any, ...] = ()
     applications: Any = ()
+    checks: Verdicts | None = None
     timings: dict[str, float] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
 
@@ -186,18 +189,21 @@ class _Call:
             if buffer.place is Place.OUTPUT:
                 shape, strides = self.binding.shapes[buffer.position]
                 self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
-        for host in self.executable.hosts:
-            if isinstance(host, TorchStep):
-                self.torch_step(host)
-            else:
-                host(self.binding.table, self.binding.sizes)
-                self.check_indices()
+        self.steps()
         outputs = self.outputs()
         changed = [(self.value(m.target), self.value(m.value).clone()) for m in self.plan.graph.mutations]
         for mutation, (target, value) in zip(self.plan.graph.mutations, changed, strict=True):
             target.copy_(value)
             self.executable._after_mutation(mutation.target)
         return outputs
+
+    def steps(self) -> None:
+        for host in self.executable.hosts:
+            if isinstance(host, TorchStep):
+                self.torch_step(host)
+            else:
+                host(self.binding.table, self.binding.sizes)
+                self.check_indices()
 
     def outputs(self) -> list[Tensor]:
         """The results, each in memory of its own: rewriting may have removed the copies that the model made."""

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
+from .check import CHECKS, Check
 from .target import Target
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
+OPTIMIZE = ("rules", "search")
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,18 @@ class Options:
     dynamic: Dynamic = True
     fallback: Literal["allow", "error"] = "allow"
     cache: bool | KernelCache = True
+    optimize: Literal["rules", "search"] = "rules"
+    check: Check = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f'fallback is {self.fallback!r}: say "allow" or "error"')
+        if self.optimize not in OPTIMIZE:
+            raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
+        if self.optimize == "search":
+            require_egglog()
+        if self.check is not None and self.check not in CHECKS:
+            raise ValueError(f'check is {self.check!r}: say "rules", "passes" or None')
         if not isinstance(self.dynamic, bool | Mapping):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
 

@@ -15,8 +15,13 @@ from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
+from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
 from .kernels import Kernel, KernelTable, strides_of_value
+
+# Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
+# native call costs a run a microsecond.
+MOST_CALLS = 512
 
 
 class Place(Enum):
@@ -89,10 +94,13 @@ class Plan:
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
-        """The steps with neighbouring kernel calls together: each list is one native call."""
+        """The steps with neighbouring kernel calls together, at most ``MOST_CALLS``: each list is one native call."""
         run: list[KernelStep] = []
         for step in self.steps:
             if isinstance(step, KernelStep):
+                if len(run) == MOST_CALLS:
+                    yield run
+                    run = []
                 run.append(step)
                 continue
             if run:
@@ -103,9 +111,19 @@ class Plan:
             yield run
 
 
-def make_plan(graph: Graph, table: KernelTable) -> Plan:
-    """The plan of a fused graph."""
-    return _Planner(graph, table).run()
+def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: Log | None = None) -> Plan:
+    """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own."""
+    plan = _Planner(graph, table).run()
+    share_memory(plan, fuel or Fuel(), log if log is not None else Log())
+    return plan
+
+
+def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
+    """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
+    values = {buffer.position: node for node, buffer in plan.home.items()}
+    for position in plan.live:
+        if not fuel.spend(log, PLACE, values[position], values[position]):
+            plan.live[position] = (0, len(plan.steps))
 
 
 class _Planner:

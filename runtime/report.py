@@ -9,6 +9,8 @@ from typing import Any
 
 from ..ir.dims import print_dim
 from ..ir.types import Dim, concrete, symbols_of
+from ..rewrites.check import Verdicts
+from ..rewrites.log import FUSE, PLACE
 from .entry import Entry
 from .kernels import KernelInfo
 from .target import Target
@@ -34,6 +36,28 @@ class KernelReport:
 
 
 @dataclass(frozen=True)
+class CheckReport:
+    """What a check found; a fault is an error, so that all that was checked agrees.
+
+    Attributes:
+        mode: ``"rules"`` or ``"passes"``.
+        checked: applications, or passes and kernel programs, that were evaluated; ``distinct`` of them are different.
+        proved: those found equal without an evaluation.
+        skipped: how often each reason kept one from being checked.
+    """
+
+    mode: str
+    checked: int
+    distinct: int
+    proved: int
+    skipped: Mapping[str, int]
+
+    def __str__(self) -> str:
+        text = f"{self.mode}: {self.checked} agree ({self.distinct} different ones), {self.proved} proved equal"
+        return text + f", {sum(self.skipped.values())} not checked"
+
+
+@dataclass(frozen=True)
 class CaptureReport:
     """One capture.
 
@@ -48,6 +72,7 @@ class CaptureReport:
         specialised: sizes that are not symbolic though they might have been.
         guards: relations between sizes that calls must keep.
         rules: how often each rule was applied.
+        checks: what ``check=`` found; None where nothing was asked for.
         notes: other remarks.
     """
 
@@ -63,6 +88,7 @@ class CaptureReport:
     guards: tuple[str, ...]
     rules: Mapping[str, int]
     notes: tuple[str, ...]
+    checks: CheckReport | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -109,6 +135,12 @@ class Report:
         known = [capture.flops for capture in self.captures if capture.flops is not None]
         return sum(known) if len(known) == len(self.captures) else None
 
+    @property
+    def bytes(self) -> int | None:
+        """Bytes that the kernels of the last call of each capture moved; None where one was not called."""
+        known = [capture.bytes for capture in self.captures if capture.bytes is not None]
+        return sum(known) if len(known) == len(self.captures) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The report as data for JSON."""
         return asdict(self)
@@ -146,9 +178,14 @@ def report_entry(entry: Entry) -> CaptureReport:
         fallbacks=tuple(map(str, executable.fallbacks)),
         specialised=tuple(map(str, capture.specialised)),
         guards=tuple(map(str, capture.guards)),
-        rules=dict(executable.applications.counts()),
+        rules={name: n for name, n in executable.applications.counts().items() if name not in (FUSE, PLACE)},
         notes=capture.notes,
+        checks=None if executable.checks is None else _checks(executable.checks),
     )
+
+
+def _checks(found: Verdicts) -> CheckReport:
+    return CheckReport(found.mode, found.checked, found.distinct, found.proved, dict(found.skipped))
 
 
 def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int]) -> KernelReport:
@@ -186,6 +223,9 @@ def capture_lines(capture: CaptureReport) -> list[str]:
     if capture.rules:
         fired = sorted(capture.rules.items(), key=lambda pair: -pair[1])
         lines += _item("rules", ", ".join(f"{name} {count}" for name, count in fired))
+    if capture.checks is not None:
+        lines += _item("checked", str(capture.checks))
+        lines += _items("unchecked", [f"{n} x {reason}" for reason, n in capture.checks.skipped.items()])
     return lines + _items("notes", capture.notes)
 
 

@@ -105,6 +105,24 @@ def dump_ir(
 
 
 @app.command()
+def bisect(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write the script that shows a fault.", show_default="smelt-fault.py"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of kernels; by default all usable cores.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the first rewrite, fusion, placement or kernel that makes a model's result wrong; exit code 1 if any."""
+    from .bisect import bisect as run
+
+    raise typer.Exit(run(model, out, threads, as_json))
+
+
+@app.command()
 def zoo(as_json: Json = False) -> None:
     """List the built-in models."""
     from .list_zoo import list_zoo as run
@@ -125,19 +143,58 @@ def env(
 
 @app.command()
 def bench(
-    model: ModelArgument,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="As for dump-ir; zoo:NAME@8x128 for batch 8, length 128.")
+    ],
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for all; by default all usable cores.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which everyone has a turn.")] = 15,
-    peers: Annotated[str, typer.Option(help="What to compare with, separated by commas.")] = "eager,inductor",
+    peers: Annotated[
+        str,
+        typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
+    ] = "eager,inductor",
+    dtype: Annotated[str, typer.Option(help="Of weights and floating-point inputs: f32 or bf16.")] = "f32",
     start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
 ) -> None:
-    """Time a model against PyTorch eager and torch.compile in one interleaved run."""
-    from .bench import bench as run
+    """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
+    from .bench.command import bench as run
 
-    run(model, threads, rounds, peers, start, json_file)
+    run(
+        models,
+        threads=threads,
+        rounds=rounds,
+        peers=peers,
+        start=start,
+        dtype=dtype,
+        json_file=json_file,
+        picture=plot,
+    )
+
+
+@app.command()
+def fuzz(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many programs.")] = 300,
+    seed: Annotated[int, typer.Option(help="The seed; program number K of a seed is always the same.")] = 0,
+    start: Annotated[int, typer.Option(min=0, help="The number of the first program: to go on after an end.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    interpret_only: Annotated[
+        bool, typer.Option("--interpret-only", help="Interpret kernel programs and compile nothing: faster.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where failures go.", show_default="tests/golden/fuzz or smelt-fuzz"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For one program; more is a hang.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Check random whole programs: eager, interpreter, unoptimised and optimised must agree. Failures are minimised."""
+    from .fuzz.command import fuzz as run
+
+    if run(n, seed, start, jobs, interpret_only, as_json, out, seconds):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

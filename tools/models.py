@@ -1,4 +1,7 @@
-"""The models that commands take: ``zoo:NAME``, ``path.py:make_model`` or ``package.module:make_model``."""
+"""The models that commands take: ``zoo:NAME``, ``path.py:make_model`` or ``package.module:make_model``.
+
+``zoo:NAME@8x128`` has inputs of batch 8 and length 128.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from .errors import ModelError, UserCodeError
 from .zoo import ZOO
 
 DEFAULT_FUNCTION = "make_model"
-_FORMS = "zoo:NAME, zoo:NAME:tiny, path.py:make_model or package.module:make_model"
+_FORMS = "zoo:NAME, zoo:NAME:tiny, zoo:NAME@8x128, path.py:make_model or package.module:make_model"
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,24 @@ def load_model(spec: str) -> Model:
 
 
 def _from_zoo(name: str) -> Model:
-    name, _, variant = name.partition(":")
+    full, at, size = name.partition("@")
+    name, _, variant = full.partition(":")
     if name not in ZOO:
         raise ModelError(f"there is no model zoo:{name}; there are: {', '.join(ZOO)}")
     if variant not in ("", "tiny"):
         raise ModelError(f"zoo:{name} has no variant {variant!r}: say zoo:{name} or zoo:{name}:tiny")
     model, args, kwargs = ZOO[name].make(tiny=variant == "tiny")
-    return Model(f"zoo:{name}{':tiny' if variant else ''}", model, args, kwargs)
+    if at:
+        args, kwargs = ZOO[name].inputs(model, *_size(size))
+    return Model(f"zoo:{name}{':tiny' if variant else ''}{at}{size}", model, args, kwargs)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Batch and length from ``8x128``."""
+    batch, _, seq = text.partition("x")
+    if not (batch.isdigit() and seq.isdigit() and int(batch) and int(seq)):
+        raise ModelError(f"{text!r} is not a size: say zoo:NAME@8x128 for batch 8 and length 128")
+    return int(batch), int(seq)
 
 
 def _split(spec: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from ..node import REQUIRED, Node, Trait
 from ..types import Dim, TensorType, broadcast_shapes, product
 from .base import declare, is_float, require, require_dtype, same_dtype
 from .contraction import matmul
-from .pointwise import add, bit_and, div, eq, exp, le, mul, sub, where
+from .pointwise import add, bit_and, div, eq, exp, le, mul, sub, tanh, where
 from .reduction import amax
 from .reduction import sum as sum_
 from .rounding import in_float32
@@ -20,8 +20,9 @@ from .view import expand, permute, reshape
 
 
 def _attention_type(
-    q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, causal: bool, scale: float
+    q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, causal: bool, scale: float, softcap: float
 ) -> TensorType:
+    require(softcap >= 0, f"attention: softcap is {softcap}: it must be positive, or 0 for none")
     same_dtype("attention", (q, k, v))
     require_dtype("attention", q, is_float)
     require(q.rank == k.rank == v.rank == 4, f"attention: q, k, v need rank 4 [B, H, S, D], got {q}, {k}, {v}")
@@ -37,18 +38,41 @@ def _attention_type(
 
 
 def _attention_value(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor, causal: bool, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor, causal: bool, scale: float, softcap: float
 ) -> torch.Tensor:
-    if causal and mask:
-        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-        m = mask[0] & allowed if mask[0].dtype == torch.bool else mask[0].masked_fill(~allowed, float("-inf"))
-        mask, causal = (m,), False
     groups = q.shape[1] // k.shape[1] if k.shape[1] else 1
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    if softcap:
+        return _capped(q, k, v, mask, allowed if causal else torch.ones_like(allowed), scale, softcap)
+    if causal and mask:
+        m = mask[0] & allowed if mask[0].dtype == torch.bool else mask[0].masked_fill(~allowed, float("-inf"))
+        mask, causal = (m,), False
     # PyTorch takes no masks of rank below 2
     bias = [m[(None,) * (4 - m.ndim)] for m in mask]
     return F.scaled_dot_product_attention(q, k, v, bias[0] if bias else None, is_causal=causal, scale=scale)
+
+
+def _capped(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: tuple[torch.Tensor, ...],
+    allowed: torch.Tensor,
+    scale: float,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention with capped scores, which PyTorch has no function for."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = softcap * torch.tanh(q.to(wide) @ k.to(wide).transpose(-1, -2) * (scale / softcap))
+    for m in mask:
+        allowed = allowed & m if m.dtype == torch.bool else allowed
+        scores = scores if m.dtype == torch.bool else scores + m
+    scores = scores.masked_fill(~allowed, float("-inf"))
+    none = (scores == float("-inf")).all(-1, keepdim=True)
+    weights = torch.softmax(scores, -1).masked_fill(none, 0.0)
+    return (weights @ v.to(wide)).to(q.dtype)
 
 
 def repeat_heads(x: Node, groups: int) -> Node:
@@ -78,11 +102,13 @@ def safe_softmax(scores: Node) -> Node:
     return div(shifted, where(none, scalar_like(1.0, scores), total))
 
 
-def _attention(q: Node, k: Node, v: Node, *mask: Node, causal: bool, scale: float) -> Node:
+def _attention(q: Node, k: Node, v: Node, *mask: Node, causal: bool, scale: float, softcap: float) -> Node:
     heads, kv_heads = q.shape[1], k.shape[1]
     groups = int(heads) // int(kv_heads) if heads != kv_heads else 1
     k, v = repeat_heads(k, groups), repeat_heads(v, groups)
     scores = mul(matmul(q, permute(k, dims=(0, 1, 3, 2))), scalar_like(scale, q))
+    if softcap:
+        scores = mul(tanh(div(scores, scalar_like(softcap, q))), scalar_like(softcap, q))
     allowed = [causal_mask(q.shape[2], k.shape[2])] if causal else []
     for m in mask:
         if m.dtype == torch.bool:
@@ -102,13 +128,14 @@ def _attention_flops(node: Node) -> Dim:
 
 # attention(q [B, H, S, D], k [B, G, T, D], v [B, G, T, E] [, mask]) -> [B, H, S, E]: softmax(scale q k^T + mask) v.
 # G divides H. A bool mask says which keys may be seen, a float one is added; it broadcasts to [B, H, S, T]. With
-# causal, query i sees keys up to i. A query that sees no key gets 0.
+# causal, query i sees keys up to i. A query that sees no key gets 0. With softcap c > 0 a score x becomes c tanh(x / c)
+# before it is masked (Gemma Team, "Gemma 2", 2024).
 attention = declare(
     "attention",
     infer=_attention_type,
     evaluate=_attention_value,
     arity=(3, 4),
-    attrs={"causal": False, "scale": REQUIRED},
+    attrs={"causal": False, "scale": REQUIRED, "softcap": 0.0},
     traits={Trait.COMPOSITE, Trait.ATTENTION},
     flops=_attention_flops,
     decompose=in_float32(_attention),

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..rule import Rule
-from . import activations, algebra, attention, broadcast, casts, constants, linear, masks, motion, norm, rope, views
+from . import (
+    activations,
+    algebra,
+    attention,
+    batches,
+    broadcast,
+    casts,
+    constants,
+    linear,
+    masks,
+    motion,
+    norm,
+    rope,
+    views,
+)
 
 # By stage. Each stage runs with the rules of those before it, so that what it builds is in normal form too.
 RULES: Mapping[str, Sequence[Rule]] = {
@@ -23,6 +37,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *activations.RULES,
         *casts.COMPOSITES,
         *rope.RULES,
+        *batches.RULES,
         *attention.FROM_PRIMITIVES,
     ),
     "simplify": (

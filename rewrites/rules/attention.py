@@ -35,6 +35,7 @@ from ...ir.ops import (
     scalar,
     scalar_like,
     softmax,
+    tanh,
     where,
 )
 from ...ir.ops import all as all_
@@ -45,26 +46,31 @@ from ..sample import shapes
 from .common import is_number, like
 
 MINUS_INFINITY = -math.inf
+LARGE = 1e4  # half the largest number of float16, the least of the dtypes, is more than this
 
 # --- from primitives --------------------------------------------------------------------------------------------------
 
 
-def _fit(q: Node, kt: Node, v: Node, m: Node | None = None, c: Any = 1.0) -> bool:
-    """Whether operands are those of attention: one batch, as many heads for all, a mask that widens nothing."""
+def _fit(q: Node, kt: Node, v: Node, m: Node | None = None, c: Any = 1.0, p: Any = 1.0) -> bool:
+    """Whether operands are those of attention: one batch, heads that fit, a mask that widens nothing."""
     rank = q.tensor_type.rank
     if rank not in (3, 4) or not rank == kt.tensor_type.rank == v.tensor_type.rank:
         return False
-    if not q.shape[: rank - 2] == kt.shape[: rank - 2] == v.shape[: rank - 2] or not is_number(c) or c == 0:
+    if not is_number(c) or c == 0 or not is_number(p) or p <= 0:
+        return False
+    # as many heads for all, or one head of keys and values for all heads of queries
+    shared = rank == 4 and q.shape[0] == kt.shape[0] and kt.shape[1] == 1 and isinstance(q.shape[1], int)
+    if kt.shape[: rank - 2] != v.shape[: rank - 2] or not (q.shape[: rank - 2] == kt.shape[: rank - 2] or shared):
         return False
     scores = (*q.shape[:-1], kt.shape[-1])
     return m is None or bool(broadcast_shapes(scores, m.shape) == scores)
 
 
-def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None = None) -> Node:
+def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None = None, p: float = 0.0) -> Node:
     rank = q.tensor_type.rank
     k = permute(kt, dims=(*range(rank - 2), rank - 1, rank - 2))
     operands = [_with_heads(like(x, root)) for x in (q, k, v, m) if x is not None]
-    found = attention(*operands, scale=scale)
+    found = attention(*operands, scale=scale, softcap=float(p))
     if m is not None and _may_hide(m):
         none = all_(eq(operands[3], scalar(MINUS_INFINITY, root.dtype)), dims=(-1,), keepdim=True)
         hidden = bit_and(none, gt(scalar(kt.shape[-1], torch.int64), scalar(0, torch.int64)))  # no keys at all: 0
@@ -75,14 +81,19 @@ def _built(root: Node, scale: float, q: Node, kt: Node, v: Node, m: Node | None 
 def _may_hide(m: Node) -> bool:
     """Whether a mask that is added may be -inf for every key: the softmax of such a row is NaN, the operator gives 0.
 
-    A mask made of finite numbers alone may not; nor may one of weights, taken to be finite as all weights are.
+    A mask made of finite numbers alone may not, unless two of the lowest are added up; nor may one of weights, taken to
+    be finite as all weights are.
     """
     if m.tensor_type.rank == 0:
         return False
+    large: dict[Node, bool] = {}  # nodes from which a number near the limits of a dtype can be reached
     for node in topological([m]):
         value = node.attrs.get("value")
-        number = isinstance(value, float) and not math.isfinite(value)
-        if number or (node.op is input and node.dtype.is_floating_point):
+        number = value if isinstance(value, float) else 0.0
+        if not math.isfinite(number) or (node.op is input and node.dtype.is_floating_point):
+            return True
+        large[node] = abs(number) > LARGE or any(large[x] for x in node.inputs)
+        if node.op in (add, mul) and node.dtype.is_floating_point and all(large[x] for x in node.inputs):
             return True
     return False
 
@@ -98,7 +109,13 @@ def _weighted(scores: Node, v: Any) -> Node:
     return matmul(softmax(scores, dim=-1), v)
 
 
+def _capped(scores: Any, p: Any) -> Node:
+    """The pattern of p tanh(scores / p)."""
+    return mul(tanh(div(scores, constant(p))), constant(p))
+
+
 HEADS = ("f32: b H s D", "f32: b H D t", "f32: b H t E")
+ONE_HEAD = ("f32: b H s D", "f32: b 1 D t", "f32: b 1 t E")
 NO_HEADS = ("f32: b s D", "f32: b D t", "f32: b t E")
 BROADCAST = ("f32: 2 3 D", "f32: 2 D t", "f32: 1 t E")  # a batch of values that broadcasts
 
@@ -111,7 +128,7 @@ def _of_products(name: str, before: Callable[..., Node], scale: Callable[[Any], 
         before=before,
         when=lambda **bound: _fit(**bound),
         after=lambda root, **bound: _built(root, scale(bound.pop("c", 1.0)), **bound),
-        samples=[shapes(*HEADS, *mask, **c), shapes(*NO_HEADS, *rows, **c)],
+        samples=[shapes(*HEADS, *mask, **c), shapes(*NO_HEADS, *rows, **c), shapes(*ONE_HEAD, *mask, **c)],
         near_misses=[
             shapes(*BROADCAST, *(("f32: 3 t",) if mask else ()), **c),
             lambda q, kt, v: matmul(softmax(matmul(q, kt), dim=-2), v),
@@ -162,13 +179,45 @@ PRODUCTS = (
         "f32: 1 H s t",
         c=3.0,
     ),
+    # softmax(p tanh(q k^T / p)) v -> attention(q, k, v, softcap=p)
+    _of_products(
+        "attention-of-capped-scores",
+        lambda q, kt, v, p: _weighted(_capped(matmul(q, kt), p), v),
+        lambda c: 1.0,
+        p=3.0,
+    ),
+    # softmax(p tanh(c q k^T / p)) v -> attention(q, k, v, scale=c, softcap=p)
+    _of_products(
+        "attention-of-scaled-capped-scores",
+        lambda q, kt, v, c, p: _weighted(_capped(mul(matmul(q, kt), constant(c)), p), v),
+        lambda c: float(c),
+        c=0.25,
+        p=3.0,
+    ),
+    # softmax(p tanh(q k^T / p) + m) v -> attention(q, k, v, m, softcap=p)
+    _of_products(
+        "attention-of-capped-masked-scores",
+        lambda q, kt, v, m, p: _weighted(add(_capped(matmul(q, kt), p), m), v),
+        lambda c: 1.0,
+        "f32: b 1 1 t",
+        p=3.0,
+    ),
+    # softmax(p tanh(c q k^T / p) + m) v -> attention(q, k, v, m, scale=c, softcap=p)
+    _of_products(
+        "attention-of-scaled-capped-masked-scores",
+        lambda q, kt, v, m, c, p: _weighted(add(_capped(mul(matmul(q, kt), constant(c)), p), m), v),
+        lambda c: float(c),
+        "f32: s t",
+        c=0.25,
+        p=3.0,
+    ),
 )
 
 
 def _is_scores(x: Node) -> bool:
-    """Whether ``x`` is a product of matrices, scaled or not, or one with a mask added."""
-    for _ in range(3):
-        x = without_casts(x.inputs[0] if x.op in (add, mul, div) else x)
+    """Whether ``x`` is a product of matrices, scaled, capped or masked already, or not."""
+    for _ in range(6):
+        x = without_casts(x.inputs[0] if x.op in (add, mul, div, tanh) else x)
     return x.op is matmul
 
 
@@ -229,6 +278,23 @@ MASKED_SCORES = (
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
+    # softmax(where(m, s, c) + n) -> softmax(s + (where(m, 0, c) + n)) for scores s and c = -inf or the lowest number
+    Rule(
+        name="scores-kept-by-mask-and-masked",
+        before=lambda m, s, c, n, d: softmax(add(where(m, s, constant(c)), n), dim=d),
+        when=lambda root, m, s, c: _is_fill(c, s.dtype) and _is_scores(s) and s.shape == root.shape,
+        after=lambda m, s, c, n, d: softmax(add(s, add(where(m, scalar_like(0.0, s), scalar_like(c, s)), n)), dim=d),
+        samples=[
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), "f32: 1 3", c=MINUS_INFINITY, d=-1),
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), "f32: 3 1", c=LOWEST, d=-1),
+        ],
+        near_misses=[
+            shapes(lambda: _mask_of_keys(3, 3), lambda: _scores(), "f32: 1 3", c=-1e4, d=-1),
+            shapes("bool: m n", "f32: m n", "f32: m n", c=LOWEST, d=-1),
+        ],
+        tolerance=ROUNDING,
+        domain=Domain.FINITE,
+    ),
     # softmax((s + m) + n) -> softmax(s + (m + n)) for scores s
     Rule(
         name="scores-masked-twice",
@@ -283,12 +349,17 @@ OPERANDS = (
     # attention(c q, k, v, scale) -> attention(q, k, v, c scale)
     Rule(
         name="attention-of-scaled-queries",
-        before=lambda q, c, k, v, causal, s, *m: attention(mul(q, constant(c)), k, v, *m, causal=causal, scale=s),
+        before=lambda q, c, k, v, causal, s, z, *m: attention(
+            mul(q, constant(c)), k, v, *m, causal=causal, scale=s, softcap=z
+        ),
         when=lambda c: is_number(c) and math.isfinite(c),
-        after=lambda q, c, k, v, causal, s, *m: attention(q, k, v, *m, causal=causal, scale=s * c),
-        samples=[shapes(*QKV, c=0.5, causal=True, s=0.25), shapes(*QKV, "s t", c=0.5, causal=False, s=1.0)],
+        after=lambda q, c, k, v, causal, s, z, *m: attention(q, k, v, *m, causal=causal, scale=s * c, softcap=z),
+        samples=[
+            shapes(*QKV, c=0.5, causal=True, s=0.25, z=0.0),
+            shapes(*QKV, "s t", c=0.5, causal=False, s=1.0, z=2.0),
+        ],
         near_misses=[
-            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25),
+            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25, z=0.0),
             lambda q, k, v: attention(q, k, v, scale=1.0),
         ],
         tolerance=ROUNDING,
@@ -297,12 +368,17 @@ OPERANDS = (
     # attention(q, c k, v, scale) -> attention(q, k, v, c scale)
     Rule(
         name="attention-of-scaled-keys",
-        before=lambda q, k, c, v, causal, s, *m: attention(q, mul(k, constant(c)), v, *m, causal=causal, scale=s),
+        before=lambda q, k, c, v, causal, s, z, *m: attention(
+            q, mul(k, constant(c)), v, *m, causal=causal, scale=s, softcap=z
+        ),
         when=lambda c: is_number(c) and math.isfinite(c),
-        after=lambda q, k, c, v, causal, s, *m: attention(q, k, v, *m, causal=causal, scale=s * c),
-        samples=[shapes(*QKV, c=0.5, causal=True, s=0.25), shapes(*QKV, "s t", c=0.5, causal=False, s=1.0)],
+        after=lambda q, k, c, v, causal, s, z, *m: attention(q, k, v, *m, causal=causal, scale=s * c, softcap=z),
+        samples=[
+            shapes(*QKV, c=0.5, causal=True, s=0.25, z=0.0),
+            shapes(*QKV, "s t", c=0.5, causal=False, s=1.0, z=2.0),
+        ],
         near_misses=[
-            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25),
+            shapes(*QKV, c=MINUS_INFINITY, causal=False, s=0.25, z=0.0),
             lambda q, k, v: attention(q, k, v, scale=1.0),
         ],
         tolerance=ROUNDING,
@@ -311,11 +387,19 @@ OPERANDS = (
     # attention(q, repeated k, repeated v) -> attention(q, k, v): heads are grouped by the operator
     Rule(
         name="attention-of-repeated-heads",
-        before=lambda q, k, v, a, b, c, d, causal, s, *m: attention(
-            q, reshape(expand(k, shape=a), shape=b), reshape(expand(v, shape=c), shape=d), *m, causal=causal, scale=s
+        before=lambda q, k, v, a, b, c, d, causal, s, z, *m: attention(
+            q,
+            reshape(expand(k, shape=a), shape=b),
+            reshape(expand(v, shape=c), shape=d),
+            *m,
+            causal=causal,
+            scale=s,
+            softcap=z,
         ),
         when=lambda k, v, a, b, c, d: _is_repeat(k, a, b) and _is_repeat(v, c, d) and a[:3] == c[:3],
-        after=lambda q, k, v, causal, s, *m: attention(q, _each_once(k), _each_once(v), *m, causal=causal, scale=s),
+        after=lambda q, k, v, causal, s, z, *m: attention(
+            q, _each_once(k), _each_once(v), *m, causal=causal, scale=s, softcap=z
+        ),
         samples=[
             shapes(
                 "b G*R s D",
@@ -327,6 +411,7 @@ OPERANDS = (
                 d=lambda b, G, R, t, E: (b, G * R, t, E),
                 causal=False,
                 s=0.5,
+                z=0.0,
             )
         ],
         near_misses=[
@@ -341,6 +426,7 @@ OPERANDS = (
                 d=lambda b, t, E: (b, 4, t, E),
                 causal=False,
                 s=0.5,
+                z=0.0,
             )
         ],
         tolerance=ROUNDING,
@@ -371,6 +457,7 @@ TRIANGLE: dict[str, Any] = {
     "y": lambda s: (1, 1, s, 1),
     "causal": False,
     "scale": 0.5,
+    "z": 0.0,
 }
 # keys stand where queries should
 FLIPPED = TRIANGLE | {"t": 3, "x": (3, 1), "s": 3, "y": (1, 3)}
@@ -381,11 +468,11 @@ MASK = (
     # attention(q, k, v, expand(m)) -> attention(q, k, v, m)
     Rule(
         name="attention-of-expanded-mask",
-        before=lambda q, k, v, m, to, c, s: attention(q, k, v, expand(m, shape=to), causal=c, scale=s),
-        after=lambda q, k, v, m, to, c, s: attention(q, k, v, _lifted_to(m, len(to)), causal=c, scale=s),
+        before=lambda q, k, v, m, to, c, s, z: attention(q, k, v, expand(m, shape=to), causal=c, scale=s, softcap=z),
+        after=lambda q, k, v, m, to, c, s, z: attention(q, k, v, _lifted_to(m, len(to)), causal=c, scale=s, softcap=z),
         samples=[
-            shapes(*QKV, "b 1 1 t", to=lambda b, s, t: (b, 1, s, t), c=False, s=0.5),
-            shapes(*QKV, "bool: 1 t", to=lambda b, s, t: (b, 1, s, t), c=True, s=0.5),
+            shapes(*QKV, "b 1 1 t", to=lambda b, s, t: (b, 1, s, t), c=False, s=0.5, z=0.0),
+            shapes(*QKV, "bool: 1 t", to=lambda b, s, t: (b, 1, s, t), c=True, s=0.5, z=3.0),
         ],
         near_misses=[lambda q, k, v: attention(q, k, v, scale=0.5)],
         tolerance=ROUNDING,
@@ -394,11 +481,14 @@ MASK = (
     # attention(q, k, v, all true) -> attention(q, k, v)
     Rule(
         name="attention-of-true-mask",
-        before=lambda q, k, v, to, c, s: attention(
-            q, k, v, full(shape=to, value=True, dtype=torch.bool), causal=c, scale=s
+        before=lambda q, k, v, to, c, s, z: attention(
+            q, k, v, full(shape=to, value=True, dtype=torch.bool), causal=c, scale=s, softcap=z
         ),
-        after=lambda q, k, v, c, s: attention(q, k, v, causal=c, scale=s),
-        samples=[shapes(*QKV, to=lambda s, t: (s, t), c=True, s=0.5), shapes(*QKV, to=(1, 1), c=False, s=0.5)],
+        after=lambda q, k, v, c, s, z: attention(q, k, v, causal=c, scale=s, softcap=z),
+        samples=[
+            shapes(*QKV, to=lambda s, t: (s, t), c=True, s=0.5, z=0.0),
+            shapes(*QKV, to=(1, 1), c=False, s=0.5, z=2.0),
+        ],
         near_misses=[lambda q, k, v: attention(q, k, v, full(shape=(1, 1), value=False, dtype=torch.bool), scale=0.5)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
@@ -406,22 +496,24 @@ MASK = (
     # attention(q, k, v, 0) -> attention(q, k, v)
     Rule(
         name="attention-of-zero-mask",
-        before=lambda q, k, v, to, c, s, f: attention(q, k, v, full(shape=to, value=0, dtype=f), causal=c, scale=s),
+        before=lambda q, k, v, to, c, s, f, z: attention(
+            q, k, v, full(shape=to, value=0, dtype=f), causal=c, scale=s, softcap=z
+        ),
         when=lambda f: f != torch.bool,
-        after=lambda q, k, v, c, s: attention(q, k, v, causal=c, scale=s),
-        samples=[shapes(*FLOAT_QKV, to=lambda s, t: (s, t), c=True, s=0.5, f=torch.float32)],
-        near_misses=[shapes(*FLOAT_QKV, to=(1, 1), c=True, s=0.5, f=torch.bool)],
+        after=lambda q, k, v, c, s, z: attention(q, k, v, causal=c, scale=s, softcap=z),
+        samples=[shapes(*FLOAT_QKV, to=lambda s, t: (s, t), c=True, s=0.5, z=0.0, f=torch.float32)],
+        near_misses=[shapes(*FLOAT_QKV, to=(1, 1), c=True, s=0.5, z=0.0, f=torch.bool)],
         tolerance=ROUNDING,
         domain=Domain.FINITE,
     ),
     # attention(q, k, v, where(m, 0, -inf)) -> attention(q, k, v, m)
     Rule(
         name="attention-of-added-infinity",
-        before=lambda q, k, v, m, c, s, f: attention(
-            q, k, v, where(m, scalar(0.0, f), scalar(MINUS_INFINITY, f)), causal=c, scale=s
+        before=lambda q, k, v, m, c, s, f, z: attention(
+            q, k, v, where(m, scalar(0.0, f), scalar(MINUS_INFINITY, f)), causal=c, scale=s, softcap=z
         ),
-        after=lambda q, k, v, m, c, s: attention(q, k, v, m, causal=c, scale=s),
-        samples=[shapes(*FLOAT_QKV, _mask_of_keys, c=False, s=0.5, f=torch.float32)],
+        after=lambda q, k, v, m, c, s, z: attention(q, k, v, m, causal=c, scale=s, softcap=z),
+        samples=[shapes(*FLOAT_QKV, _mask_of_keys, c=False, s=0.5, z=0.0, f=torch.float32)],
         near_misses=[
             lambda q, k, v, m: attention(q, k, v, where(m, scalar_like(0.0, q), scalar_like(-1e4, q)), scale=0.5),
         ],
@@ -431,11 +523,11 @@ MASK = (
     # attention(q, k, v, where(m, -inf, 0)) -> attention(q, k, v, not m)
     Rule(
         name="attention-of-added-infinity-elsewhere",
-        before=lambda q, k, v, m, c, s, f: attention(
-            q, k, v, where(m, scalar(MINUS_INFINITY, f), scalar(0.0, f)), causal=c, scale=s
+        before=lambda q, k, v, m, c, s, f, z: attention(
+            q, k, v, where(m, scalar(MINUS_INFINITY, f), scalar(0.0, f)), causal=c, scale=s, softcap=z
         ),
-        after=lambda q, k, v, m, c, s: attention(q, k, v, bit_not(m), causal=c, scale=s),
-        samples=[shapes(*FLOAT_QKV, lambda s, t: bit_not(_mask_of_keys(s, t)), c=False, s=0.5, f=torch.float32)],
+        after=lambda q, k, v, m, c, s, z: attention(q, k, v, bit_not(m), causal=c, scale=s, softcap=z),
+        samples=[shapes(*FLOAT_QKV, lambda s, t: bit_not(_mask_of_keys(s, t)), c=False, s=0.5, z=0.0, f=torch.float32)],
         near_misses=[
             lambda q, k, v, m: attention(q, k, v, where(m, scalar_like(-1e4, q), scalar_like(0.0, q)), scale=0.5),
         ],
@@ -445,11 +537,11 @@ MASK = (
     # attention(q, k, v, j <= i) -> attention(q, k, v, causal)
     Rule(
         name="attention-of-triangle",
-        before=lambda q, k, v, t, x, s, y, causal, scale: attention(
-            q, k, v, _triangle(t, x, s, y), causal=causal, scale=scale
+        before=lambda q, k, v, t, x, s, y, causal, scale, z: attention(
+            q, k, v, _triangle(t, x, s, y), causal=causal, scale=scale, softcap=z
         ),
         when=lambda q, k, t, x, s, y: _is_triangle(q, k, t, x, s, y),
-        after=lambda q, k, v, scale: attention(q, k, v, causal=True, scale=scale),
+        after=lambda q, k, v, scale, z: attention(q, k, v, causal=True, scale=scale, softcap=z),
         samples=[shapes(*QKV, **TRIANGLE)],
         near_misses=[shapes(*SQUARE, **FLIPPED), lambda q, k, v: attention(q, k, v, _later(q, k), scale=0.5)],
         tolerance=ROUNDING,
@@ -458,11 +550,11 @@ MASK = (
     # attention(q, k, v, j <= i and m) -> attention(q, k, v, m, causal)
     Rule(
         name="attention-of-triangle-and-mask",
-        before=lambda q, k, v, m, t, x, s, y, causal, scale: attention(
-            q, k, v, bit_and(_triangle(t, x, s, y), m), causal=causal, scale=scale
+        before=lambda q, k, v, m, t, x, s, y, causal, scale, z: attention(
+            q, k, v, bit_and(_triangle(t, x, s, y), m), causal=causal, scale=scale, softcap=z
         ),
         when=lambda q, k, t, x, s, y: _is_triangle(q, k, t, x, s, y),
-        after=lambda q, k, v, m, scale: attention(q, k, v, m, causal=True, scale=scale),
+        after=lambda q, k, v, m, scale, z: attention(q, k, v, m, causal=True, scale=scale, softcap=z),
         samples=[shapes(*QKV, "bool: b 1 1 t", **TRIANGLE), shapes(*QKV, "bool: s t", **TRIANGLE)],
         near_misses=[shapes(*SQUARE, "bool: 3 3", **FLIPPED)],
         tolerance=ROUNDING,
@@ -471,11 +563,11 @@ MASK = (
     # attention(q, k, v, (j <= i and m) and n) -> attention(q, k, v, m and n, causal)
     Rule(
         name="attention-of-triangle-and-two-masks",
-        before=lambda q, k, v, m, n, t, x, s, y, causal, scale: attention(
-            q, k, v, bit_and(bit_and(_triangle(t, x, s, y), m), n), causal=causal, scale=scale
+        before=lambda q, k, v, m, n, t, x, s, y, causal, scale, z: attention(
+            q, k, v, bit_and(bit_and(_triangle(t, x, s, y), m), n), causal=causal, scale=scale, softcap=z
         ),
         when=lambda q, k, t, x, s, y: _is_triangle(q, k, t, x, s, y),
-        after=lambda q, k, v, m, n, scale: attention(q, k, v, bit_and(m, n), causal=True, scale=scale),
+        after=lambda q, k, v, m, n, scale, z: attention(q, k, v, bit_and(m, n), causal=True, scale=scale, softcap=z),
         samples=[shapes(*QKV, "bool: b 1 1 t", "bool: s 1", **TRIANGLE)],
         near_misses=[shapes(*SQUARE, "bool: 3 3", "bool: 3 3", **FLIPPED)],
         tolerance=ROUNDING,

@@ -128,6 +128,10 @@ def pieces() -> dict[str, Case]:
             lambda n: ops.permute(ops.reshape(n, shape=(B, S, 3, 8)), dims=(0, 2, 1, 3)), (B, S, 24)
         ),
         "rope and more": _rope(lambda n: n, after=lambda n, turned: ops.mul(ops.neg(turned), n)),
+        "rope of neighbours": _rope(lambda n: n, interleaved=True),
+        "rope of neighbours of heads": _rope(
+            lambda n: ops.permute(ops.reshape(n, shape=(B, S, 3, 8)), dims=(0, 2, 1, 3)), (B, S, 24), interleaved=True
+        ),
         "rope below a view": _rope(
             lambda n: n, after=lambda n, turned: doubled(ops.permute(turned, dims=(0, 3, 1, 2)))
         ),
@@ -138,10 +142,11 @@ def _rope(
     before: Callable[[Node], Node],
     shape: Sequence[Dim] = (B, 3, S, 8),
     after: Callable[[Node, Node], Node] = lambda n, turned: turned,
+    interleaved: bool = False,
 ) -> Case:
     cos, sin = y(S, 8), z(S, 8)
     n = before(x(*shape))
-    return Case([x(*shape), cos, sin], [after(n, ops.rope(n, cos, sin))], SIZES)
+    return Case([x(*shape), cos, sin], [after(n, ops.rope(n, cos, sin, interleaved=interleaved))], SIZES)
 
 
 # --- addressed by data ------------------------------------------------------------------------------------------------

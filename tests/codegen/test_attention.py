@@ -30,13 +30,14 @@ def case(
     mask: Sequence[Dim] | None = None,
     mask_dtype: torch.dtype = torch.bool,
     causal: bool = False,
+    softcap: float = 0.0,
     **rest: object,
 ) -> Case:
     width = head if width is None else width
     inputs = [operand(i, (B, h, n, d), dtype) for i, (h, n, d) in enumerate(_operands(heads, groups, head, width))]
     if mask is not None:
         inputs.append(operand(3, mask, mask_dtype))
-    out = ops.attention(*inputs, causal=causal, scale=head**-0.5)
+    out = ops.attention(*inputs, causal=causal, scale=head**-0.5, softcap=softcap)
     return Case(inputs, [out], **{"sizes": SIZES, "rtol": RTOL[dtype], **rest})  # type: ignore[arg-type]
 
 
@@ -58,6 +59,8 @@ def _cases() -> dict[str, Case]:
         "mask of heads": case(mask=(1, 2, S, K), mask_dtype=torch.float32),
         "groups": case(heads=6, groups=3, causal=True),
         "one head of keys": case(heads=4, groups=4, mask=(B, 1, 1, K)),
+        "capped scores": case(head=64, softcap=0.7, causal=True),
+        "capped scores with a mask": case(heads=4, groups=2, softcap=2.0, mask=(B, 1, S, K), mask_dtype=torch.float32),
         "by token": case(head=32, operands=dict.fromkeys(range(3), by_token), layouts=[by_token]),
         "keys by head": case(operands={1: (0, 1, 3, 2), 2: (0, 1, 3, 2)}),
     }

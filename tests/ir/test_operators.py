@@ -164,6 +164,7 @@ SAMPLES = [
     sample("slice_put", "s 4", "s 2", dim=1, start=1, step=2),
     sample("embedding", "t 4", "index: s 2"),
     sample("rope", "2 t s 4", "s 4", "s 4"),
+    sample("rope", "2 t s 4", "s 4", "s 4", interleaved=True),
     # attention
     sample("attention", "2 4 s 8", "2 4 t 8", "2 4 t 6", scale=0.3),
     sample("attention", "2 4 s 8", "2 2 s 8", "2 2 s 8", scale=0.3, causal=True),

@@ -1,5 +1,7 @@
 """Placement of intermediates in the arena."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +47,37 @@ def test_a_gap_that_fits_is_used_before_the_arena_grows() -> None:
 
 def test_nothing_to_place() -> None:
     assert place([]).nbytes == 0
+
+
+def plainly(values: list[Interval]) -> list[int]:
+    """What ``place`` does, said in the plainest way."""
+    offsets: dict[int, int] = {}
+    for i in sorted(range(len(values)), key=lambda i: (-values[i].nbytes, i)):
+        met = sorted((offsets[j], offsets[j] + aligned(values[j])) for j in offsets if values[j].meets(values[i]))
+        tops = [0]
+        for _, end in met:
+            tops.append(max(tops[-1], end))
+        gaps = [(start - top, at) for at, ((start, _), top) in enumerate(zip(met, tops, strict=False))]
+        fitting = [(gap, at) for gap, at in gaps if gap >= aligned(values[i])]
+        offsets[i] = tops[min(fitting)[1]] if fitting else tops[-1]
+    return [offsets[i] for i in range(len(values))]
+
+
+def aligned(value: Interval) -> int:
+    return -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+
+
+@given(intervals())
+def test_the_fast_way_is_the_plain_way(values: list[Interval]) -> None:
+    assert list(place(values).offsets) == plainly(values)
+
+
+def test_the_fast_way_is_the_plain_way_for_many_values() -> None:
+    # short and long lives, over many blocks of steps, more of them than are compared one by one
+    drawn = random.Random(0)
+    starts = [drawn.randrange(500) for _ in range(700)]
+    lives = [drawn.choice([0, 1, 5, 100, 400]) for _ in starts]
+    values = [
+        Interval(drawn.choice([0, 64, drawn.randrange(9999)]), a, a + n) for a, n in zip(starts, lives, strict=True)
+    ]
+    assert list(place(values).offsets) == plainly(values)

@@ -158,6 +158,11 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "filled with infinity": lambda s, m: (s / 2).masked_fill(~m, float("-inf")),
     "filled with the lowest": lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min),
     "a mask added": lambda s, m: s * 0.5 + (1.0 - m.to(s.dtype)) * -1e4,
+    "capped": lambda s, m: torch.tanh(s * 0.5 / 30.0) * 30.0,
+    "capped and masked": lambda s, m: torch.tanh(s / 30.0) * 30.0 + (1.0 - m.to(s.dtype)) * -1e4,
+    "masked, then masked again": lambda s, m: (
+        torch.where(m, s, torch.finfo(s.dtype).min) + torch.arange(s.shape[-1], dtype=s.dtype)
+    ),
     "two masks added": lambda s, m: s + torch.arange(s.shape[-1], dtype=s.dtype) + m.to(s.dtype),
 }
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])[:, None, None]
@@ -190,6 +195,54 @@ def test_attention_without_heads() -> None:
     left, errors = optimised(attend, X, torch.randn(2, 7, 16), torch.randn(2, 7, 3))
     assert left == {"attention": 1}
     assert errors[0] < 1e-12
+
+
+def test_one_head_of_keys_and_values_for_all_queries() -> None:
+    def attend(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = x.view(*x.shape[:2], 4, 4).transpose(1, 2)
+        return torch.softmax(q @ k[:, None].transpose(2, 3) / 4, -1) @ v[:, None]
+
+    left, errors = optimised(attend, X, torch.randn(2, 7, 4), torch.randn(2, 7, 3))
+    assert left == {"attention": 1}
+    assert errors[0] < 1e-12
+
+
+def test_linear_biases_and_flat_batches() -> None:
+    """ALiBi as in Bloom: products of [B H, S, D], a bias for each head, a mask for each sequence."""
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        b, h, s, d = q.shape
+        flat = [x.reshape(b * h, s, -1) for x in (q, k, v)]
+        alibi = (slopes[:, None] * (mask.cumsum(-1) - 1)[:, None]).reshape(b * h, 1, s)
+        scores = torch.baddbmm(alibi, flat[0], flat[1].transpose(1, 2), beta=1.0, alpha=0.25).view(b, h, s, s)
+        hidden = torch.where(mask.bool()[:, None, None], 0.0, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores + hidden, -1, dtype=torch.float32)
+        return torch.bmm(weights.view(b * h, s, s), flat[2]).view(b, h, s, d)
+
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
+    left, errors = optimised(attend, *(torch.randn(2, 4, 5, 8) for _ in range(3)), mask)
+    assert left["attention"] == 1
+    assert not left["matmul"] + left["softmax"]
+    assert errors[0] < 1e-12
+
+
+def test_two_of_the_lowest_numbers_hide_a_key_altogether() -> None:
+    """Their sum is -inf: where all keys are hidden so, softmax gives NaN, and attention alone would give 0."""
+    lowest = torch.finfo(torch.float32).min
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        hidden = torch.where(mask, 0.0, lowest)
+        return torch.softmax(q @ k.transpose(2, 3) + hidden + hidden, -1) @ v
+
+    q, k, v = (torch.randn(1, 1, 2, 4) for _ in range(3))
+    for shown in (True, False):
+        mask = torch.full((1, 1, 2, 2), shown)
+        captured = capture(attend, (q, k, v, mask), {})
+        graph = run_pipeline(captured.graph, Context())
+        assert operators(graph)["attention"] == 1
+        found = interpret(graph, [q, k, v, mask], captured.weights).outputs[0]
+        torch.testing.assert_close(found, attend(q, k, v, mask), equal_nan=True)
 
 
 # What is left of each tiny model, but for views and elementwise work on masks.

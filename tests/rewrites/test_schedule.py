@@ -47,6 +47,21 @@ def test_the_greedy_order_is_valid(drawn: Tasks) -> None:
     assert is_valid(drawn, greedy(drawn))
 
 
+@given(tasks(most=30))
+@settings(deadline=None)
+def test_the_greedy_order_takes_what_adds_least(drawn: Tasks) -> None:
+    way: list[int] = []
+    while len(way) < len(drawn.reads):
+        ready = [i for i, reads in enumerate(drawn.reads) if i not in way and reads <= set(way)]
+        way.append(min(ready, key=lambda i: (lives_after(drawn, [*way, i]), i)))
+    assert greedy(drawn) == tuple(way)
+
+
+def lives_after(drawn: Tasks, way: list[int]) -> int:
+    read_later = {x for i, reads in enumerate(drawn.reads) if i not in way for x in reads}
+    return sum(drawn.nbytes[i] for i in way if i in drawn.kept or i in read_later)
+
+
 def test_twelve_kernels_are_ordered_exactly() -> None:
     # six large values, each at once reduced to a small one: depth first over a sum of all keeps one large value alive
     x = ops.input(name="x", shape=(64, 64), dtype=torch.float32)

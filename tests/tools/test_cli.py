@@ -2,15 +2,18 @@
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import smelt
-from smelt.tools import bench as bench_module
-from smelt.tools import cli, start
+from smelt.tools import cli
+from smelt.tools.bench import command, peers, roofs, start
+from smelt.tools.bench import run as bench_run
 from smelt.tools.zoo import ZOO
 
 TINY = "zoo:two-layer-mlp:tiny"
@@ -28,9 +31,9 @@ def run_json(*args: str) -> Any:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for command in ("demo", "dump-ir", "zoo", "env", "bench"):
-        assert command in text
-        assert "Usage" in run(command, "--help").stdout
+    for name in ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "fuzz"):
+        assert name in text
+        assert "Usage" in run(name, "--help").stdout
 
 
 def test_version() -> None:
@@ -173,7 +176,8 @@ def test_a_model_that_cannot_be_imported_shows_its_own_traceback(tmp_path: Path)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_module, "wait_for_idle", lambda: 0.5)
+    monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 0.5)
+    monkeypatch.setattr(command, "measure_roofs", lambda threads: roofs.Roofs({"float32": 1e11}, 1e10))
 
 
 @pytest.mark.usefixtures("quick")
@@ -191,31 +195,113 @@ def test_bench_as_json(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     run("bench", TINY, "--rounds", "2", "--peers", "eager", "--no-start", "--json", str(file))
     data = json.loads(file.read_text())
-    assert set(data["timings"]["seconds"]) == {"smelt", "eager"}
-    assert all(len(seconds) == 2 for seconds in data["timings"]["seconds"].values())
-    assert data["ratios"]["smelt"] == 1.0
-    assert data["summary"]["eager"]["best"] <= data["summary"]["eager"]["median"]
     assert data["environment"]["versions"]["smelt"] == smelt.__version__
-    assert run_json("bench", TINY, "--rounds", "1", "--peers", "", "--no-start", "--json", "-")["model"] == TINY
+    assert data["roofs"] == {"operations": {"float32": 1e11}, "bytes_per_second": 1e10}
+    (found,) = data["workloads"]
+    assert set(found["timings"]["seconds"]) == {"smelt", "eager"}
+    assert all(len(seconds) == 2 for seconds in found["timings"]["seconds"].values())
+    assert found["ratios"]["smelt"] == 1.0
+    assert found["summary"]["eager"]["best"] <= found["summary"]["eager"]["median"]
+    nearer = max(found["work"] / 1e11, found["moved"] / 1e10)
+    assert found["share"]["smelt"] == pytest.approx(nearer / found["summary"]["smelt"]["best"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_of_several(tmp_path: Path) -> None:
+    models = [f"{TINY}@{size}" for size in ("1x3", "2x5")]
+    data = run_json("bench", *models, "--rounds", "1", "--peers", "", "--no-start", "--json", "-")
+    assert [found["model"] for found in data["workloads"]] == models
+    assert data["workloads"][1]["inputs"] == ["[0] float32[2, 16]"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_in_bfloat16() -> None:
+    options = ("--rounds", "1", "--peers", "eager", "--no-start", "--dtype", "bf16", "--json", "-")
+    (found,) = run_json("bench", TINY, *options)["workloads"]
+    assert found["inputs"][0].startswith("[0] bfloat16")
+    assert found["share"] == {"smelt": None, "eager": None}
+
+
+def test_bench_in_an_unknown_dtype() -> None:
+    assert "no dtype 'int3' to benchmark; there are: f32, bf16" in run("bench", TINY, "--dtype", "int3", code=1).stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_peer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: Any, threads: int) -> Any:
+        raise RuntimeError("no such operator\nand more")
+
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {"openvino": broken})
+    options = ("--rounds", "1", "--peers", "openvino", "--no-start", "--json", "-")
+    (found,) = run_json("bench", TINY, *options)["workloads"]
+    assert found["failed"] == {"openvino": f"openvino cannot run {TINY}: no such operator"}
+    assert set(found["summary"]) == {"smelt"}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (torch.full((2, 3), 1.01), "wrong by 1.0e-02"),
+        (torch.full((2, 3), float("nan")), "wrong by nan"),
+        (torch.ones(3, 2), r"returns \[3, 2\] in place of \[2, 3\]"),
+        ((), "returns 0 tensors in place of 1"),
+    ],
+)
+def test_a_peer_with_a_wrong_result(found: Any, said: str) -> None:
+    peers.check("right", {"a": torch.full((2, 3), 1.001)}, [torch.ones(2, 3)])
+    with pytest.raises(peers.PeerError, match=said):
+        peers.check("wrong", found, [torch.ones(2, 3)])
+
+
+def test_a_roof_is_the_nearer_one() -> None:
+    found = roofs.Roofs({"float32": 1e9}, 1e8)
+    assert found.share("float32", 10**9, 0, 2.0) == 0.5
+    assert found.share("float32", 10**9, 3 * 10**8, 4.0) == 0.75
+    assert found.share("bfloat16", 1, 1, 1.0) is None
+
+
+def test_roofs_are_measured() -> None:
+    found = roofs.measure_roofs(1)
+    # no processor of today does less than one of these in a nanosecond or more than a thousand
+    assert all(1e9 < rate < 1e13 for rate in found.operations.values())
+    assert "float32" in found.operations
+    assert 1e8 < found.bytes_per_second < 1e12
+
+
+def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 0.0)
+    monkeypatch.setattr(command, "measure_roofs", lambda threads: roofs.Roofs({"float32": 1e11}, 1e10))
+    path = tmp_path / "roofs.png"
+    if find_spec("matplotlib") is None:
+        assert (
+            "pip install matplotlib"
+            in run("bench", TINY, "--peers", "", "--no-start", "--plot", str(path), code=1).stderr
+        )
+        return
+    run("bench", TINY, "--rounds", "1", "--peers", "", "--no-start", "--plot", str(path))
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("quick")
 def test_bench_measures_starts_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[Path] = []
 
-    def fake(spec: str, peer: str, threads: int, folder: Path) -> dict[str, float]:
+    def fake(spec: str, peer: str, threads: int, folder: Path, dtype: str) -> dict[str, float]:
         folders.append(folder)
-        return {"first": float(len(folders)), "process": 9.0}
+        return {"first": float(len(folders)), "process": 9.0, "peak_bytes": 1e6}
 
-    monkeypatch.setattr(bench_module, "measure_start", fake)
+    monkeypatch.setattr(bench_run, "measure_start", fake)
     data = run_json("bench", TINY, "--rounds", "1", "--peers", "eager", "--json", "-")
-    assert data["starts"] == {"smelt": {"cold": 1.0, "warm": 2.0}}
+    starts = data["workloads"][0]["starts"]
+    assert {kind: found["first"] for kind, found in starts["smelt"].items()} == {"cold": 1.0, "warm": 2.0}
+    assert set(starts) == {"smelt"}
     assert folders[0] == folders[1]
 
 
 def test_a_start(tmp_path: Path) -> None:
     found = start.measure_start(TINY, "eager", 1, tmp_path)
     assert 0 < found["first"] < found["process"]
+    assert found["peak_bytes"] > 10e6
 
 
 def test_a_start_that_fails(tmp_path: Path) -> None:
@@ -231,5 +317,5 @@ def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise smelt.VerifyError("1 of 1 outputs break the numeric contract")
 
-    monkeypatch.setattr(bench_module, "verify", fail)
+    monkeypatch.setattr(bench_run, "verify", fail)
     assert "numeric contract" in run("bench", TINY, "--no-start", code=1).stderr

@@ -1,0 +1,71 @@
+"""Tables of benchmarks in pages: made from JSON, and equal to it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smelt.tools.bench import page
+
+ROOT = Path(__file__).parents[2]
+MARK = re.compile(r"<!-- bench (\S+) -->")
+
+
+def record() -> dict[str, Any]:
+    found = {
+        "model": "zoo:bert-base@8x128",
+        "dtype": "f32",
+        "threads": 2,
+        "load": 0.04,
+        "timings": {"seconds": {"smelt": [0.1, 0.1], "eager": [0.15, 0.16]}},
+        "summary": {"smelt": {"median": 0.1, "best": 0.09}, "eager": {"median": 0.155, "best": 0.15}},
+        "ratios": {"smelt": 1.0, "eager": 1.55},
+        "share": {"smelt": 0.874, "eager": None},
+    }
+    other = found | {
+        "model": "mine.py",
+        "summary": {"smelt": {"median": 0.002, "best": 0.001}},
+        "ratios": {"smelt": 1.0},
+    }
+    return {
+        "date": "2026-01-02",
+        "workloads": [found, other],
+        "roofs": {"operations": {"float32": 2.6e11}, "bytes_per_second": 3.1e10},
+        "environment": {"machine": {"processor": "a processor"}, "versions": {"torch": "2.13.0"}},
+    }
+
+
+def test_a_table() -> None:
+    lines = page.markdown(record()).splitlines()
+    assert lines[0] == "| workload | smelt ms | eager ms | best peer / smelt | % of roof |"
+    assert lines[2] == "| bert-base@8x128 f32 | 100.00 | 155.00 | 1.55 | 87 |"
+    assert lines[3] == "| mine.py f32 | 2.00 | - | - | 87 |"
+    assert "2026-01-02, a processor, 2 threads each" in lines[-1]
+    assert "float32 260 Gop/s, 31 GB/s" in lines[-1]
+
+
+def test_a_page_gets_the_table(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(record()))
+    text = "before\n<!-- bench a.json -->\nold\n<!-- end -->\nafter <!-- bench b.json -->\nkept\n<!-- end -->\n"
+    (tmp_path / "page.md").write_text(text)
+    page.main(str(tmp_path / "a.json"), str(tmp_path / "page.md"))
+    written = (tmp_path / "page.md").read_text()
+    assert page.markdown(record()) in written
+    assert "old" not in written
+    assert written.endswith("after <!-- bench b.json -->\nkept\n<!-- end -->\n")
+    assert page.replaced(written, "a.json", page.markdown(record())) == written
+
+
+def test_a_page_without_a_place() -> None:
+    with pytest.raises(page.PageError, match=r"bench a\.json --> \.\.\. <!-- end --> is there 0 times"):
+        page.replaced("nothing", "a.json", "table")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
+def test_pages_show_what_was_measured(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in MARK.findall(text):
+        table = page.markdown(json.loads((ROOT / "docs" / "benchmarks" / name).read_text(encoding="utf-8")))
+        assert page.replaced(text, name, table) == text

@@ -1,0 +1,89 @@
+"""The table of a benchmark as Markdown, and a page that holds it, made from the JSON that ``smelt bench`` wrote.
+
+Run as ``python -m smelt.tools.bench.page docs/benchmarks/FILE.json [PAGE.md ...]``: in each page, what stands between
+``<!-- bench FILE.json -->`` and ``<!-- end -->`` is replaced; without pages the table is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...ir.errors import SmeltError
+
+Record = Mapping[str, Any]
+
+
+class PageError(SmeltError, ValueError):
+    """A page has no place for a table, or more than one."""
+
+
+def markdown(record: Record) -> str:
+    """The table: a line for each workload, a column for each peer, and what was measured, when and where."""
+    names = list(dict.fromkeys(name for found in record["workloads"] for name in found["summary"]))
+    head = ["workload", *(f"{name} ms" for name in names), "best peer / smelt", "% of roof"]
+    lines = [_row(head), _row(["---", *["--:"] * (len(head) - 1)])]
+    lines += [_row(_cells(found, names)) for found in record["workloads"]]
+    return "\n".join([*lines, "", caption(record)])
+
+
+def caption(record: Record) -> str:
+    """The date, the machine and its roofs, and how the numbers came about."""
+    facts, first = record["environment"], record["workloads"][0]
+    rounds = len(next(iter(first["timings"]["seconds"].values())))
+    threads = first["threads"]
+    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in record["roofs"]["operations"].items())
+    busiest = max((found["load"] or 0.0) for found in record["workloads"])
+    return (
+        f"{record['date']}, {facts['machine']['processor']}, {threads} threads each, PyTorch "
+        f"{facts['versions']['torch']}: medians of {rounds} rounds in turns; others kept at most {busiest:.1f} cores "
+        f"busy. The ratio is the median of the ratios within rounds. Roofs: {rates} Gop/s, "
+        f"{record['roofs']['bytes_per_second'] / 1e9:.0f} GB/s."
+    )
+
+
+def _cells(found: Record, names: Sequence[str]) -> list[str]:
+    times = [f"{found['summary'][n]['median'] * 1e3:.2f}" if n in found["summary"] else "-" for n in names]
+    ratios = [ratio for name, ratio in found["ratios"].items() if name != "smelt"]
+    share = found["share"].get("smelt")
+    best = f"{min(ratios):.2f}" if ratios else "-"
+    return [f"{found['model'].removeprefix('zoo:')} {found['dtype']}", *times, best, _percent(share)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.0f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def replaced(page: str, name: str, table: str) -> str:
+    """The page with the table of the file ``name`` between its marks.
+
+    Raises:
+        PageError: the marks are not there once.
+    """
+    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    made, count = marks.subn(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
+    if count != 1:
+        raise PageError(f"<!-- bench {name} --> ... <!-- end --> is there {count} times: it must be there once")
+    return made
+
+
+def main(file: str, *pages: str) -> None:
+    """Print a table, or put it into pages."""
+    path = Path(file)
+    table = markdown(json.loads(path.read_text(encoding="utf-8")))
+    if not pages:
+        print(table)
+    for page in map(Path, pages):
+        page.write_text(replaced(page.read_text(encoding="utf-8"), path.name, table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

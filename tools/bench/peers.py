@@ -1,0 +1,199 @@
+"""What a model is benchmarked against. A peer is made ready by compiling for, and running, one call.
+
+Every peer gets the sizes of the call as constants, which is the best case for those that can use it, and as many
+threads as the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from ...ir.errors import SmeltError
+from ...runtime.compile import compile
+from ..errors import ModelError
+from ..models import Model
+from ..timing import Runner
+
+SMELT = "smelt"
+TOLERANCE = {
+    torch.float32: 2e-3,
+    torch.float64: 1e-6,
+    torch.bfloat16: 6e-2,
+    torch.float16: 1e-2,
+}  # of the largest value
+INSTALL = "pip install 'smelt[bench]'"
+
+
+class PeerError(SmeltError, RuntimeError):
+    """A peer cannot run a model; the message says why."""
+
+
+def prepare(name: str, model: Model, threads: int) -> Runner:
+    """A runner of the model on that many threads; the first call of it may still compile.
+
+    Raises:
+        ModelError: there is no such peer.
+        PeerError: the peer is not installed or refuses the model.
+    """
+    if name not in PEERS:
+        raise ModelError(f"there is no peer {name!r}; there are: {', '.join(PEERS)}")
+    torch.set_num_threads(threads)
+    try:
+        with _quiet():
+            call = PEERS[name](model, threads)
+    except SmeltError:
+        raise
+    except Exception as error:  # whatever an exporter or a compiler of others raises
+        raise PeerError(f"{name} cannot run {model.name}: {_first_line(error)}") from error
+
+    def run() -> Any:
+        with torch.no_grad():
+            return call()
+
+    return run
+
+
+def check(name: str, found: Any, expected: Any) -> None:
+    """Hold a peer's result against eager's, before it is timed.
+
+    Raises:
+        PeerError: they differ by more than ``TOLERANCE`` of the largest value, or in their number or shapes.
+    """
+    ours, theirs = ([x for x in pytree.tree_leaves(r) if isinstance(x, Tensor)] for r in (found, expected))
+    if len(ours) != len(theirs):
+        raise PeerError(f"{name} returns {len(ours)} tensors in place of {len(theirs)}")
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            raise PeerError(f"{name} returns {list(a.shape)} in place of {list(b.shape)}")
+        limit = TOLERANCE.get(b.dtype, 0.0) * float(b.abs().max()) if b.numel() else 0.0
+        error = float((a.double() - b.double()).abs().max()) if b.numel() else 0.0
+        if not error <= limit:
+            raise PeerError(f"{name} is wrong by {error:.1e} where the largest value is {float(b.abs().max()):.1e}")
+
+
+def _smelt(model: Model, threads: int) -> Callable[[], Any]:
+    fast = compile(model.model, threads=threads)
+    return lambda: fast(*model.args, **model.kwargs)
+
+
+def _eager(model: Model, threads: int) -> Callable[[], Any]:
+    return lambda: model.model(*model.args, **model.kwargs)
+
+
+def _inductor(model: Model, threads: int) -> Callable[[], Any]:
+    compiled = torch.compile(model.model, dynamic=False)
+    return lambda: compiled(*model.args, **model.kwargs)
+
+
+def _inductor_max(model: Model, threads: int) -> Callable[[], Any]:
+    import torch._inductor.config as config
+
+    options: dict[str, Any] = {"max_autotune": True, "freezing": True, "cpp.threads": threads}
+    known = {name: value for name, value in options.items() if name in config.get_config_copy()}
+    compiled = torch.compile(model.model, dynamic=False, options=known)
+    return lambda: compiled(*model.args, **model.kwargs)
+
+
+def _onnxruntime(model: Model, threads: int) -> Callable[[], Any]:
+    _require("onnxruntime", "onnx", "onnxscript")
+    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = _export(model, Path(folder))
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = dict(zip((x.name for x in session.get_inputs()), _arrays(model), strict=True))
+
+    def run() -> list[Tensor]:
+        return [torch.from_numpy(x) for x in session.run(None, inputs)]
+
+    return run
+
+
+def _openvino(model: Model, threads: int) -> Callable[[], Any]:
+    _require("openvino")
+    import openvino  # type: ignore[import-untyped, unused-ignore]
+
+    program = torch.export.export(_module(model), model.args, dict(model.kwargs), strict=False)
+    network = openvino.convert_model(program)
+    half = any(x.dtype == torch.bfloat16 for x in _module(model).parameters())
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    request = openvino.compile_model(network, "CPU", settings).create_infer_request()
+    arrays = _arrays(model)
+
+    def run() -> list[Tensor]:
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(x) for x in results.values()]
+
+    return run
+
+
+def _export(model: Model, folder: Path) -> Path:
+    """The model as ONNX, with the sizes of the call."""
+    path = folder / "model.onnx"
+    torch.onnx.export(_module(model), model.args, path, kwargs=dict(model.kwargs), dynamo=True, verbose=False)
+    return path
+
+
+def _module(model: Model) -> nn.Module:
+    if not isinstance(model.model, nn.Module):
+        raise PeerError("only an nn.Module can be exported")
+    return model.model
+
+
+def _arrays(model: Model) -> list[Any]:
+    leaves: Sequence[Any] = pytree.tree_leaves((model.args, dict(model.kwargs)))
+    return [x.detach().numpy() for x in leaves if isinstance(x, Tensor)]
+
+
+def _require(*packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise PeerError(f"{', '.join(missing)} is not installed: {INSTALL}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters and converters write progress and warnings that are no concern of a benchmark."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+PEERS: Mapping[str, Callable[[Model, int], Callable[[], Any]]] = {
+    SMELT: _smelt,
+    "eager": _eager,
+    "inductor": _inductor,
+    "inductor-max": _inductor_max,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
