@@ -48,6 +48,10 @@ class CheckError(VerifyError):
         self.rule, self.number = rule, number
 
 
+class ExpectationError(SmeltError, AssertionError):
+    """A compiled model is not what ``compile(..., expect=...)`` said; the message tells what was found."""
+
+
 class BackendError(SmeltError, RuntimeError):
     """A backend is missing or refused a kernel."""
 

@@ -47,9 +47,13 @@ class Refusal:
 
 @dataclass
 class FusionReport:
-    """What fusion did."""
+    """What fusion did: what it refused, and the number of the kernel that each operator became part of.
+
+    Two operators that came into one kernel by another way were not refused.
+    """
 
     refusals: list[Refusal] = field(default_factory=list)
+    kernel_of: dict[Node, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -72,6 +76,7 @@ def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = N
     for node in graph.nodes:
         if is_kernel_work(node, graph):
             fusion.place(node)
+    fusion.conclude()
     return build(graph, fusion.groups)
 
 
@@ -130,6 +135,13 @@ class _Fusion:
     @property
     def groups(self) -> list[Group]:
         return list(dict.fromkeys(self.group_of.values()))
+
+    def conclude(self) -> None:
+        """Complete the report, once every node has its place."""
+        numbers = {id(group): i for i, group in enumerate(self.groups)}
+        self.report.kernel_of.update((node, numbers[id(group)]) for node, group in self.group_of.items())
+        kernel = self.report.kernel_of
+        self.report.refusals[:] = [r for r in self.report.refusals if kernel[r.producer] != kernel[r.consumer]]
 
     # --- where a node goes --------------------------------------------------------------------------------------------
 

@@ -49,6 +49,19 @@ def place(intervals: Sequence[Interval]) -> Placement:
     return Placement(tuple(offsets), total)
 
 
+def lower_bound(intervals: Sequence[Interval]) -> int:
+    """The most bytes that live at one step, in whole cache lines: no arena can be smaller."""
+    changes: dict[int, int] = {}
+    for x in intervals:
+        changes[x.first] = changes.get(x.first, 0) + _aligned(x.nbytes)
+        changes[x.last + 1] = changes.get(x.last + 1, 0) - _aligned(x.nbytes)
+    live = most = 0
+    for step in sorted(changes):
+        live += changes[step]
+        most = max(most, live)
+    return most
+
+
 class _Placed:
     """The values that have an offset, found by the steps at which they live."""
 

@@ -27,13 +27,14 @@ _WORK = (Trait.REGION, Trait.OPAQUE)
 def order(graph: Graph) -> tuple[Node, ...]:
     """The kernels and calls of a graph in the order in which they run, operands before users."""
     depth_first = tuple(node for node in graph.nodes if node.has(*_WORK))
-    tasks = Tasks.of(graph, depth_first)
-    if len(depth_first) <= EXACT:
-        best = least_peak(tasks)
-    else:
-        best = min((tuple(range(len(depth_first))), greedy(tasks)), key=lambda way: peak(tasks, way))
-    kept = peak(tasks, range(len(depth_first))) <= peak(tasks, best)
-    return depth_first if kept else tuple(depth_first[i] for i in best)
+    return tuple(depth_first[i] for i in best_order(Tasks.of(graph, depth_first)))
+
+
+def best_order(tasks: Tasks) -> tuple[int, ...]:
+    """The order with the least peak of those tried; the given one, which is a valid one, where none is better."""
+    given = tuple(range(len(tasks.reads)))
+    other = least_peak(tasks) if len(given) <= EXACT else greedy(tasks)
+    return given if peak(tasks, given) <= peak(tasks, other) else other
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Tasks:
     kept: frozenset[int]
 
     @staticmethod
-    def of(graph: Graph, nodes: Sequence[Node]) -> Tasks:
-        """The kernels of a graph, numbered as they are given."""
+    def of(graph: Graph, nodes: Sequence[Node], sizes: Mapping[sympy.Symbol, int] | None = None) -> Tasks:
+        """The kernels of a graph, numbered as they are given, at some sizes; by default at nominal ones."""
         number = {node: i for i, node in enumerate(nodes)}
-        sizes = nominal_sizes(graph)
+        sizes = nominal_sizes(graph) if sizes is None else sizes
         reads = tuple(frozenset(number[b] for b in map(_maker, node.inputs) if b in number) for node in nodes)
         kept = frozenset(number[b] for b in map(_maker, graph.roots) if b in number)
         nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in result_types(node.type)) for node in nodes)

@@ -113,6 +113,7 @@ def build_executable(
             kernels=kernel_infos(plan),
             fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
             applications=context.log,
+            fusion=report,
             timings=work.timings,
             prepare=thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )

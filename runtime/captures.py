@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes
+from .expect import hold_to
 from .options import Options
 from .state import preserved
 from .tensors import check_tensor
@@ -141,6 +143,9 @@ class Captures:
                 raise
             raise Uncapturable(str(error)) from error
         entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves)
+        if self.options.expect and not self.entries:
+            with suppress(Mismatch):  # which the caller reports
+                hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
         entry.refusal = refusal
         self.entries.append(entry)
         return entry

@@ -19,7 +19,7 @@ from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait
 from ..ir.types import concrete
 from ..rewrites.check import Verdicts
-from ..rewrites.fusion import through_views
+from ..rewrites.fusion import FusionReport, through_views
 from ..rewrites.memory import Interval, place
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
@@ -53,6 +53,7 @@ class Executable:
         kernels: what the report shows of each kernel.
         timings: seconds that each stage of the compilation took.
         checks: what ``check=`` found.
+        fusion: what was refused.
         prepare: what must be done before native code runs.
     """
 
@@ -66,6 +67,7 @@ class Executable:
     applications: Any = ()
     checks: Verdicts | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    fusion: FusionReport = field(default_factory=FusionReport)
     prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -124,10 +126,9 @@ class Executable:
     def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
         buffers = self.plan.buffers
         shapes = {b.position: (_numbers(b.type.shape, sizes), _numbers(b.strides, sizes)) for b in buffers}
-        arena = [b for b in buffers if b.place is Place.ARENA and b.position in self.plan.live]
-        intervals = [Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena]
-        placement = place(intervals)
-        offsets = {b.position: at for b, at in zip(arena, placement.offsets, strict=True)}
+        intervals = self._intervals(shapes)
+        placement = place(list(intervals.values()))
+        offsets = dict(zip(intervals, placement.offsets, strict=True))
         table = torch.zeros(len(buffers), dtype=torch.int64)
         made = Binding(
             torch.tensor(key or (0,), dtype=torch.int64), table.numpy(), table, shapes, offsets, placement.nbytes
@@ -141,6 +142,14 @@ class Executable:
             elif b.place is Place.WEIGHT:
                 made.addresses[b.position] = self._packed[b.position].data_ptr()
         return made
+
+    def intervals(self, sizes: Sizes) -> list[Interval]:
+        """The intermediates for these sizes: bytes, and the steps between which each lives."""
+        return list(self._intervals(self._binding(sizes).shapes).values())
+
+    def _intervals(self, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[int, Interval]:
+        arena = [b for b in self.plan.buffers if b.place is Place.ARENA and b.position in self.plan.live]
+        return {b.position: Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena}
 
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""

@@ -123,6 +123,25 @@ def bisect(
 
 
 @app.command()
+def explain(
+    model: ModelArgument,
+    why_not: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Show where this rule fired, where it nearly did, and why not.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time every kernel, and PyTorch's memory.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="A line for every call of a kernel and every refused fusion.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the roofline; needs matplotlib.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's kernels against the machine's roofs, and the fusions that were refused."""
+    from .explain import explain as run
+
+    run(model, why_not, measure, everything, plot, as_json)
+
+
+@app.command()
 def zoo(as_json: Json = False) -> None:
     """List the built-in models."""
     from .list_zoo import list_zoo as run

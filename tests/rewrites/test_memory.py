@@ -2,10 +2,10 @@
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smelt.rewrites.memory import ALIGNMENT, Interval, place
+from smelt.rewrites.memory import ALIGNMENT, Interval, lower_bound, place
 
 
 @st.composite
@@ -81,3 +81,26 @@ def test_the_fast_way_is_the_plain_way_for_many_values() -> None:
         Interval(drawn.choice([0, 64, drawn.randrange(9999)]), a, a + n) for a, n in zip(starts, lives, strict=True)
     ]
     assert list(place(values).offsets) == plainly(values)
+
+
+@given(intervals())
+def test_the_lower_bound_is_what_lives_at_the_fullest_step(values: list[Interval]) -> None:
+    sizes = [-(-x.nbytes // ALIGNMENT) * ALIGNMENT for x in values]
+    steps = range(22)
+    assert lower_bound(values) == max(
+        sum(size for x, size in zip(values, sizes, strict=True) if x.first <= step <= x.last) for step in steps
+    )
+    assert lower_bound(values) <= place(values).nbytes
+
+
+@given(intervals())
+@settings(derandomize=True, max_examples=300)
+def test_the_arena_is_at_most_twice_what_must_live_at_once(values: list[Interval]) -> None:
+    assert place(values).nbytes <= 2 * lower_bound(values)
+
+
+def test_lifetimes_as_layers_have_them_waste_little() -> None:
+    # a residual that lives through the layer, and what each kernel hands to the next
+    sizes = [(768, 0, 4), (2304, 1, 2), (768, 2, 3), (768, 3, 7), (3072, 5, 6)]
+    values = [Interval(4 * 128 * n, 7 * layer + a, 7 * layer + b) for layer in range(12) for n, a, b in sizes]
+    assert place(values).nbytes <= 1.25 * lower_bound(values)
