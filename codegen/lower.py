@@ -18,7 +18,7 @@ from . import products, scatter
 from .bounds import Bounds
 from .indexing import affine, broadcast_index, plus
 from .inplace import InPlace, updating
-from .lowering import Operand, Position, index_of, loops
+from .lowering import Operand, Position, Rows, index_of, loops
 from .pieces import Box, boxes_of
 from .program import (
     Apply,
@@ -96,25 +96,6 @@ def skeleton_of(region: Graph) -> Skeleton:
 
 
 @dataclass
-class Rows:
-    """The rows of a region with reductions: the shape that is combined, its axes, which of them are combined."""
-
-    shape: Shape
-    axes: tuple[Axis, ...]
-    reduced: tuple[int, ...]
-
-    def axes_of(self, shape: Shape) -> tuple[Axis, ...] | None:
-        """The axes of a result: of the whole shape, of its rows, or of its rows with the combined dims as 1."""
-        kept = tuple(a for i, a in enumerate(self.axes) if i not in self.reduced)
-        if shape == self.shape:
-            return self.axes
-        if shape == tuple(a.size for a in kept):
-            return kept
-        units = tuple(Axis(a.name, 1) if i in self.reduced else a for i, a in enumerate(self.axes))
-        return units if shape == tuple(a.size for a in units) else None
-
-
-@dataclass
 class _Lowering:
     """The lowering of one region."""
 
@@ -125,6 +106,7 @@ class _Lowering:
     anchors: dict[Node, tuple[tuple[Axis, ...], Ref]] = field(default_factory=dict)
     packed: dict[str, bool] = field(default_factory=dict)  # parameters in panels, and whether of the transpose
     rows: Rows | None = None
+    held: dict[Node, tuple[Position, Ref]] = field(default_factory=dict)  # rows that a product reads
 
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -200,6 +182,8 @@ class _Lowering:
 
     def _output_axes(self, node: Node) -> tuple[Axis, ...]:
         for anchor, (axes, _) in self.anchors.items():
+            if self.held and anchor not in Graph([], [node]).nodes:
+                break  # one of the rows that the product reads, or of what they are computed with
             if anchor.shape != node.shape:
                 raise UnsupportedError(f"a {anchor.op.name} of {anchor.type} with a result of {node.type}")
             return axes
@@ -214,10 +198,18 @@ class _Lowering:
 
     def value(self, node: Node, index: Position) -> Expr:
         """The value of a node at an index."""
+        if node in self.held:
+            return self._held_value(node, index)
         key = (node, index)
         if key not in self._values:
             self._values[key] = self._compute(node, index)
         return self._values[key]
+
+    def _held_value(self, node: Node, index: Position) -> Expr:
+        own, ref = self.held[node]
+        if index != own:
+            raise UnsupportedError(f"what a product reads, {node.op.name}, is read at another point too")
+        return ref
 
     def _compute(self, node: Node, index: Position) -> Expr:
         if node in self.anchors:

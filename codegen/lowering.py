@@ -22,6 +22,25 @@ class Operand:
     weight: bool = False
 
 
+@dataclass
+class Rows:
+    """The rows of a region with reductions: the shape that is combined, its axes, which of them are combined."""
+
+    shape: Shape
+    axes: tuple[Axis, ...]
+    reduced: tuple[int, ...]
+
+    def axes_of(self, shape: Shape) -> tuple[Axis, ...] | None:
+        """The axes of a result: of the whole shape, of its rows, or of its rows with the combined dims as 1."""
+        kept = tuple(a for i, a in enumerate(self.axes) if i not in self.reduced)
+        if shape == self.shape:
+            return self.axes
+        if shape == tuple(a.size for a in kept):
+            return kept
+        units = tuple(Axis(a.name, 1) if i in self.reduced else a for i, a in enumerate(self.axes))
+        return units if shape == tuple(a.size for a in units) else None
+
+
 class Lowering(Protocol):
     """A region, what was made of it so far, and how to ask for more.
 
@@ -32,6 +51,8 @@ class Lowering(Protocol):
         stages: the stages so far, in order.
         anchors: the axes and the stage of each product: its result is read from there.
         packed: the parameters in panels, and whether of the transpose.
+        rows: the rows that reductions combine.
+        held: the index and the stage of what a product reads of its own kernel.
     """
 
     region: Graph
@@ -40,6 +61,8 @@ class Lowering(Protocol):
     stages: list[Stage]
     anchors: dict[Node, tuple[tuple[Axis, ...], Ref]]
     packed: dict[str, bool]
+    rows: Rows | None
+    held: dict[Node, tuple[Position, Ref]]
 
     def value(self, node: Node, index: Position) -> Expr:
         """The value of a node at an index."""

@@ -13,6 +13,7 @@ from . import attrs
 from .indexing import broadcast_index
 from .lowering import Lowering, Position, index_of, loops
 from .program import Apply, Axis, Combine, Combiner, Const, Expr, Index, IndexValue, Load, Recurrence, Ref, Stage
+from .prologue import is_computed, rows_stage
 
 # --- products ---------------------------------------------------------------------------------------------------------
 
@@ -29,7 +30,11 @@ def contraction(lowering: Lowering, node: Node) -> None:
     else:
         left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
         right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, index[-1])
-    product = Apply("mul", (lowering.value(a, left), _right(lowering, b, right, node)), node.dtype)
+    if node.is_a(ops.linear) and isinstance(k.size, int) and k.size > 1 and is_computed(lowering, a):
+        rows: Expr = rows_stage(lowering, a, (*axes[:-1], k))
+    else:
+        rows = lowering.value(a, left)
+    product = Apply("mul", (rows, _right(lowering, b, right, node)), node.dtype)
     _anchor(lowering, node, axes, Stage(_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
 
 

@@ -6,12 +6,16 @@ when nothing was tuned; ``candidates`` is the small space that a tuner measures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import sympy
 import torch
 
-from ..ir.types import Dim, product
+from ..ir.types import Dim, canonical_dim, product
 from .program import Combiner, Format, Param, Program, Skeleton, postorder
+from .prologue import Phases, phases
+
+HELD_BYTES = 4 << 20  # of computed rows: a part of a third-level cache that is not large
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class MatmulSchedule:
         alone: how many multiplications one thread does sooner than others are woken.
         blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
             operand stays in cache; otherwise each tile of rows runs over all terms.
+        held_rows: rows of a left operand that the kernel computes itself, at a time; 0 where it computes none.
         pack_left, pack_right: copy the operand to a local buffer first, block by block; implies ``blocked``.
     """
 
@@ -76,6 +81,7 @@ class MatmulSchedule:
     blocked: bool = False
     pack_left: bool = False
     pack_right: bool = False
+    held_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,17 @@ def panel_tile(schedule: Schedule) -> int:
     if isinstance(schedule, MatmulSchedule | RecurrenceSchedule):
         return schedule.tile_n
     raise ValueError(f"{schedule_text(schedule)} packs nothing")
+
+
+def scratch(program: Program, schedule: Schedule) -> tuple[Param, ...]:
+    """The memory that a kernel is lent while it runs, beside its parameters: the rows that it holds for its product."""
+    computed = phases(program) if isinstance(schedule, MatmulSchedule) else None
+    if computed is None or computed.held is None:
+        return ()
+    assert isinstance(schedule, MatmulSchedule)
+    held, type_ = computed.held, computed.held.type
+    rows = canonical_dim(sympy.Min(type_.shape[0], schedule.held_rows))
+    return (replace(held, type=type_.with_shape((rows, type_.shape[1]))),)
 
 
 def default_schedule(program: Program, machine: Machine) -> Schedule:
@@ -171,6 +188,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     columns: Dim = panels.type.shape[1] if panels else stage.axes[-1].size if stage.axes else 1
     terms = product(a.size for a in stage.combine.axes)
     half = any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
+    computed = phases(program)
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
         MatmulSchedule(
@@ -183,9 +201,19 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),
             pack_left=half,
             pack_right=panels is None,
+            held_rows=0 if computed is None else _held_rows(computed, rows, machine),
         )
         for rows, width in tiles
     )
+
+
+def _held_rows(computed: Phases, tile: int, machine: Machine) -> int:
+    """Whole tiles of rows that stay in cache together, and are enough for every thread to have work."""
+    row = int(computed.terms.size) * max(computed.product.stages[0].dtype.itemsize, 4)
+    most = max(HELD_BYTES // row, 48 * machine.threads)
+    if isinstance(computed.count, int):
+        most = min(most, computed.count)
+    return -(-most // tile) * tile
 
 
 def _padding(columns: Dim, width: int) -> float:

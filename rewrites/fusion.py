@@ -18,9 +18,9 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
 from .log import FUSE, Fuel, Log
+from .prologue import refuse_queries, refuse_rows
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
-FEW_QUERIES = 8  # of which attention's kernel keeps each in a register or two, whatever computed it
 CHEAP_FLOPS = 4  # per element: a value this cheap may be computed again for each element it broadcasts to
 
 
@@ -66,6 +66,7 @@ class Group:
     rows: tuple[int, ...] = ()
     first: int = 0  # the positions of its first and last node in the graph's order
     last: int = 0
+    before: frozenset[Node] = frozenset()  # what is computed before the product or the attention of the kernel
 
 
 def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None, log: Log | None = None) -> Graph:
@@ -203,7 +204,8 @@ class _Fusion:
 
     def merge(self, group: Group, home: Group, node: Node) -> Group:
         """One group of two; the heavier kind stays."""
-        if len(home.nodes) > 1 or home.kind is Kind.ROWS or group.kind is Kind.MAP:
+        heavy = (Kind.MATMUL, Kind.ATTENTION)
+        if home.kind in heavy or len(home.nodes) > 1 or home.kind is Kind.ROWS or group.kind is Kind.MAP:
             kept = home if home.kind is not Kind.MAP or group.kind is Kind.MAP else group
         else:
             kept = group
@@ -211,6 +213,9 @@ class _Fusion:
         if kind is Kind.MAP:
             domain = node.shape
         merged = Group(kind, domain, sorted(group.nodes + home.nodes, key=self.position.__getitem__), rows)
+        merged.before = group.before | home.before
+        if node.has(Trait.CONTRACTION, Trait.ATTENTION):
+            merged.before |= frozenset(group.nodes)
         merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
@@ -235,10 +240,10 @@ class _Fusion:
         alone = (Kind.RECURRENCE, Kind.SCATTER)
         if home.kind in alone or group.kind in alone:
             return f"a {group.kind.value} kernel stands alone"
-        if group.kind is Kind.MAP and self.is_query(node, producer):
-            return self.refuse_query(group, node)
         if node.has(Trait.CONTRACTION, Trait.ATTENTION):
-            return "operands of a product are read many times"
+            return self.refuse_prologue(group, node, producer)
+        if self.reads_back(home, group):
+            return "it reads what is computed before the product of the kernel"
         if node.has(Trait.CONCAT, Trait.GATHER) or node.is_a(ops.slice_put):
             return f"{node.op.name} reads its operands at other positions"
         both_rows = home.kind is group.kind is Kind.ROWS
@@ -257,20 +262,31 @@ class _Fusion:
             return "its value is read elsewhere too"
         return None
 
-    @staticmethod
-    def is_query(node: Node, producer: Node) -> bool:
-        """Whether attention of a few queries, which its kernel loads once each, has them from the producer."""
-        if not node.has(Trait.ATTENTION):
-            return False
-        queries = node.inputs[0].shape[2]
-        others = any(through_views(x) is producer for x in node.inputs[1:])
-        return isinstance(queries, int) and queries <= FEW_QUERIES and node.inputs[0] is producer and not others
+    def refuse_prologue(self, group: Group, node: Node, producer: Node) -> str | None:
+        """Work on the operands of a product or an attention."""
+        if node.has(Trait.ATTENTION):
+            if group.kind is not Kind.MAP:
+                return f"a {group.kind.value} and an attention in one kernel"
+            return refuse_queries(node, producer, group.nodes, group.domain, self.only_reader(group, node))
+        last = producer.tensor_type.rank - 1
+        if group.kind not in (Kind.MAP, Kind.ROWS) or (group.kind is Kind.ROWS and group.rows != (last,)):
+            return "operands of a product are read many times"
+        if group.domain != producer.shape:
+            return "the shapes of the kernels differ"
+        return refuse_rows(node, producer, group.nodes, self.escaping(group, node))
 
-    def refuse_query(self, group: Group, node: Node) -> str | None:
-        """A group of pointwise work that computes the queries of attention."""
-        if any(n.has(Trait.GATHER, Trait.CONCAT) for n in group.nodes):
-            return "an indexed value is a kernel of its own"
-        return None if self.only_reader(group, node) else "its value is read elsewhere too"
+    def escaping(self, group: Group, node: Node) -> list[Node]:
+        """The values of a group that others than the node read, or the caller."""
+        members = {*group.nodes, node}
+        users = self.graph.users
+        return [n for n in group.nodes if n in self.roots or any(u not in members for u in users[n])]
+
+    def reads_back(self, home: Group, group: Group) -> bool:
+        """Whether something after a product would read what is computed before it, where it is at other columns."""
+        before = group.before | home.before
+        later = (n for n in (*group.nodes, *home.nodes) if n not in before)
+        reads = (x for n in later if not n.has(Trait.CONTRACTION, Trait.ATTENTION) for x in n.inputs)
+        return bool(before) and any(through_views(x, self.group_of) in before for x in reads)
 
     def refuse_map(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
         """A group of pointwise work before the node."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..codegen.lower import Operand, lower, strides_of
-from ..codegen.program import Program, can_fail
-from ..codegen.schedule import Machine, Schedule, default_schedule
+from ..codegen.program import Param, Program, can_fail
+from ..codegen.schedule import Machine, Schedule, default_schedule, scratch
 from ..ir import ops
 from ..ir.cost import cost_of, work_of
 from ..ir.errors import UnsupportedError
@@ -27,6 +27,11 @@ class Kernel:
     schedule: Schedule
     source: str
     in_place: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def scratch(self) -> tuple[Param, ...]:
+        """The memory that it is lent while it runs."""
+        return scratch(self.program, self.schedule)
 
     @property
     def checks_indices(self) -> bool:

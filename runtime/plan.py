@@ -57,7 +57,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class KernelStep:
-    """One kernel call: the table positions of its parameters, in order, the error cell last."""
+    """One kernel call: the table positions of its parameters, in order, its scratch memory, the error cell last."""
 
     kernel: Kernel
     buffers: tuple[int, ...]
@@ -125,6 +125,9 @@ def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: L
 def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
     """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
     values = {buffer.position: node for node, buffer in plan.home.items()}
+    for step in plan.steps:  # what a kernel is lent has no node but that of the kernel
+        if isinstance(step, KernelStep):
+            values |= {position: step.node for position in step.buffers if position not in values}
     for position in plan.live:
         if not fuel.spend(log, PLACE, values[position], values[position]):
             plan.live[position] = (0, len(plan.steps))
@@ -166,7 +169,8 @@ class _Planner:
             taken = {result: self.plan.home[node.inputs[operand]] for result, operand in in_place_of(node)}
             made = [taken.get(i) or self.result(r) for i, r in enumerate(results)]
             reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
-            positions = tuple(b.position for b in (*reads, *made, self.error))
+            lent = [self.buffer(Place.ARENA, p.type, p.strides) for p in kernel.scratch]
+            positions = tuple(b.position for b in (*reads, *made, *lent, self.error))
             if any(r.tensor_type.numel != 0 for r in results):
                 self.plan.steps.append(KernelStep(kernel, positions, node))
         self.plan.home.update(zip(results, made, strict=True))

@@ -12,16 +12,25 @@ from contextlib import contextmanager
 
 from ...ir.types import product
 from ..program import Program
+from ..prologue import HELD_ROW, phases
 from ..schedule import MatmulSchedule
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar, store_line
 from .operands import Operands
+from .prologue import RowsPhase
 from .source import Source
 
 
 def emit_matmul(program: Program, schedule: MatmulSchedule, src: Source) -> None:
     """Write the loops of a MATMUL kernel."""
-    _Matmul(program, schedule, src).emit()
+    computed = phases(program)
+    if computed is None:
+        _Matmul(program, schedule, src).emit()
+    else:
+        rows = RowsPhase(computed, schedule, src)
+        with rows.passes() as (base, count):
+            rows.emit(base, count)
+            _Matmul(computed.product, schedule, src).emit(base, count)
 
 
 def tile_heights(tile_m: int) -> tuple[int, ...]:
@@ -34,10 +43,11 @@ class _Matmul(Operands):
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    def emit(self) -> None:
-        """Write the kernel's loops."""
+    def emit(self, base: str = "", some: str = "") -> None:
+        """Write the kernel's loops: over all rows, or over ``some`` from the row ``base`` on."""
         s = self.schedule
-        rows = self.let("rows", index_text(flat_size(self.c.rows), self.scope))
+        self.base = base
+        rows = self.let("rows", some or index_text(flat_size(self.c.rows), self.scope))
         self.panels = panels = self._panels()
         blocks = self.let("blocks", f"({rows} + {s.tile_m - 1}) // {s.tile_m}")
         wanted = self._wanted(panels)
@@ -176,7 +186,7 @@ class _Matmul(Operands):
     def _epilogue(self, row: str, part: str) -> None:
         """Stages and stores after the sum, for one row of the panel."""
         s, total = self.schedule, self.columns
-        axes = unflatten(self.c.rows, row, self.scope)
+        axes = {symbol: text for symbol, text in self.row_axes(row).items() if symbol != HELD_ROW}
         scope = self.scope.at({symbol: self.var(f"a{i}_", text) for i, (symbol, text) in enumerate(axes.items())})
         whole = isinstance(total, int) and total % s.vector == 0
         even = isinstance(total, int) and total % s.tile_n == 0

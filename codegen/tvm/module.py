@@ -25,7 +25,7 @@ from tvm.script import tirx as script_tirx
 from ...ir.errors import BackendError
 from ...ir.types import product
 from ..program import Format, Param, Program, Skeleton
-from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule
+from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule, scratch
 from . import floats, helpers, integers, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
@@ -86,7 +86,8 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
         UnsupportedError: the program has something that this backend cannot write.
     """
     src = Source()
-    pointers = [f'{p.name}_ptr: T.handle("{storage_type(p.type.dtype)}")' for p in program.params]
+    buffers = (*program.params, *scratch(program, schedule))
+    pointers = [f'{p.name}_ptr: T.handle("{storage_type(p.type.dtype)}")' for p in buffers]
     pointers.append(f'{ERROR_PARAM}_ptr: T.handle("int64")')
     sizes = [f"{size_name(s)}: T.int64" for s in program.symbols]
     src.line("@T.prim_func(private=True, s_tir=True)")
@@ -94,7 +95,7 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
         src.line('T.attr(T.int32(0), "device_id", 0)')
         src.line('T.attr(T.int32(0), "device_type", 1)')
         scope = Scope(program, src)
-        for p in program.params:
+        for p in buffers:
             size = _elements(p, schedule, scope)
             src.line(f'{p.name} = T.decl_buffer(({size},), "{storage_type(p.type.dtype)}", data={p.name}_ptr)')
         src.line(f'{ERROR_PARAM} = T.decl_buffer((1,), "int64", data={ERROR_PARAM}_ptr)')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sympy
 
 from ..program import Axis, Program
+from ..prologue import HELD_ROW
 from ..schedule import MatmulSchedule
 from .contraction import (
     Contraction,
@@ -40,8 +41,14 @@ class Operands(Nest):
         self.pack_right = schedule.pack_right or self.panel is None
         self.terms = flat_size(self.c.reduced)
         self.columns = flat_size(self.c.columns)
+        self.base = ""  # the first row of this pass, where not all rows are taken at once
 
     # --- axes ---------------------------------------------------------------------------------------------------------
+
+    def row_axes(self, row: str) -> dict[sympy.Symbol, str]:
+        """The text of the row axes at a row of this pass."""
+        flat = f"({self.base} + {row})" if self.base else row
+        return {**unflatten(self.c.rows, flat, self.scope), HELD_ROW: row}
 
     def vectorisable(self) -> bool:
         """Whether a vector of columns stays inside the innermost column axis."""
@@ -65,7 +72,7 @@ class Operands(Nest):
         bases = self.registers("bases", rows, "int64")
         with self.loop("r", rows, "T.unroll") as r:
             row = self.let("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
-            scope = self.scope.at(unflatten(self.c.rows, row, self.scope))
+            scope = self.scope.at(self.row_axes(row))
             self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
 
     def left_text(self, r: str, k: str) -> str:
@@ -142,7 +149,7 @@ class Operands(Nest):
         """``left[row, k]`` for the rows of this task."""
         n, terms = self.vector, self["terms"]
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
-            scope = self.scope.at(unflatten(self.c.rows, f"({self['first']} + {r})", self.scope))
+            scope = self.scope.at(self.row_axes(f"({self['first']} + {r})"))
             with self.vectors(f"{terms} // {n}", "range") as e:
                 self._copy_left_element(r, e, scope)
             with self.loop("v", f"{terms} % {n}") as v:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.lower import strides_of
-from smelt.codegen.program import Format, Program
-from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_tile
+from smelt.codegen.program import Format, Param, Program
+from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_tile, scratch
 from smelt.ir.errors import BackendError
 
 from .cases import ATOL, RTOL, Buffer, Case, Sizes, laid_out, numbers, operand, random_tensor, region, same
@@ -38,6 +38,11 @@ class Kernel:
     schedule: Schedule
     function: Any
 
+    @property
+    def scratch(self) -> tuple[Param, ...]:
+        """The memory that the kernel is lent."""
+        return scratch(self.program, self.schedule)
+
     def run(self, tensors: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
         """The results for operands in row-major order.
 
@@ -51,7 +56,8 @@ class Kernel:
             for node, layout in zip(self.case.outputs, self.case.output_layouts, strict=True)
         ]
         error = Buffer((1,), (1,), torch.int64).fill(torch.zeros(1))
-        buffers = [*inputs, *outputs, error]
+        lent = [Buffer(numbers(p.type.shape, known), numbers(p.strides, known), p.type.dtype) for p in self.scratch]
+        buffers = [*inputs, *outputs, *lent, error]
         before = [b.bytes.clone() for b in inputs]
         table = torch.tensor([b.address for b in buffers])
         self.function(table, torch.tensor([known[s] for s in self.program.symbols] or [0]))
@@ -90,7 +96,7 @@ def build(cases: Mapping[str, Case]) -> dict[str, Kernel]:
     texts, hosts = [], []
     for n, (name, program) in enumerate(programs.items()):
         texts.append(tvm_module.kernel_text(f"k{n}", program, schedules[name]))
-        count = len(program.params) + 1
+        count = len(program.params) + len(scratch(program, schedules[name])) + 1
         call = tvm_module.Call(f"k{n}", tuple(range(count)))
         hosts.append(tvm_module.Host(f"main{n}", (call,), count, program.symbols))
     try:

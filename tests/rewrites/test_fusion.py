@@ -64,6 +64,80 @@ def test_a_product_does_not_swallow_another() -> None:
     assert kernels(fused(ops.linear(ops.linear(X, W), W))) == [["linear"], ["linear"]]
 
 
+# --- before a product -------------------------------------------------------------------------------------------------
+
+GAIN, SHIFT = (ops.weight(name=n, shape=(16,), dtype=torch.float32) for n in ("gain", "shift"))
+WIDE = ops.weight(name="wide", shape=(48, 16), dtype=torch.float32)
+
+
+def test_a_norm_joins_the_product_that_reads_it() -> None:
+    norm = ops.layer_norm(ops.add(X, Y), GAIN, SHIFT)
+    assert kernels(fused(ops.gelu(ops.linear(norm, WIDE)))) == [["add", "layer_norm", "linear", "gelu"]]
+
+
+def test_a_norm_that_is_read_elsewhere_is_stored_by_the_way() -> None:
+    norm = ops.layer_norm(X, GAIN, SHIFT)
+    first = ops.gelu(ops.linear(norm, WIDE))
+    back = ops.weight(name="back", shape=(16, 48), dtype=torch.float32)
+    graph = fused(ops.add(ops.linear(first, back), norm))
+    assert kernels(graph) == [["layer_norm", "linear", "gelu"], ["linear", "add"]]
+    assert len([n for n in graph.nodes if n.is_a(ops.item)]) == 2
+
+
+def test_an_activation_joins_the_product_that_reads_it() -> None:
+    gate = source("gate", B, S, 32)
+    halves = (ops.slice_(gate, dim=2, start=i, stop=i + 16) for i in (0, 16))
+    assert kernels(fused(ops.linear(ops.swiglu(*halves), W)))[0][-2:] == ["swiglu", "linear"]
+
+
+def test_of_two_products_the_first_takes_the_norm() -> None:
+    norm = ops.rms_norm(X, GAIN)
+    assert kernels(fused(ops.linear(norm, W), ops.linear(norm, WIDE))) == [["rms_norm", "linear"], ["linear"]]
+
+
+def test_what_follows_a_product_does_not_read_its_rows() -> None:
+    norm = ops.layer_norm(X, GAIN, SHIFT)
+    graph = fused(ops.add(ops.linear(norm, W), norm))
+    assert kernels(graph) == [["layer_norm", "linear"], ["add"]]
+    later = fused(ops.add(ops.linear(norm, W), ops.tanh(norm)))
+    assert sum(map(len, kernels(later))) == 4
+
+
+def refused(*outputs: Node) -> list[str]:
+    report = FusionReport()
+    fused(*outputs, report=report)
+    return [r.reason for r in report.refusals]
+
+
+def test_rows_that_cannot_be_held_stay_apart() -> None:
+    k = symbol("k")
+    x, w = source("xk", B, k), source("wk", 8, k)
+    graph = Graph([x, w], [ops.linear(ops.tanh(x), w)], (), [*SYMBOLS, SymbolRange(k)])
+    report = FusionReport()
+    assert kernels(fuse(graph, None, report)) == [["tanh"], ["linear"]]
+    assert "must be a number" in report.refusals[0].reason
+
+
+def test_norms_over_other_axes_and_computed_weights_stay_apart() -> None:
+    assert refused(ops.linear(ops.softmax(X, dim=1), W)) == ["operands of a product are read many times"]
+    square = ops.tanh(source("square", 16, 16))
+    assert refused(ops.linear(square, square)) == ["the weight or the bias of the product is computed"]
+    transposed = ops.permute(ops.tanh(source("t", B, 16, S)), dims=(0, 2, 1))
+    assert len(refused(ops.linear(transposed, W))) == 1
+
+
+def test_rotary_positions_join_the_attention_for_queries_only() -> None:
+    q, k = source("q", B, 4, S, 8), source("k", B, 4, S, 8)
+    cos, sin = source("cos", 1, 1, S, 8), source("sin", 1, 1, S, 8)
+    turned = ops.rope(q, cos, sin)
+    graph = fused(ops.attention(turned, ops.rope(k, cos, sin), k, scale=0.5))
+    assert sorted(kernels(graph)) == [["rope"], ["rope", "attention"]]
+    assert sorted(kernels(fused(ops.attention(turned, k, k, scale=0.5), turned))) == [["attention"], ["rope"]]
+
+
+# --- after a product --------------------------------------------------------------------------------------------------
+
+
 def test_a_reduction_does_not_follow_a_product() -> None:
     assert kernels(fused(ops.softmax(ops.linear(X, W), dim=-1))) == [["linear"], ["softmax"]]
 
@@ -79,6 +153,16 @@ def test_kernels_that_need_each_other_in_turn_stay_apart() -> None:
     second = ops.linear(ops.tanh(first), W)
     graph = fused(ops.add(first, second))
     assert kernels(graph) == [["linear", "tanh"], ["linear", "add"]]
+
+
+def test_a_kernel_placed_early_may_need_one_that_ends_late() -> None:
+    # product + other would need other, which needs both, which needs product
+    p, q, r = (source(name, 16, 16) for name in "pqr")
+    early, product = ops.tanh(p), ops.linear(r, W)
+    other = ops.matmul(early, q)
+    both = ops.add(early, ops.permute(product, dims=(1, 0)))
+    graph = fused(other, both, ops.add(product, other))
+    assert sorted(kernels(graph)) == [["linear"], ["matmul", "add"], ["tanh", "add"]]
 
 
 def test_a_cheap_broadcast_is_computed_again_an_expensive_one_is_not() -> None:

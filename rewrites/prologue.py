@@ -1,0 +1,74 @@
+"""What a product or an attention may compute of its own operands, in its kernel.
+
+A product's rows: a norm, an activation or any other work over the rows of the left operand. The kernel computes each
+row once, before the product begins, and holds it; values of the rows that others read are stored by the way. So nothing
+is computed twice, a kernel is started less, and what only the product reads never leaves the cache.
+
+An attention's queries: each is read once, so that pointwise work on them is done where they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..ir import ops
+from ..ir.node import Node, Trait
+from ..ir.types import Shape, product
+
+MAX_QUERY_NODES = 8  # operators on the queries of an attention
+
+
+def refuse_rows(linear: Node, rows: Node, nodes: Sequence[Node], escaping: Iterable[Node]) -> str | None:
+    """Why ``nodes``, which compute ``rows``, cannot go before a product in its kernel; None where they can.
+
+    Args:
+        linear: the product.
+        rows: what it reads of the group.
+        nodes: the group: pointwise work, reductions along the last axis.
+        escaping: those of the group's values that are read elsewhere too.
+    """
+    shape = rows.shape
+    if not linear.is_a(ops.linear) or linear.inputs[0] is not rows:
+        return "operands of a product are read many times"
+    terms = shape[-1]
+    if not isinstance(terms, int) or terms < 2:
+        return f"rows of {terms} elements cannot be held: the size must be a number"
+    if any(n.has(Trait.CONCAT) or n.is_a(ops.slice_put) for n in nodes if n.shape == shape) and _no_reduction(nodes):
+        return "values in pieces make a kernel of their own"
+    if any(_base(x) in nodes for x in linear.inputs[1:]):
+        return "the weight or the bias of the product is computed"
+    if any(n.shape != shape for n in escaping):
+        return "a value of another shape than the rows is read elsewhere"
+    return None
+
+
+def _no_reduction(nodes: Iterable[Node]) -> bool:
+    return not any(n.has(Trait.REDUCTION, Trait.SCAN) for n in nodes)
+
+
+def refuse_queries(attention: Node, queries: Node, nodes: Sequence[Node], domain: Shape, alone: bool) -> str | None:
+    """Why pointwise ``nodes`` cannot be computed where an attention reads its queries; None where they can.
+
+    Args:
+        attention: what reads them.
+        queries: what it reads of the group, through views.
+        nodes: the group.
+        domain: the shape of the group's loops.
+        alone: whether nothing else reads a value of the group.
+    """
+    q, *others = attention.inputs
+    if _base(q) is not queries or any(_base(x) in nodes for x in others):
+        return "keys, values and masks are read many times"
+    if not alone:
+        return "its value is read elsewhere too"
+    if len(nodes) > MAX_QUERY_NODES or not all(n.has(Trait.POINTWISE) or n.is_a(ops.rope) for n in nodes):
+        return "the queries are more than pointwise work"
+    if product(q.shape) != product(domain) or any(n.shape != domain for n in nodes):
+        return "it would be computed again for each element it is used for"
+    return None
+
+
+def _base(node: Node) -> Node:
+    while node.has(Trait.VIEW):
+        node = node.inputs[0]
+    return node
