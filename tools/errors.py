@@ -11,3 +11,7 @@ class ModelError(SmeltError, ValueError):
 
 class UserCodeError(SmeltError):
     """Code that is not ours raised while a model was imported or made; the text is its traceback."""
+
+
+class RuleNameError(SmeltError, ValueError):
+    """A rule that a command was given does not exist."""
