@@ -28,7 +28,7 @@ def run_json(*args: str) -> Any:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for command in ("demo", "dump-ir", "zoo", "env", "bench"):
+    for command in ("demo", "dump-ir", "bisect", "zoo", "env", "bench"):
         assert command in text
         assert "Usage" in run(command, "--help").stdout
 
