@@ -47,6 +47,18 @@ def place(intervals: Sequence[Interval]) -> Placement:
     return Placement(tuple(offsets), total)
 
 
+def place_within(intervals: Sequence[Interval], limit: int) -> dict[int, int]:
+    """Offsets in ``limit`` bytes of memory for those of the intervals that fit, by number; largest first, as above."""
+    offsets: dict[int, int] = {}
+    for i in sorted(range(len(intervals)), key=lambda i: (-intervals[i].nbytes, i)):
+        met = [j for j in offsets if intervals[i].meets(intervals[j])]
+        taken = sorted((offsets[j], _end(offsets[j], intervals[j])) for j in met)
+        at = _best_gap(taken, _aligned(intervals[i].nbytes))
+        if _end(at, intervals[i]) <= limit:
+            offsets[i] = at
+    return offsets
+
+
 def lower_bound(intervals: Sequence[Interval]) -> int:
     """The most bytes that live at one step, in whole cache lines: no arena can be smaller."""
     changes: dict[int, int] = {}

@@ -16,6 +16,7 @@ from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
 from ..rewrites.schedule import order
+from .inplace import find_reuse
 from .kernels import Kernel, KernelTable, strides_of_value
 
 
@@ -80,6 +81,8 @@ class Plan:
         steps: in order.
         home: the buffer of each node that has one: sources, kernel results, results of PyTorch's steps.
         live: for each buffer in the arena, the steps that write it first and read it last.
+        written: for each result that the caller gets, the step that writes it.
+        reuse: for results that may lie in an operand's memory, the operand's buffer.
     """
 
     graph: Graph
@@ -87,6 +90,8 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     home: dict[Node, Buffer] = field(default_factory=dict)
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
+    written: dict[int, int] = field(default_factory=dict)
+    reuse: dict[int, int] = field(default_factory=dict)
 
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
         """The steps with neighbouring kernel calls together: each list is one native call."""
@@ -124,6 +129,7 @@ class _Planner:
         for node in order(self.graph):
             self.step(node)
         self.find_lifetimes()
+        self.plan.reuse = find_reuse(self.plan)
         return self.plan
 
     def buffer(self, place: Place, type_: TensorType, strides: Shape | None = None, name: str = "") -> Buffer:
@@ -174,6 +180,8 @@ class _Planner:
                 if buffer.place is Place.ARENA:
                     first, _ = live.get(buffer.position, (at, at))
                     live[buffer.position] = (first, at)
+                elif buffer.place is Place.OUTPUT:
+                    self.plan.written.setdefault(buffer.position, at)
         for root in self.graph.roots:
             held = self.plan.home.get(through_views(root))
             if held is not None and held.place is Place.ARENA:
