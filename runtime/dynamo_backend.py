@@ -75,7 +75,7 @@ def make_options(
     check: Check = None,
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
-    return Options(Target.detect(target, threads), True, fallback, cache, check)
+    return Options(Target.detect(target, threads), True, fallback, cache, check=check)
 
 
 def needs_grad(inputs: Sequence[Any]) -> bool:
