@@ -21,7 +21,7 @@ from .tensors import check_tensor
 
 # torch.compile's modes, which choose between ways to compile that other backends have.
 MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OPTIONS = ("target", "threads", "fallback", "cache")
+OPTIONS = ("target", "threads", "fallback", "cache", "optimize")
 _MAX_KNOWN = 1024
 _told: set[str] = set()
 
@@ -39,7 +39,7 @@ def backend(
         gm: the graph.
         example_inputs: its inputs, as Dynamo passes them.
         mode: taken and ignored, since there is one way to compile.
-        options: ``target``, ``threads``, ``fallback`` and ``cache``, as ``smelt.compile`` takes them.
+        options: ``target``, ``threads``, ``fallback``, ``cache`` and ``optimize``, as ``smelt.compile`` takes them.
 
     Returns:
         What Dynamo calls in place of the graph. Where gradients are enabled and an input requires grad it is the graph
@@ -67,10 +67,14 @@ def backend(
 
 
 def make_options(
-    target: str | Target = "auto", threads: int | None = None, fallback: Any = "allow", cache: Any = True
+    target: str | Target = "auto",
+    threads: int | None = None,
+    fallback: Any = "allow",
+    cache: Any = True,
+    optimize: Any = "rules",
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
-    return Options(Target.detect(target, threads), True, fallback, cache)
+    return Options(Target.detect(target, threads), True, fallback, cache, optimize)
 
 
 def needs_grad(inputs: Sequence[Any]) -> bool:
