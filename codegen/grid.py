@@ -128,8 +128,7 @@ class Points:
             case Load():
                 return self._load(expr, known, mask)
             case Ref():
-                at = [self.index(i).expand(self.grid.shape) for i in expr.index]
-                return self.stages[expr.stage][tuple(at)] if at else self.stages[expr.stage]
+                return self._stage(self.stages[expr.stage], expr.index)
             case Guard():
                 return self._guard(expr, mask)
             case Checked():
@@ -142,6 +141,12 @@ class Points:
         if self.dtype is not None and dtype.is_floating_point:
             return self.dtype
         return torch.float32 if dtype in _HALF else dtype
+
+    def _stage(self, stage: Tensor, index: Sequence[Affine]) -> Tensor:
+        """A stage at an index. Its axes of size 1 may be none of the grid's, which has only those that loops need."""
+        places = zip(index, stage.shape, strict=True)
+        at = [torch.tensor(0) if size == 1 else self.index(i) for i, size in places]
+        return stage[tuple(i.expand(self.grid.shape) for i in at)] if at else stage
 
     def _load(self, expr: Load, known: Mapping[Expr, Tensor], mask: Tensor | None) -> Tensor:
         memory = self.memory[expr.param]

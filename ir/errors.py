@@ -35,6 +35,23 @@ class VerifyError(SmeltError, AssertionError):
     """A result broke the numeric contract; the message names the worst output."""
 
 
+class CheckError(VerifyError):
+    """A step of the compiler changed what the model means; found by ``compile(check=...)``.
+
+    Attributes:
+        number: the application that is wrong, counted from 1; None where a whole pass or kernel is.
+        rule: its rule, or the pass or kernel.
+    """
+
+    def __init__(self, message: str, rule: str = "", number: int | None = None) -> None:
+        super().__init__(message)
+        self.rule, self.number = rule, number
+
+
+class ExpectationError(SmeltError, AssertionError):
+    """A compiled model is not what ``compile(..., expect=...)`` said; the message tells what was found."""
+
+
 class BackendError(SmeltError, RuntimeError):
     """A backend is missing or refused a kernel."""
 

@@ -58,10 +58,15 @@ class Graph(Interned):
             object.__setattr__(graph, name, value)
         return keep_first(_INTERNED, key, graph)
 
-    @property
+    @cached_property
     def roots(self) -> tuple[Node, ...]:
         """Every node the graph must compute: outputs, then mutation values."""
         return self.outputs + tuple(m.value for m in self.mutations)
+
+    @cached_property
+    def root_set(self) -> frozenset[Node]:
+        """:attr:`roots`, to ask whether a node is one of them."""
+        return frozenset(self.roots)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

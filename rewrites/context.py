@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.graph import Graph
 from ..ir.node import Node
-from .log import Fuel, Log
+from .log import Application, Fuel, Log, Replaced
 from .rule import Rule
 from .rules import RULES
 from .search.settings import SearchSettings
@@ -43,6 +43,17 @@ class PassRecord:
         return f"{self.name}: {did}, {self.nodes} nodes, {self.seconds * 1e3:.1f} ms"
 
 
+@dataclass(frozen=True)
+class Step:
+    """One pass that was run: the graph before and after it, what it applied, and weights computed at load so far."""
+
+    name: str
+    before: Graph
+    after: Graph
+    applications: Sequence[Application]
+    derived: Mapping[str, Node]
+
+
 @dataclass
 class Context:
     """The state of one compilation, and its record.
@@ -57,6 +68,7 @@ class Context:
         derived: weights computed once at load: their definitions by name, in an order in which they can be evaluated.
         snapshots: the graph after each pass, and as ``"captured"`` before the first.
         records: what each pass did.
+        observe: called after each pass with what it did; a check of its work.
     """
 
     fuel: Fuel = field(default_factory=Fuel)
@@ -68,10 +80,8 @@ class Context:
     derived: dict[str, Node] = field(default_factory=dict)
     snapshots: dict[str, Graph] = field(default_factory=dict)
     records: list[PassRecord] = field(default_factory=list)
+    observe: Callable[[Step], None] | None = None
 
-    def take(self, what: str, before: Node, after: Node) -> bool:
-        """Whether one change may be made; counts and records it when so."""
-        if not self.fuel.take(what):
-            return False
-        self.log.record(self.fuel.used, what, before, after)
-        return True
+    def take(self, what: str, before: Node, after: Node, *also: Replaced) -> bool:
+        """Whether one change may be made; counts and records it when so. ``also`` are further replacements by it."""
+        return self.fuel.spend(self.log, what, before, after, *also)

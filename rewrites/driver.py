@@ -95,6 +95,8 @@ class _Walk:
 
     def _apply(self, node: Node) -> Node:
         """The node's replacement by the first rule that fits; the node itself where none does."""
+        if self.fuel.empty:
+            return node
         for rule in self.rules.of(node.op):
             made = rule.apply(node)
             if made is None:

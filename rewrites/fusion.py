@@ -17,9 +17,10 @@ from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
-from .log import Fuel
+from .log import FUSE, Fuel, Log
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
+FEW_QUERIES = 8  # of which attention's kernel keeps each in a register or two, whatever computed it
 CHEAP_FLOPS = 4  # per element: a value this cheap may be computed again for each element it broadcasts to
 
 
@@ -46,9 +47,13 @@ class Refusal:
 
 @dataclass
 class FusionReport:
-    """What fusion did."""
+    """What fusion did: what it refused, and the number of the kernel that each operator became part of.
+
+    Two operators that came into one kernel by another way were not refused.
+    """
 
     refusals: list[Refusal] = field(default_factory=list)
+    kernel_of: dict[Node, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -63,12 +68,14 @@ class Group:
     last: int = 0
 
 
-def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None) -> Graph:
+def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = None, log: Log | None = None) -> Graph:
     """The graph with every operator that a kernel can be made of inside a ``fused`` node."""
     fusion = _Fusion(graph, fuel or Fuel(), report if report is not None else FusionReport())
+    fusion.log = log if log is not None else fusion.log
     for node in graph.nodes:
         if is_kernel_work(node, graph):
             fusion.place(node)
+    fusion.conclude()
     return build(graph, fusion.groups)
 
 
@@ -90,7 +97,8 @@ def is_kernel_work(node: Node, graph: Graph) -> bool:
     if node.has(Trait.VIEW):
         return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
-        return node in graph.roots or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
+        returned = any(through_views(root) is node for root in graph.roots)
+        return returned or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
     return True
 
 
@@ -119,11 +127,20 @@ class _Fusion:
         self.graph, self.fuel, self.report = graph, fuel, report
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.group_of: dict[Node, Group] = {}
-        self.roots = set(graph.roots)
+        self.roots = graph.root_set
+        self.log = Log()
+        self.low = list(range(len(graph.nodes)))  # of the groups that reach across a position, the first position
 
     @property
     def groups(self) -> list[Group]:
         return list(dict.fromkeys(self.group_of.values()))
+
+    def conclude(self) -> None:
+        """Complete the report, once every node has its place."""
+        numbers = {id(group): i for i, group in enumerate(self.groups)}
+        self.report.kernel_of.update((node, numbers[id(group)]) for node, group in self.group_of.items())
+        kernel = self.report.kernel_of
+        self.report.refusals[:] = [r for r in self.report.refusals if kernel[r.producer] != kernel[r.consumer]]
 
     # --- where a node goes --------------------------------------------------------------------------------------------
 
@@ -135,10 +152,39 @@ class _Fusion:
             if group is home:
                 continue
             reason = self.refuse(home, group, node, producer)
-            if reason is None and self.fuel.take("fuse"):
+            if reason is None and self.fuel.spend(self.log, FUSE, producer, node):
                 home = self.merge(group, home, node)
             elif reason is not None:
                 self.report.refusals.append(Refusal(producer, node, reason, 2 * producer.tensor_type.nbytes))
+        if home.kind is Kind.SCATTER:
+            self.join_scatter(home, node)
+
+    def join_scatter(self, home: Group, node: Node) -> None:
+        """Put a write to places that data chooses beside an earlier one to the same places, as of keys and values."""
+        earlier = (u for u in reversed(self.graph.users[node.inputs[-1]]) if self.writes_beside(u, node))
+        other = next(earlier, None)
+        if other is None or self.group_of[other] is home:
+            return
+        group = self.group_of[other]
+        members = set(group.nodes)
+        reads = any(through_views(x) in members for n in home.nodes for x in n.inputs)
+        if (
+            not reads
+            and self.refuse_size_and_order(home, group) is None
+            and self.fuel.spend(self.log, FUSE, other, node)
+        ):
+            self.merge(group, home, node)
+
+    def writes_beside(self, other: Node, node: Node) -> bool:
+        """Whether two ``index_put`` write to the same places of two tensors."""
+        return (
+            other is not node
+            and other in self.group_of
+            and other.is_a(ops.index_put)
+            and other.op is node.op
+            and other.inputs[2:] == node.inputs[2:]
+            and other.inputs[0] is not node.inputs[0]
+        )
 
     def start(self, node: Node) -> Group:
         kind = kind_of(node)
@@ -168,23 +214,29 @@ class _Fusion:
         merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
+        for at in range(merged.first + 1, merged.last + 1):
+            self.low[at] = min(self.low[at], merged.first)
         return merged
 
     # --- legality -----------------------------------------------------------------------------------------------------
 
     def refuse(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
         """Why the group of ``producer`` and the group of ``node`` cannot be one kernel; None when they can."""
+        return self.refuse_shapes(home, group, node, producer) or self.refuse_size_and_order(home, group)
+
+    def refuse_size_and_order(self, home: Group, group: Group) -> str | None:
         if len(home.nodes) + len(group.nodes) > MAX_NODES:
             return "the kernel would be too large"
-        shape = self.refuse_shapes(home, group, node, producer)
-        if shape is not None:
-            return shape
         return "another kernel between them needs its result" if self.separated(group, home) else None
 
     def refuse_shapes(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        if home.kind is Kind.SCATTER and group.kind is Kind.MAP:
+            return self.refuse_written(group, node, producer)
         alone = (Kind.RECURRENCE, Kind.SCATTER)
         if home.kind in alone or group.kind in alone:
             return f"a {group.kind.value} kernel stands alone"
+        if group.kind is Kind.MAP and self.is_query(node, producer):
+            return self.refuse_query(group, node)
         if node.has(Trait.CONTRACTION, Trait.ATTENTION):
             return "operands of a product are read many times"
         if node.has(Trait.CONCAT, Trait.GATHER) or node.is_a(ops.slice_put):
@@ -195,6 +247,30 @@ class _Fusion:
         if group.kind is Kind.MAP:
             return self.refuse_map(home, group, node, producer)
         return self.refuse_epilogue(home, group, node, producer)
+
+    def refuse_written(self, group: Group, node: Node, producer: Node) -> str | None:
+        """A group of pointwise work before a write to places that data chooses."""
+        value = node.inputs[1] if node.is_a(ops.index_put) else node.inputs[-1]
+        if any(through_views(x) is producer for x in node.inputs if x is not value):
+            return "what is written to, and where, is read at other positions"
+        if product(value.shape) != product(producer.shape) or not self.only_reader(group, node):
+            return "its value is read elsewhere too"
+        return None
+
+    @staticmethod
+    def is_query(node: Node, producer: Node) -> bool:
+        """Whether attention of a few queries, which its kernel loads once each, has them from the producer."""
+        if not node.has(Trait.ATTENTION):
+            return False
+        queries = node.inputs[0].shape[2]
+        others = any(through_views(x) is producer for x in node.inputs[1:])
+        return isinstance(queries, int) and queries <= FEW_QUERIES and node.inputs[0] is producer and not others
+
+    def refuse_query(self, group: Group, node: Node) -> str | None:
+        """A group of pointwise work that computes the queries of attention."""
+        if any(n.has(Trait.GATHER, Trait.CONCAT) for n in group.nodes):
+            return "an indexed value is a kernel of its own"
+        return None if self.only_reader(group, node) else "its value is read elsewhere too"
 
     def refuse_map(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
         """A group of pointwise work before the node."""
@@ -256,9 +332,8 @@ class _Fusion:
     def separated(self, group: Group, home: Group) -> bool:
         """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
         members = set(group.nodes) | set(home.nodes)
-        first = min(group.first, home.first)
-        stack = [x for n in home.nodes for x in n.inputs if x not in members]
-        stack += [x for n in group.nodes for x in n.inputs if x not in members]
+        first = self.before_all(min(group.first, home.first))
+        stack = [x for n in members for x in self.bases(n) if x not in members]
         seen: set[Node] = set()
         while stack:
             node = stack.pop()
@@ -267,23 +342,30 @@ class _Fusion:
             seen.add(node)
             for x in self.kernel_inputs(node):
                 if x in members:
-                    if not node.has(Trait.VIEW):
-                        return True
-                elif x not in seen:
+                    return True
+                if x not in seen:
                     stack.append(x)
         return False
 
+    def bases(self, node: Node) -> Iterable[Node]:
+        """The values that a node reads, through whatever views."""
+        return (through_views(x, self.group_of) for x in node.inputs)
+
+    def before_all(self, position: int) -> int:
+        """The nearest earlier position that no kernel reaches across: what lies before it needs nothing after it."""
+        while self.low[position] < position:
+            position = self.low[position]
+        return position
+
     def last_position(self, node: Node) -> int:
-        """The last position in the kernel of a node: nothing before it can need a value that comes later."""
+        """The last position in the kernel of a node."""
         group = self.group_of.get(node)
         return self.position[node] if group is None else group.last
 
     def kernel_inputs(self, node: Node) -> Iterable[Node]:
-        """What must be computed before a node: its operands, and those of all nodes in its kernel."""
+        """The values that must be computed before a node: those that any node in its kernel reads."""
         group = self.group_of.get(node)
-        if group is None:
-            return node.inputs
-        return (x for member in group.nodes for x in member.inputs)
+        return (x for member in (group.nodes if group else (node,)) for x in self.bases(member))
 
 
 def _flops_per_element(node: Node) -> int:
@@ -368,13 +450,13 @@ class _Builder:
         if group.kind is Kind.RECURRENCE:
             return list(ops.results(group.nodes[0]))
         members = set(group.nodes)
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         return [n for n in group.nodes if n in roots or any(self.leaves(u, members) for u in self.graph.users[n])]
 
     def leaves(self, user: Node, members: set[Node]) -> bool:
         """Whether a reader, or one of the readers of a view, stands outside the group."""
         stack = [user]
-        roots = set(self.graph.roots)
+        roots = self.graph.root_set
         while stack:
             node = stack.pop()
             if node in members:
@@ -387,7 +469,7 @@ class _Builder:
     def layout(self, node: Node) -> tuple[int, ...]:
         """The order of a result's axes in memory: that of the readers who permute it and then reshape."""
         default = tuple(range(node.tensor_type.rank))
-        if node in self.graph.roots:
+        if node in self.graph.root_set:
             return default
         for user in self.graph.users.get(node, ()):
             if user.is_a(ops.permute) and any(u.is_a(ops.reshape) for u in self.graph.users[user]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..ir import ops
@@ -20,15 +21,16 @@ def merge_linears(graph: Graph, context: Context) -> Graph:
     Layers that meet later, or never, stay apart: their results would be kept for long for little. The merged layer
     has the weights and biases one below the other, and each result is a slice of its own.
     """
-    parts: dict[Node, tuple[Node, ...]] = {}
+    parts: dict[Node, _Merger] = {}
     for group in _groups(graph):
-        first = group[0]
-        if context.take("merge-linears", first, _part(first, first.inputs, group)):
-            parts.update(dict.fromkeys(group, group))
+        merger = _Merger(group)
+        replaced = [(layer, merger.part(layer, layer.inputs)) for layer in group]
+        if context.take("merge-linears", *replaced[0], *replaced[1:]):
+            parts.update(dict.fromkeys(group, merger))
     if not parts:
         return graph
     return graph.rebuild(
-        lambda node, inputs: _part(node, inputs, parts[node]) if node in parts else node.with_inputs(inputs)
+        lambda node, inputs: parts[node].part(node, inputs) if node in parts else node.with_inputs(inputs)
     )
 
 
@@ -45,14 +47,30 @@ def _groups(graph: Graph) -> Iterator[tuple[Node, ...]]:
 
 def _meeting(layers: Sequence[Node], users: Mapping[Node, Sequence[Node]]) -> list[tuple[Node, ...]]:
     """The layers grouped by what they reach before the next product, in order."""
-    groups: list[tuple[tuple[Node, ...], set[Node]]] = []
-    for layer in layers:
+    groups: dict[int, list[Node]] = {}  # by the number of the layer that came last
+    joined: dict[int, int] = {}  # of a group that is no more, the one that it is a part of
+    reaches: dict[Node, int] = {}  # the group that reaches a node
+    for number, layer in enumerate(layers):
         reached = _reached(layer, users)
-        met = [group for group in groups if group[1] & reached]
-        others = [group for group in groups if not group[1] & reached]
-        members = tuple(node for group in met for node in group[0])
-        groups = [*others, ((*members, layer), reached.union(*(group[1] for group in met)))]
-    return [members for members, _ in groups]
+        met = {_last(reaches[node], joined) for node in reached if node in reaches}
+        members: list[Node] = []
+        for group in [x for x in groups if x in met] if len(met) > 1 else met:
+            members = members + groups.pop(group) if members else groups.pop(group)
+            joined[group] = number
+        members.append(layer)
+        groups[number] = members
+        reaches.update(dict.fromkeys(reached, number))
+    return [tuple(members) for members in groups.values()]
+
+
+def _last(group: int, joined: dict[int, int]) -> int:
+    """The group that one is a part of by now."""
+    end = group
+    while end in joined:
+        end = joined[end]
+    while group != end:  # shorter the next time
+        joined[group], group = end, joined[group]
+    return end
 
 
 def _reached(layer: Node, users: Mapping[Node, Sequence[Node]]) -> set[Node]:
@@ -84,9 +102,21 @@ def _bias(layer: Node) -> Node:
     return ops.full(shape=layer.inputs[1].shape[:1], value=-0.0, dtype=layer.dtype)
 
 
-def _part(node: Node, inputs: Sequence[Node], group: tuple[Node, ...]) -> Node:
-    """What a layer of a group becomes: its slice of the merged layer on the layer's new operands."""
-    merged = _merged(inputs[0], group).keep_origin(node.origin)
-    start = sum(int(layer.shape[-1]) for layer in group[: group.index(node)])
-    part = ops.slice_(merged, dim=-1, start=start, stop=start + node.shape[-1])
-    return part.keep_origin(node.origin)
+class _Merger:
+    """The layers of one group as one product, and each layer's part of it."""
+
+    def __init__(self, group: tuple[Node, ...]) -> None:
+        self.group = group
+        widths = [int(layer.shape[-1]) for layer in group]
+        self.start = dict(zip(group, itertools.accumulate(widths, initial=0), strict=False))
+        self.merged: dict[Node, Node] = {}  # by the layers' input
+
+    def part(self, node: Node, inputs: Sequence[Node]) -> Node:
+        """What a layer becomes: its slice of the merged layer on the layer's new operands."""
+        x = inputs[0]
+        if x not in self.merged:
+            self.merged[x] = _merged(x, self.group)
+        merged = self.merged[x].keep_origin(node.origin)
+        start = self.start[node]
+        part = ops.slice_(merged, dim=-1, start=start, stop=start + node.shape[-1])
+        return part.keep_origin(node.origin)

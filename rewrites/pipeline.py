@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..ir.errors import GraphError, SmeltError
 from ..ir.graph import Graph
 from ..ir.verify import verify
-from .context import Context, PassRecord
+from .context import Context, PassRecord, Step
 from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
@@ -94,6 +94,8 @@ def _run(step: Pass, graph: Graph, context: Context) -> Graph:
         _check(step, graph, result)
     record = PassRecord(step.name, seconds, result is not graph, len(result.nodes), len(context.log) - applied)
     context.records.append(record)
+    if context.observe is not None:
+        context.observe(Step(step.name, graph, result, context.log.applications[applied:], context.derived))
     context.snapshots[step.name] = result
     return result
 

@@ -144,7 +144,7 @@ class Rule:
             if self._when is None or self._when(node, bindings):
                 yield bindings
             elif furthest is not None:
-                furthest.note(_COMPLETE, node, lambda: f"the guard of {self.name} refused it")
+                furthest.note(COMPLETE, node, lambda: f"the guard of {self.name} refused it")
 
     def _replacement(self, node: Node, bindings: Bindings) -> Node:
         try:
@@ -165,7 +165,7 @@ class Rule:
     _needs: frozenset[OpDef] = field(init=False, repr=False)
 
 
-_COMPLETE = 1_000_000  # further than any pattern: all of it matched
+COMPLETE = 1_000_000  # further than any pattern: all of it matched
 
 
 def _by_name(function: Callable[..., Any], rule: Rule, role: str) -> Callable[[Node, Bindings], Any]:

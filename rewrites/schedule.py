@@ -7,6 +7,7 @@ Register Allocation Problems", 1975).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import sympy
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait, result_types
-from ..ir.types import concrete
+from ..ir.types import TensorType, concrete
 from .fusion import through_views
 
 EXACT = 12
@@ -26,13 +27,14 @@ _WORK = (Trait.REGION, Trait.OPAQUE)
 def order(graph: Graph) -> tuple[Node, ...]:
     """The kernels and calls of a graph in the order in which they run, operands before users."""
     depth_first = tuple(node for node in graph.nodes if node.has(*_WORK))
-    tasks = Tasks.of(graph, depth_first)
-    if len(depth_first) <= EXACT:
-        best = least_peak(tasks)
-    else:
-        best = min((tuple(range(len(depth_first))), greedy(tasks)), key=lambda way: peak(tasks, way))
-    kept = peak(tasks, range(len(depth_first))) <= peak(tasks, best)
-    return depth_first if kept else tuple(depth_first[i] for i in best)
+    return tuple(depth_first[i] for i in best_order(Tasks.of(graph, depth_first)))
+
+
+def best_order(tasks: Tasks) -> tuple[int, ...]:
+    """The order with the least peak of those tried; the given one, which is a valid one, where none is better."""
+    given = tuple(range(len(tasks.reads)))
+    other = least_peak(tasks) if len(given) <= EXACT else greedy(tasks)
+    return given if peak(tasks, given) <= peak(tasks, other) else other
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,13 @@ class Tasks:
     kept: frozenset[int]
 
     @staticmethod
-    def of(graph: Graph, nodes: Sequence[Node]) -> Tasks:
-        """The kernels of a graph, numbered as they are given."""
+    def of(graph: Graph, nodes: Sequence[Node], sizes: Mapping[sympy.Symbol, int] | None = None) -> Tasks:
+        """The kernels of a graph, numbered as they are given, at some sizes; by default at nominal ones."""
         number = {node: i for i, node in enumerate(nodes)}
-        sizes = nominal_sizes(graph)
+        sizes = nominal_sizes(graph) if sizes is None else sizes
         reads = tuple(frozenset(number[b] for b in map(_maker, node.inputs) if b in number) for node in nodes)
         kept = frozenset(number[b] for b in map(_maker, graph.roots) if b in number)
-        nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in result_types(node.type)) for node in nodes)
+        nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in _made(node)) for node in nodes)
         return Tasks(reads, nbytes, kept)
 
     @property
@@ -61,6 +63,14 @@ class Tasks:
             for operand in operands:
                 found[operand].add(i)
         return found
+
+
+def _made(node: Node) -> list[TensorType]:
+    """The results that take memory of their own."""
+    in_place = node.attrs.get("in_place", ())
+    assert isinstance(in_place, tuple)
+    taken = {result for result, _ in in_place}
+    return [t for i, t in enumerate(result_types(node.type)) if i not in taken]
 
 
 def _maker(value: Node) -> Node:
@@ -96,22 +106,39 @@ def _freed(tasks: Tasks, task: int, waiting: list[int]) -> int:
 
 
 def greedy(tasks: Tasks) -> tuple[int, ...]:
-    """Of the kernels that may run, always the one after which the least lives."""
+    """Of the kernels that may run, always the one after which the least lives; the earliest of several.
+
+    What running a kernel adds only falls, as the other readers of its operands run. So a kernel is queued anew whenever
+    that happens, and of its entries the first to come out is the one that holds.
+    """
     waiting = [len(readers) for readers in tasks.readers]
     missing = [len(operands) for operands in tasks.reads]
     readers = tasks.readers
-    ready = [i for i, count in enumerate(missing) if count == 0]
+    ready = [(_added(tasks, i, waiting), i) for i, count in enumerate(missing) if count == 0]
+    heapq.heapify(ready)
+    ran = [False] * len(missing)
     way: list[int] = []
     while ready:
-        task = min(ready, key=lambda i: (tasks.nbytes[i] - _freed(tasks, i, list(waiting)), i))
-        ready.remove(task)
+        _, task = heapq.heappop(ready)
+        if ran[task]:
+            continue
+        ran[task] = True
         _freed(tasks, task, waiting)
         way.append(task)
         for reader in readers[task]:
             missing[reader] -= 1
-            if missing[reader] == 0:
-                ready.append(reader)
+        last = {r for operand in tasks.reads[task] if waiting[operand] == 1 for r in readers[operand] if not ran[r]}
+        for i in last | readers[task]:
+            if missing[i] == 0:
+                heapq.heappush(ready, (_added(tasks, i, waiting), i))
     return tuple(way)
+
+
+def _added(tasks: Tasks, task: int, waiting: Sequence[int]) -> int:
+    """By how many bytes what lives grows when a kernel runs."""
+    freed = 0 if waiting[task] or task in tasks.kept else tasks.nbytes[task]
+    last = (x for x in tasks.reads[task] if waiting[x] == 1 and x not in tasks.kept)
+    return tasks.nbytes[task] - freed - sum(tasks.nbytes[x] for x in last)
 
 
 def least_peak(tasks: Tasks) -> tuple[int, ...]:

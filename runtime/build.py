@@ -18,9 +18,11 @@ from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
+from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
 from ..rewrites.search.settings import SearchSettings
+from .check import Check, Checker
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
 from .plan import KernelStep, Plan, TorchStep, make_plan
@@ -69,29 +71,42 @@ def build_executable(
     verify: bool = False,
     fuel: Fuel | None = None,
     search: SearchSettings | None = None,
+    check: Check = None,
+    native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
 ) -> Executable:
     """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
 
+    ``native`` makes what runs a plan's segments, instead of native code.
+
     Raises:
+        CheckError: with ``check``, a step changed what the model means.
         BackendError: the backend is missing or refuses the generated code.
     """
     work = Compilation(target, verify)
     graph = work.keep("captured", capture.graph)
     context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search)
+    checker = None if check is None else Checker(check, capture, context)
     with work.stage("rewrite"):
         graph = run_pipeline(graph, context, passes=PIPELINE if search is None else SEARCH_PIPELINE)
     work.graphs.update(context.snapshots)
     report = FusionReport()
     with work.stage("fuse"):
-        graph = work.keep("fuse", fuse(graph, context.fuel, report))
+        fused = work.keep("fuse", fuse(graph, context.fuel, report, context.log))
+    if checker is not None:
+        with work.stage("check"):
+            checker.fused(graph, fused, context)
     table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
     with work.stage("lower"):
-        graph = work.keep("final", legalise(graph, table))
-        plan = make_plan(graph, table)
+        legal = legalise(fused, table)
+        graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))
+        plan = make_plan(graph, table, context.fuel, context.log)
+    if checker is not None:
+        with work.stage("check"):
+            checker.lowered(fused, graph, plan, context.derived)
     with work.stage("codegen"):
-        hosts = _native(plan, target, cache)
+        hosts = (native or native_hosts)(plan, target, cache)
     with work.stage("pack"):
-        return Executable(
+        executable = Executable(
             plan=plan,
             weights=capture.weights,
             derived=context.derived,
@@ -100,9 +115,13 @@ def build_executable(
             kernels=kernel_infos(plan),
             fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
             applications=context.log,
+            fusion=report,
             timings=work.timings,
-            prepare=_thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
+            prepare=thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )
+    if checker is not None:
+        checker.placed(executable)
+    return executable
 
 
 def kernel_infos(plan: Plan) -> tuple[KernelInfo, ...]:
@@ -123,7 +142,7 @@ def _run_by_torch(plan: Plan, table: KernelTable) -> list[Fallback]:
     ]
 
 
-def _native(plan: Plan, target: Target, cache: Cache | None) -> list[Any]:
+def native_hosts(plan: Plan, target: Target, cache: Cache | None = None) -> list[Any]:
     """The host functions of a plan's segments, PyTorch's steps between them."""
     segments = list(plan.segments())
     native = {f"main{i}": s for i, s in enumerate(segments) if isinstance(s, list)}
@@ -157,7 +176,7 @@ def _library(
     return {name: built[name] for name in native}
 
 
-def _thread_pool(threads: int) -> Callable[[], None]:
+def thread_pool(threads: int) -> Callable[[], None]:
     """What sizes the thread pool before a run: it is one for the process, and another model may have sized it."""
     from ..codegen.tvm import module
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes
+from .expect import hold_to
 from .options import Options
 from .state import preserved
 from .tensors import check_tensor
@@ -141,6 +143,9 @@ class Captures:
                 raise
             raise Uncapturable(str(error)) from error
         entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves)
+        if self.options.expect and not self.entries:
+            with suppress(Mismatch):  # which the caller reports
+                hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
         entry.refusal = refusal
         self.entries.append(entry)
         return entry
@@ -198,7 +203,7 @@ def build_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
     """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
     cache = options.open_cache()
     search = SearchSettings(_sizes_of(captured, leaves)) if options.optimize == "search" else None
-    executable = build_executable(captured, options.target, cache=cache, search=search)
+    executable = build_executable(captured, options.target, cache=cache, search=search, check=options.check)
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 

@@ -9,6 +9,8 @@ import torch
 
 from ..ir.errors import UnsupportedError
 from .cache import KernelCache
+from .check import Check
+from .expect import Expectations
 from .module import CompiledModule
 from .options import Dynamic, Options
 from .target import Target
@@ -23,6 +25,8 @@ def compile(
     threads: int | None = None,
     cache: bool | KernelCache = True,
     optimize: Literal["rules", "search"] = "rules",
+    check: Check = None,
+    expect: Expectations | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -40,6 +44,12 @@ def compile(
             and transposes are equal to in real arithmetic, and takes the order that costs least at the sizes of the
             first call. Results then differ from the model's by rounding, within the contract of ``smelt.verify``. It
             needs the package egglog: ``pip install "smelt[search]"``.
+        check: ``"rules"`` evaluates what every rewrite replaced, before and after, on small sampled inputs;
+            ``"passes"`` does so for the whole graph around each pass, and for every kernel program. The report counts
+            the verdicts.
+        expect: what the first capture is held to: how often an operator was recognised (``{"attention": 12}``), and
+            bounds on ``kernels``, ``kernels_per_layer``, ``fallbacks`` and ``bytes_over_minimum``; a range or a
+            function of what was found may stand for a number. A call that makes another capture is not held to it.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -51,7 +61,8 @@ def compile(
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    return CompiledModule(plain, Options(Target.detect(target, threads), dynamic, fallback, cache, optimize))
+    found = Target.detect(target, threads)
+    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

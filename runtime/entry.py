@@ -86,10 +86,8 @@ class Entry:
         return sizes
 
     def _bind(self, leaves: Sequence[Any]) -> Sizes:
-        pairs = [(s.dim, leaf) for s, leaf in zip(self.capture.inputs, leaves, strict=True) if s.kind == "symbol"]
-        known = {dim: value for dim, value in pairs if isinstance(dim, sympy.Symbol)}
         try:
-            sizes = bind_symbols(self.capture.graph, [leaves[i].shape for i in self._tensors], known)
+            sizes = sizes_of(self.capture, leaves)
         except InputError as error:
             raise Mismatch(str(error), 3) from None
         for spec, leaf in zip(self.capture.inputs, leaves, strict=True):
@@ -132,6 +130,17 @@ class Entry:
                 if other != leaf and overlap(leaves[leaf], leaves[other]):
                     names = [self.capture.inputs[i].name for i in (leaf, other)]
                     raise Aliased(f"the model writes to argument {names[0]}, which shares memory with {names[1]}")
+
+
+def sizes_of(capture: Capture, leaves: Sequence[Any]) -> Sizes:
+    """The sizes of a call that a capture is for.
+
+    Raises:
+        InputError: a tensor's shape is not one of the capture's.
+    """
+    pairs = list(zip(capture.inputs, leaves, strict=True))
+    known = {s.dim: leaf for s, leaf in pairs if s.kind == "symbol" and isinstance(s.dim, sympy.Symbol)}
+    return bind_symbols(capture.graph, [leaf.shape for s, leaf in pairs if s.kind == "tensor"], known)
 
 
 def _match_leaf(expected: InputSpec, leaf: Any) -> None:

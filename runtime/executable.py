@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..codegen.tvm.packing import pack_panels
 from ..ir import ops
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait
 from ..ir.types import concrete
-from ..rewrites.fusion import through_views
+from ..rewrites.check import Verdicts
+from ..rewrites.fusion import FusionReport, through_views
 from ..rewrites.memory import Interval, place
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
@@ -51,6 +52,8 @@ class Executable:
         graphs: the graph after each stage of the pipeline, by name, in order.
         kernels: what the report shows of each kernel.
         timings: seconds that each stage of the compilation took.
+        checks: what ``check=`` found.
+        fusion: what was refused.
         prepare: what must be done before native code runs.
     """
 
@@ -62,7 +65,9 @@ class Executable:
     kernels: tuple[KernelInfo, ...]
     fallbacks: tuple[Any, ...] = ()
     applications: Any = ()
+    checks: Verdicts | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    fusion: FusionReport = field(default_factory=FusionReport)
     prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class Executable:
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._packed: dict[int, Tensor] = {}
         self._values: dict[str, Tensor] = {}
+        self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -86,6 +92,7 @@ class Executable:
                 (values[name],) = evaluate([node], values)
             self._values = {name: value.detach() for name, value in values.items()}
             self._packed = {b.position: self._pack(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
+            self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
 
     def _pack(self, buffer: Buffer) -> Tensor:
@@ -96,12 +103,25 @@ class Executable:
             return value if _usable(value) else value.contiguous().clone()
         return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
 
+    def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
+        """A weight that is changed in place and the copy that kernels have of it, where there is one."""
+        buffer = self.plan.home[mutation.target]
+        if not self.plan.is_in_place(mutation) or buffer.place is not Place.WEIGHT:
+            return None
+        value, copy = self._values[buffer.name], self._packed[buffer.position]
+        return (value, copy) if value.numel() and value.data_ptr() != copy.data_ptr() else None
+
     def _after_mutation(self, target: Node) -> None:
         """Keep the copy that kernels read, where there is one, equal to a weight that was changed."""
         copy = self._packed.get(self.plan.home[target].position)
         value = self._values.get(str(target.attrs["name"]))
         if copy is not None and value is not None and value.numel() and copy.data_ptr() != value.data_ptr():
             copy.copy_(value)
+
+    def _after_kernels(self) -> None:
+        """Keep weights that kernels changed in place equal to their copies, which is what the kernels wrote to."""
+        for value, copy in self._written:
+            value.copy_(copy)
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 
@@ -121,10 +141,9 @@ class Executable:
     def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
         buffers = self.plan.buffers
         shapes = {b.position: (_numbers(b.type.shape, sizes), _numbers(b.strides, sizes)) for b in buffers}
-        arena = [b for b in buffers if b.place is Place.ARENA and b.position in self.plan.live]
-        intervals = [Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena]
-        placement = place(intervals)
-        offsets = {b.position: at for b, at in zip(arena, placement.offsets, strict=True)}
+        intervals = self._intervals(shapes)
+        placement = place(list(intervals.values()))
+        offsets = dict(zip(intervals, placement.offsets, strict=True))
         table = torch.zeros(len(buffers), dtype=torch.int64)
         made = Binding(
             torch.tensor(key or (0,), dtype=torch.int64), table.numpy(), table, shapes, offsets, placement.nbytes
@@ -138,6 +157,14 @@ class Executable:
             elif b.place is Place.WEIGHT:
                 made.addresses[b.position] = self._packed[b.position].data_ptr()
         return made
+
+    def intervals(self, sizes: Sizes) -> list[Interval]:
+        """The intermediates for these sizes: bytes, and the steps between which each lives."""
+        return list(self._intervals(self._binding(sizes).shapes).values())
+
+    def _intervals(self, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[int, Interval]:
+        arena = [b for b in self.plan.buffers if b.place is Place.ARENA and b.position in self.plan.live]
+        return {b.position: Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena}
 
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""
@@ -186,18 +213,23 @@ class _Call:
             if buffer.place is Place.OUTPUT:
                 shape, strides = self.binding.shapes[buffer.position]
                 self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
+        self.steps()
+        outputs = self.outputs()
+        mutations = [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]
+        changed = [(self.value(m.target), self.value(m.value).clone()) for m in mutations]
+        for mutation, (target, value) in zip(mutations, changed, strict=True):
+            target.copy_(value)
+            self.executable._after_mutation(mutation.target)
+        return outputs
+
+    def steps(self) -> None:
         for host in self.executable.hosts:
             if isinstance(host, TorchStep):
                 self.torch_step(host)
             else:
                 host(self.binding.table, self.binding.sizes)
+                self.executable._after_kernels()
                 self.check_indices()
-        outputs = self.outputs()
-        changed = [(self.value(m.target), self.value(m.value).clone()) for m in self.plan.graph.mutations]
-        for mutation, (target, value) in zip(self.plan.graph.mutations, changed, strict=True):
-            target.copy_(value)
-            self.executable._after_mutation(mutation.target)
-        return outputs
 
     def outputs(self) -> list[Tensor]:
         """The results, each in memory of its own: rewriting may have removed the copies that the model made."""

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from ..frontend.capture import signature_of
-from ..ir.errors import CaptureError, UnsupportedError
+from ..ir.errors import CaptureError, ExpectationError, UnsupportedError
 from .calls import Call, CallReader
 from .captures import Captures, Uncapturable
 from .dump import dump
 from .entry import Aliased, Entry, Sizes
+from .explain import Explanation, explain_module
 from .options import Options
 from .report import Report, make_report
 from .split import SplitModel
@@ -61,6 +62,7 @@ class CompiledModule(nn.Module):
         Raises:
             InputError: an argument does not fit the model, or requires grad while gradients are enabled.
             CaptureError: the model cannot be captured, or has been for too many kinds of calls.
+            ExpectationError: the first capture is not what ``expect`` said of it.
             UnsupportedError: the model is in training mode or not on the CPU, or autocast is on.
             IndexError: an index was out of range.
         """
@@ -72,6 +74,8 @@ class CompiledModule(nn.Module):
         try:
             entry, sizes = self._captures.find(call)
         except Uncapturable as reason:
+            if self.options.expect:
+                raise ExpectationError(f"{self._captures.name} is not one graph, as expected: {reason}") from None
             split = self.__dict__["_split"] = SplitModel(self.original, self.options, str(reason))
             return split(args, kwargs)
         try:
@@ -119,6 +123,11 @@ class CompiledModule(nn.Module):
         """The captures, oldest first; those of the parts where the model is split."""
         return tuple(self._captures.entries if self._split is None else self._split.entries)
 
+    @property
+    def is_split(self) -> bool:
+        """Whether the model is more than one graph, with Python between them."""
+        return self._split is not None
+
     def ir(self, after: str | None = None, *, stage: str | None = None) -> str:
         """The model's graph as text, of the capture that was made last; of every part where the model is split.
 
@@ -145,6 +154,33 @@ class CompiledModule(nn.Module):
         split = None if self._split is None else self._split.reason
         name, target = self._captures.name, self.options.target
         return make_report(name, target, self.entries, split)
+
+    def explain(
+        self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None, *, measure: bool = False
+    ) -> Explanation:
+        """Why it is what it is: kernels against the machine's roofs, bytes over the least, refused fusions, memory.
+
+        The machine's roofs are measured the first time, which takes some four seconds, and kept in the cache folder.
+
+        Args:
+            args, kwargs: a call of the model, which is not run; by default the sizes of the last call are taken.
+            measure: time every kernel and count the memory that PyTorch takes, for which the call is run on copies.
+
+        Raises:
+            CaptureError: the module was not called yet, and no arguments are given.
+            UnsupportedError: arguments are given, and the model is split into several graphs.
+            ValueError: there are no arguments to measure with.
+        """
+        if args is not None or kwargs is not None:
+            entry, sizes, call = self.entry_for(args or (), kwargs or {})
+            given = (call, self.original) if measure else (None, None)
+            return explain_module(self._captures.name, self.options, [(entry, sizes)], *given)
+        if measure:
+            raise ValueError("give the arguments of a call to measure with: explain(args, kwargs, measure=True)")
+        called = [(entry, entry.sizes) for entry in self._latest() if entry.sizes is not None]
+        if not called:
+            raise CaptureError(f"{self._captures.name} was not called yet: call it once, or give a call's arguments")
+        return explain_module(self._captures.name, self.options, called)
 
     def _latest(self) -> tuple[Entry, ...]:
         if not self.entries:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
+from .check import CHECKS, Check
+from .expect import Expectations, check_expectations
 from .target import Target
 
 Dynamic = bool | Mapping[str, Mapping[int, str]]
@@ -24,6 +26,8 @@ class Options:
     fallback: Literal["allow", "error"] = "allow"
     cache: bool | KernelCache = True
     optimize: Literal["rules", "search"] = "rules"
+    check: Check = None
+    expect: Expectations = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
@@ -32,8 +36,11 @@ class Options:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
         if self.optimize == "search":
             require_egglog()
+        if self.check is not None and self.check not in CHECKS:
+            raise ValueError(f'check is {self.check!r}: say "rules", "passes" or None')
         if not isinstance(self.dynamic, bool | Mapping):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
+        check_expectations(self.expect)
 
     def open_cache(self) -> KernelCache | None:
         """The kernel cache to use; None for none."""

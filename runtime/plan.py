@@ -11,12 +11,17 @@ import torch
 from ..codegen.program import Format, Param
 from ..codegen.schedule import panel_tile
 from ..ir import ops
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Mutation
 from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
+from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
-from .kernels import Kernel, KernelTable, strides_of_value
+from .kernels import Kernel, KernelTable, in_place_of, strides_of_value
+
+# Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
+# native call costs a run a microsecond.
+MOST_CALLS = 512
 
 
 class Place(Enum):
@@ -88,11 +93,18 @@ class Plan:
     home: dict[Node, Buffer] = field(default_factory=dict)
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
 
+    def is_in_place(self, mutation: Mutation) -> bool:
+        """Whether a kernel writes the new value to the very memory of the target."""
+        return self.home.get(mutation.value) is self.home[mutation.target]
+
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
-        """The steps with neighbouring kernel calls together: each list is one native call."""
+        """The steps with neighbouring kernel calls together, at most ``MOST_CALLS``: each list is one native call."""
         run: list[KernelStep] = []
         for step in self.steps:
             if isinstance(step, KernelStep):
+                if len(run) == MOST_CALLS:
+                    yield run
+                    run = []
                 run.append(step)
                 continue
             if run:
@@ -103,9 +115,19 @@ class Plan:
             yield run
 
 
-def make_plan(graph: Graph, table: KernelTable) -> Plan:
-    """The plan of a fused graph."""
-    return _Planner(graph, table).run()
+def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: Log | None = None) -> Plan:
+    """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own."""
+    plan = _Planner(graph, table).run()
+    share_memory(plan, fuel or Fuel(), log if log is not None else Log())
+    return plan
+
+
+def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
+    """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
+    values = {buffer.position: node for node, buffer in plan.home.items()}
+    for position in plan.live:
+        if not fuel.spend(log, PLACE, values[position], values[position]):
+            plan.live[position] = (0, len(plan.steps))
 
 
 class _Planner:
@@ -141,12 +163,16 @@ class _Planner:
             made = [self.buffer(Place.TORCH, r.tensor_type, strides_of_value(r)) for r in results]
             self.plan.steps.append(TorchStep(node, tuple(b.position for b in made)))
         else:
-            made = [self.buffer(self.place_of(r), r.tensor_type, strides_of_value(r)) for r in results]
+            taken = {result: self.plan.home[node.inputs[operand]] for result, operand in in_place_of(node)}
+            made = [taken.get(i) or self.result(r) for i, r in enumerate(results)]
             reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
             positions = tuple(b.position for b in (*reads, *made, self.error))
             if any(r.tensor_type.numel != 0 for r in results):
                 self.plan.steps.append(KernelStep(kernel, positions, node))
         self.plan.home.update(zip(results, made, strict=True))
+
+    def result(self, node: Node) -> Buffer:
+        return self.buffer(self.place_of(node), node.tensor_type, strides_of_value(node))
 
     def place_of(self, result: Node) -> Place:
         return Place.OUTPUT if result in self.returned else Place.ARENA

@@ -9,9 +9,12 @@ from typing import Any
 
 from ..ir.dims import print_dim
 from ..ir.types import Dim, concrete, symbols_of
+from ..rewrites.check import Verdicts
+from ..rewrites.log import FUSE, PLACE
 from .entry import Entry
 from .kernels import KernelInfo
 from .target import Target
+from .traffic import least_by_kernel, traffic_of
 
 WIDTH = 100
 _INDENT = " " * 12
@@ -21,7 +24,8 @@ _INDENT = " " * 12
 class KernelReport:
     """A kernel. ``flops`` and ``bytes`` are those of one call, for the sizes of the model's last call.
 
-    Before the first call, and for sizes that a call does not tell, they are expressions.
+    Before the first call, and for sizes that a call does not tell, they are expressions. ``least_bytes`` are those that
+    all calls together had to move at least (see ``runtime.traffic``), None before the first call.
     """
 
     name: str
@@ -31,6 +35,34 @@ class KernelReport:
     bytes: int | str
     operators: tuple[str, ...]
     module: str
+    least_bytes: int | None = None
+
+    @property
+    def bytes_over_minimum(self) -> float | None:
+        """Bytes moved over the least possible; None before the first call, and where nothing had to be moved."""
+        return self.calls * self.bytes / self.least_bytes if self.least_bytes and isinstance(self.bytes, int) else None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found; a fault is an error, so that all that was checked agrees.
+
+    Attributes:
+        mode: ``"rules"`` or ``"passes"``.
+        checked: applications, or passes and kernel programs, that were evaluated; ``distinct`` of them are different.
+        proved: those found equal without an evaluation.
+        skipped: how often each reason kept one from being checked.
+    """
+
+    mode: str
+    checked: int
+    distinct: int
+    proved: int
+    skipped: Mapping[str, int]
+
+    def __str__(self) -> str:
+        text = f"{self.mode}: {self.checked} agree ({self.distinct} different ones), {self.proved} proved equal"
+        return text + f", {sum(self.skipped.values())} not checked"
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,9 @@ class CaptureReport:
         specialised: sizes that are not symbolic though they might have been.
         guards: relations between sizes that calls must keep.
         rules: how often each rule was applied.
+        checks: what ``check=`` found; None where nothing was asked for.
         notes: other remarks.
+        bytes_over_minimum: bytes moved in the last call, copies included, over the least possible; None before it.
     """
 
     inputs: tuple[str, ...]
@@ -63,6 +97,8 @@ class CaptureReport:
     guards: tuple[str, ...]
     rules: Mapping[str, int]
     notes: tuple[str, ...]
+    checks: CheckReport | None = None
+    bytes_over_minimum: float | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -141,6 +177,8 @@ def report_entry(entry: Entry) -> CaptureReport:
     """The report on one capture."""
     capture, executable, sizes = entry.capture, entry.executable, entry.sizes
     known = dict(sizes or {})
+    traffic = None if sizes is None else traffic_of(executable, known)
+    least = None if traffic is None else least_by_kernel(executable, traffic)
     return CaptureReport(
         inputs=tuple(f"{node.attrs['name']} {node.type}" for node in capture.graph.inputs),
         symbols=tuple(map(str, capture.graph.symbols)),
@@ -148,16 +186,22 @@ def report_entry(entry: Entry) -> CaptureReport:
         seconds=dict(entry.timings),
         cache=None if entry.cached is None else "hit" if entry.cached else "miss",
         arena_bytes=None if sizes is None else executable.arena_bytes(sizes),
-        kernels=tuple(_kernel(kernel, known) for kernel in executable.kernels),
+        kernels=tuple(_kernel(kernel, known, least) for kernel in executable.kernels),
         fallbacks=tuple(map(str, executable.fallbacks)),
         specialised=tuple(map(str, capture.specialised)),
         guards=tuple(map(str, capture.guards)),
-        rules=dict(executable.applications.counts()),
+        rules={name: n for name, n in executable.applications.counts().items() if name not in (FUSE, PLACE)},
         notes=capture.notes,
+        checks=None if executable.checks is None else _checks(executable.checks),
+        bytes_over_minimum=None if traffic is None else traffic.ratio,
     )
 
 
-def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int]) -> KernelReport:
+def _checks(found: Verdicts) -> CheckReport:
+    return CheckReport(found.mode, found.checked, found.distinct, found.proved, dict(found.skipped))
+
+
+def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int], least: Mapping[str, int] | None) -> KernelReport:
     return KernelReport(
         name=kernel.name,
         kind=kernel.program.skeleton.value,
@@ -166,6 +210,7 @@ def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int]) -> KernelReport:
         bytes=_at(kernel.bytes, sizes),
         operators=kernel.operators,
         module=kernel.module,
+        least_bytes=None if least is None else least[kernel.name],
     )
 
 
@@ -192,6 +237,9 @@ def capture_lines(capture: CaptureReport) -> list[str]:
     if capture.rules:
         fired = sorted(capture.rules.items(), key=lambda pair: -pair[1])
         lines += _item("rules", ", ".join(f"{name} {count}" for name, count in fired))
+    if capture.checks is not None:
+        lines += _item("checked", str(capture.checks))
+        lines += _items("unchecked", [f"{n} x {reason}" for reason, n in capture.checks.skipped.items()])
     return lines + _items("notes", capture.notes)
 
 
@@ -201,17 +249,24 @@ def _kernel_lines(capture: CaptureReport) -> list[str]:
     flops, moved = capture.flops, capture.bytes
     if flops is not None and moved is not None:
         text += f": {quantity(flops)}FLOP, {quantity(moved)}B moved"
+    if capture.bytes_over_minimum is not None:
+        text += f", {capture.bytes_over_minimum:.2f} times the least"
     if capture.arena_bytes is not None:
         text += f"; intermediates in {quantity(capture.arena_bytes)}B"
     lines = _item("kernels", text)
     if kernels:
-        lines.append(f"  {'calls':>5} {'FLOP':>7} {'bytes':>7}  {'kind':<10} operators")
+        lines.append(f"  {'calls':>5} {'FLOP':>7} {'bytes':>7} {'/least':>6}  {'kind':<10} operators")
     for kernel in kernels:
         work = [quantity(x) if isinstance(x, int) else "?" for x in (kernel.flops, kernel.bytes)]
-        start = f"  {kernel.calls:>5} {work[0]:>7} {work[1]:>7}  {kernel.kind:<10} "
+        ratio = kernel.bytes_over_minimum
+        start = f"  {kernel.calls:>5} {work[0]:>7} {work[1]:>7} {_ratio_text(ratio):>6}  {kernel.kind:<10} "
         lines.append(textwrap.shorten(", ".join(kernel.operators), WIDTH - len(start), placeholder=" …"))
         lines[-1] = start + lines[-1]
     return lines
+
+
+def _ratio_text(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f}" if ratio < 100 else ">100"
 
 
 def _sum(amounts: Iterable[tuple[int | str, int]]) -> int | None:

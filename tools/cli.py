@@ -105,6 +105,43 @@ def dump_ir(
 
 
 @app.command()
+def bisect(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write the script that shows a fault.", show_default="smelt-fault.py"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of kernels; by default all usable cores.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the first rewrite, fusion, placement or kernel that makes a model's result wrong; exit code 1 if any."""
+    from .bisect import bisect as run
+
+    raise typer.Exit(run(model, out, threads, as_json))
+
+
+@app.command()
+def explain(
+    model: ModelArgument,
+    why_not: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Show where this rule fired, where it nearly did, and why not.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time every kernel, and PyTorch's memory.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="A line for every call of a kernel and every refused fusion.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the roofline; needs matplotlib.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's kernels against the machine's roofs, and the fusions that were refused."""
+    from .explain import explain as run
+
+    run(model, why_not, measure, everything, plot, as_json)
+
+
+@app.command()
 def zoo(as_json: Json = False) -> None:
     """List the built-in models."""
     from .list_zoo import list_zoo as run
@@ -154,6 +191,29 @@ def bench(
         json_file=json_file,
         picture=plot,
     )
+
+
+@app.command()
+def fuzz(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many programs.")] = 300,
+    seed: Annotated[int, typer.Option(help="The seed; program number K of a seed is always the same.")] = 0,
+    start: Annotated[int, typer.Option(min=0, help="The number of the first program: to go on after an end.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    interpret_only: Annotated[
+        bool, typer.Option("--interpret-only", help="Interpret kernel programs and compile nothing: faster.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where failures go.", show_default="tests/golden/fuzz or smelt-fuzz"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For one program; more is a hang.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Check random whole programs: eager, interpreter, unoptimised and optimised must agree. Failures are minimised."""
+    from .fuzz.command import fuzz as run
+
+    if run(n, seed, start, jobs, interpret_only, as_json, out, seconds):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

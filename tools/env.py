@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,13 @@ from .._version import __version__
 from ..ir.errors import CacheError, SmeltError
 from ..runtime.cache import KernelCache
 from ..runtime.linker import find_linker
+from ..runtime.roofs import MATMUL, READ_BYTES, matmul_rate, read_rate
 from ..runtime.target import Target, usable_cores
 from .console import busy, emit_json, out
 from .timing import load_of_others
 
 PACKAGES = ("torch", "apache-tvm", "triton", "transformers", "numpy", "sympy", "networkx")
 VARIABLES = ("SMELT_", "TVM_", "OMP_", "MKL_", "KMP_", "GOMP_")
-_MATMUL = 1536
-_READ_BYTES = 256 << 20
 
 
 def env(as_json: bool, measure: bool = True) -> None:
@@ -125,9 +122,9 @@ def roofs() -> dict[str, str]:
         for count in dict.fromkeys((1, threads)):
             torch.set_num_threads(count)
             at = f"{count} thread{'s' if count > 1 else ''}"
-            found[f"float32, {at}"] = f"{matmul_rate(torch.float32) / 1e9:.0f} GFLOP/s {_how(_MATMUL)}"
-            found[f"memory, {at}"] = f"{read_rate() / 1e9:.1f} GB/s (best torch.sum of {_READ_BYTES >> 20} MiB)"
-        found[f"bfloat16, {at}"] = f"{matmul_rate(torch.bfloat16) / 1e9:.0f} GFLOP/s {_how(_MATMUL)}"
+            found[f"float32, {at}"] = f"{matmul_rate(torch.float32) / 1e9:.0f} GFLOP/s {_how(MATMUL)}"
+            found[f"memory, {at}"] = f"{read_rate() / 1e9:.1f} GB/s (best torch.sum of {READ_BYTES >> 20} MiB)"
+        found[f"bfloat16, {at}"] = f"{matmul_rate(torch.bfloat16) / 1e9:.0f} GFLOP/s {_how(MATMUL)}"
     finally:
         torch.set_num_threads(before)
     load = load_of_others()
@@ -137,29 +134,6 @@ def roofs() -> dict[str, str]:
 
 def _how(size: int) -> str:
     return f"(best torch.mm of {size} x {size})"
-
-
-def matmul_rate(dtype: torch.dtype, size: int = _MATMUL) -> float:
-    """The best rate of a square matrix product, in floating-point operations a second."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b))
-
-
-def read_rate(count: int = _READ_BYTES) -> float:
-    """The best rate at which a tensor larger than the caches is read, in bytes a second."""
-    data = torch.ones(count // 4)
-    return count / best_seconds(lambda: data.sum())
-
-
-def best_seconds(run: Callable[[], object], budget: float = 0.4) -> float:
-    """The shortest of as many runs as fit the budget, at least three."""
-    best, end, runs = float("inf"), time.perf_counter() + budget, 0
-    while runs < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-        runs += 1
-    return best
 
 
 __all__ = ["env", "facts", "roofs"]

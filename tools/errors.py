@@ -11,3 +11,7 @@ class ModelError(SmeltError, ValueError):
 
 class UserCodeError(SmeltError):
     """Code that is not ours raised while a model was imported or made; the text is its traceback."""
+
+
+class MissingPackageError(SmeltError, ImportError):
+    """A command needs a package that is not installed; the message holds the command that installs it."""

@@ -91,7 +91,8 @@ def number(value: Any, dtype: torch.dtype) -> Any:
 def same_dtype(name: str, types: tuple[TensorType, ...]) -> torch.dtype:
     """The one dtype of the operands; TypeRuleError where they differ (the frontend inserts casts)."""
     dtypes = {t.dtype for t in types}
-    require(len(dtypes) == 1, f"{name}: operands of different dtypes {', '.join(map(str, types))}: insert a cast")
+    if len(dtypes) != 1:  # the message is not built in vain: every node comes by here
+        raise TypeRuleError(f"{name}: operands of different dtypes {', '.join(map(str, types))}: insert a cast")
     return types[0].dtype
 
 

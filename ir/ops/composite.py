@@ -33,7 +33,7 @@ from .reduction import amax, reduced_shape
 from .reduction import sum as sum_
 from .rounding import accumulated_dtype, evaluated_in_float32, in_float32
 from .source import scalar_like
-from .view import concat, permute, reshape, slice_, unsqueeze
+from .view import concat, permute, reshape, slice_
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ embedding = declare(
 )
 
 
-def _rope_type(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool) -> TensorType:
+def _rope_type(x: TensorType, cos: TensorType, sin: TensorType, interleaved: bool) -> TensorType:
     same_dtype("rope", (x, cos, sin))
     require_dtype("rope", x, is_float)
     require(x.rank > 0 and cos == sin, f"rope: {cos} and {sin} do not fit {x}")
@@ -261,27 +261,36 @@ def _rope_type(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: 
     return x
 
 
-def _rope(x: Node, cos: Node, sin: Node, *, interleaved: bool) -> Node:
+def _rope(x: Node, cos: Node, sin: Node, interleaved: bool) -> Node:
+    turned = _neighbours_turned(x) if interleaved else _halves_turned(x)
+    return add(mul(x, cos), mul(turned, sin))
+
+
+def _halves_turned(x: Node) -> Node:
     last = x.tensor_type.rank - 1
     size = x.shape[last]
     half = size // 2
-    if interleaved:
-        odd, even = (slice_(x, dim=last, start=i, stop=size, step=2) for i in (1, 0))
-        pairs = concat(unsqueeze(neg(odd), -1), unsqueeze(even, -1), dim=-1)
-        return add(mul(x, cos), mul(reshape(pairs, shape=x.shape), sin))
     low, high = slice_(x, dim=last, start=0, stop=half), slice_(x, dim=last, start=half, stop=size)
-    return add(mul(x, cos), mul(concat(neg(high), low, dim=last), sin))
+    return concat(neg(high), low, dim=last)
 
 
-def _rope_value(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool) -> torch.Tensor:
+def _neighbours_turned(x: Node) -> Node:
+    rank, size = x.tensor_type.rank, x.shape[-1]
+    pairs = reshape(x, shape=(*x.shape[:-1], size // 2, 2))
+    even, odd = (slice_(pairs, dim=rank, start=i, stop=i + 1) for i in range(2))
+    return reshape(concat(neg(odd), even, dim=rank), shape=x.shape)
+
+
+def _rope_value(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     if interleaved:
-        return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), -1).reshape(x.shape) * sin
+        return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * sin
     low, high = x.chunk(2, -1)
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
-# rope(x, cos, sin) = x cos + turned(x) sin, where turned(x) holds (-b, a) for each pair (a, b): one element of each
-# half (Hugging Face's order), or two neighbours where it is interleaved (GPT-J's)
+# rope(x, cos, sin) = x cos + turned(x) sin. Element i is paired with the one half a row away, as in Llama and GPT-NeoX,
+# or with its neighbour where interleaved, as in GPT-J; turned(x) is the partner, negated for the first of a pair (Su et
+# al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021).
 rope = declare(
     "rope",
     infer=_rope_type,

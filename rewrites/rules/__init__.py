@@ -11,6 +11,7 @@ from . import (
     attention,
     batches,
     broadcast,
+    cache,
     casts,
     constants,
     forms,
@@ -31,6 +32,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *views.RULES,
         *broadcast.RULES,
         *masks.RULES,
+        *cache.RULES,
     ),
     "recognise": (
         *linear.RULES,
@@ -45,6 +47,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "simplify": (
         *attention.OPERANDS,
         *attention.MASK,
+        *cache.MASKS,
         *activations.GATED,
         *motion.RULES,
     ),

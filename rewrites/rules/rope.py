@@ -20,6 +20,17 @@ def _turned_back(x: Any, h: Any, n: Any) -> Node:
     return concat(slice_(x, dim=-1, start=h, stop=n), neg(slice_(x, dim=-1, start=0, stop=h)), dim=-1)
 
 
+def _turned(x: Any, a: Any, o: Any, b: Any, c: Any, s: Any, t: Any) -> Node:
+    """The pattern of the neighbours of x[a:] exchanged, the second one negated: (-x[a+1], x[a], -x[a+3], ...)."""
+    odd, even = slice_(x, dim=-1, start=o, stop=b, step=2), slice_(x, dim=-1, start=a, stop=c, step=2)
+    return reshape(concat(reshape(neg(odd), shape=s), reshape(even, shape=s), dim=-1), shape=t)
+
+
+def _turned_wrongly(x: Any, a: Any, o: Any, b: Any, c: Any, s: Any, t: Any) -> Node:
+    odd, even = slice_(x, dim=-1, start=o, stop=b, step=2), slice_(x, dim=-1, start=a, stop=c, step=2)
+    return reshape(concat(reshape(odd, shape=s), reshape(neg(even), shape=s), dim=-1), shape=t)
+
+
 def _is_whole(x: Node, h: Any, n: Any) -> bool:
     return bool(n == x.shape[-1] and n == 2 * h)
 

@@ -44,6 +44,8 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "GPTNeoXConfig": (SMALL, {"attention": 2, "rope": 4, "layer_norm": 5, "gelu": 2}),
     "PhiConfig": (SMALL, {"attention": 2, "rope": 4, "layer_norm": 3, "gelu": 2}),
     "GPTJConfig": (FLAT | {"rotary_dim": 4}, {"attention": 2, "rope": 4, "layer_norm": 3, "gelu": 2}),
+    "CohereConfig": (GROUPED, {"attention": 2, "rope": 4, "layer_norm": 3, "swiglu": 2}),
+    "GlmConfig": (GROUPED, {"attention": 2, "rope": 4, "rms_norm": 5, "swiglu": 2}),
     "BloomConfig": (FLAT | {"hidden_size": 32}, {"attention": 2, "layer_norm": 6, "gelu": 2}),
     "FalconConfig": (SMALL, {"attention": 2, "rope": 4, "layer_norm": 3, "gelu": 2}),
     "OPTConfig": (SMALL | OPT, {"attention": 2, "layer_norm": 5}),

@@ -10,7 +10,7 @@ from smelt.ir import ops
 from smelt.ir.graph import Graph
 from smelt.rewrites.fusion import fuse
 from smelt.rewrites.log import Fuel
-from smelt.rewrites.schedule import Tasks, greedy, least_peak, order, peak
+from smelt.rewrites.schedule import EXACT, Tasks, best_order, greedy, least_peak, order, peak
 
 
 @st.composite
@@ -47,6 +47,21 @@ def test_the_greedy_order_is_valid(drawn: Tasks) -> None:
     assert is_valid(drawn, greedy(drawn))
 
 
+@given(tasks(most=30))
+@settings(deadline=None)
+def test_the_greedy_order_takes_what_adds_least(drawn: Tasks) -> None:
+    way: list[int] = []
+    while len(way) < len(drawn.reads):
+        ready = [i for i, reads in enumerate(drawn.reads) if i not in way and reads <= set(way)]
+        way.append(min(ready, key=lambda i: (lives_after(drawn, [*way, i]), i)))
+    assert greedy(drawn) == tuple(way)
+
+
+def lives_after(drawn: Tasks, way: list[int]) -> int:
+    read_later = {x for i, reads in enumerate(drawn.reads) if i not in way for x in reads}
+    return sum(drawn.nbytes[i] for i in way if i in drawn.kept or i in read_later)
+
+
 def test_twelve_kernels_are_ordered_exactly() -> None:
     # six large values, each at once reduced to a small one: depth first over a sum of all keeps one large value alive
     x = ops.input(name="x", shape=(64, 64), dtype=torch.float32)
@@ -67,3 +82,49 @@ def test_twelve_kernels_are_ordered_exactly() -> None:
 def test_a_value_that_nobody_reads_is_free_at_once() -> None:
     drawn = Tasks((frozenset(), frozenset()), (10, 10), frozenset())
     assert peak(drawn, (0, 1)) == 10
+
+
+def least_by_search(given_tasks: Tasks) -> int:
+    """The least peak of all valid orders, by trying them depth first and leaving those that are no better already."""
+    count = len(given_tasks.reads)
+    readers = given_tasks.readers
+    best = sum(given_tasks.nbytes)
+    seen: dict[frozenset[int], int] = {}
+    stack: list[tuple[frozenset[int], int]] = [(frozenset(), 0)]
+    while stack:
+        done, top = stack.pop()
+        if top >= min(best, seen.get(done, best)):
+            continue
+        seen[done] = top
+        if len(done) == count:
+            best = top
+            continue
+        live = sum(given_tasks.nbytes[i] for i in done if i in given_tasks.kept or readers[i] - done)
+        for task in range(count):
+            if task not in done and given_tasks.reads[task] <= done:
+                stack.append((done | {task}, max(top, live + given_tasks.nbytes[task])))
+    return best
+
+
+@given(tasks(most=EXACT))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_the_order_chosen_is_within_a_tenth_of_the_best_one(drawn: Tasks) -> None:
+    found = best_order(drawn)
+    assert is_valid(drawn, found)
+    assert peak(drawn, found) <= 1.1 * least_by_search(drawn)
+
+
+@given(tasks(most=40))
+@settings(deadline=None, derandomize=True)
+def test_no_order_chosen_is_worse_than_the_given_one(drawn: Tasks) -> None:
+    found = best_order(drawn)
+    assert is_valid(drawn, found)
+    assert peak(drawn, found) <= peak(drawn, range(len(drawn.reads)))
+
+
+@given(tasks(most=12))
+@settings(deadline=None, derandomize=True)
+def test_the_search_of_the_test_agrees_with_all_orders(drawn: Tasks) -> None:
+    if len(drawn.reads) <= 6:
+        ways = [way for way in permutations(range(len(drawn.reads))) if is_valid(drawn, way)]
+        assert least_by_search(drawn) == min(peak(drawn, way) for way in ways)

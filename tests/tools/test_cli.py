@@ -31,7 +31,7 @@ def run_json(*args: str) -> Any:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for name in ("demo", "dump-ir", "zoo", "env", "bench"):
+    for name in ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz"):
         assert name in text
         assert "Usage" in run(name, "--help").stdout
 
@@ -72,8 +72,7 @@ def test_env(isolated_cache: Path) -> None:
 
 
 def test_env_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smelt.tools.env._MATMUL", 64)
-    monkeypatch.setattr("smelt.tools.env.best_seconds", lambda run, budget=0.0: (run(), 1e-3)[1])
+    monkeypatch.setattr("smelt.runtime.roofs.best_seconds", lambda run, budget=0.0: (run(), 1e-3)[1])
     roofs = run_json("env", "--json")["roofs"]
     assert any("GFLOP/s (best torch.mm of" in roof for roof in roofs.values())
     assert any("GB/s (best torch.sum of" in roof for roof in roofs.values())

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from ...ir.errors import SmeltError
+from ..plot import require_matplotlib
 from .roofs import Roofs
 from .run import Outcome
-
-
-class PlotError(SmeltError, ImportError):
-    """Drawing needs a package that is not installed; the message holds the command that installs it."""
 
 
 def plot(outcomes: Sequence[Outcome], roofs: Roofs, path: Path) -> None:
     """Draw models by arithmetic intensity (operations a byte) and rate (operations a second), with the roofs.
 
     Raises:
-        PlotError: matplotlib is not installed.
+        MissingPackageError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise PlotError("a picture needs the package matplotlib; run: pip install matplotlib")
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ...codegen.tvm import peak
+from ...runtime.roofs import read_rate
 from ...runtime.target import Target
-from ..env import read_rate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""``smelt explain``: why a model runs as it does, and why a rule did not fire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..runtime.compile import compile
+from ..runtime.explain import Explanation
+from ..runtime.explain_text import explanation_text
+from ..runtime.whynot import rule_named, why_not_of
+from .console import busy, emit_json, emit_text, warn
+from .dump_ir import compiled
+from .models import Model, load_model
+from .plot import require_matplotlib, roofline
+
+SHOWN = 5
+
+
+def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: Path | None, as_json: bool) -> None:
+    """Print the explanation of a model, or what became of one rule in it.
+
+    Raises:
+        SmeltError: the model cannot be loaded or captured, there is no such rule, or matplotlib is missing.
+    """
+    if plot is not None:
+        require_matplotlib()
+    if rule is not None:
+        rule_named(rule)
+        why_not(load_model(spec), rule, everything, as_json)
+        return
+    model = load_model(spec)
+    with busy(f"explaining {model.name}"):
+        found = explanation_of(model, measure)
+    if plot is not None:
+        roofline(found, plot)
+    if as_json:
+        emit_json({"name": model.name} | found.to_dict())
+    else:
+        emit_text(explanation_text(found, everything))
+
+
+def explanation_of(model: Model, measure: bool) -> Explanation:
+    """The explanation of a model for its example call."""
+    fast = compile(model.model)
+    fast(*model.args, **model.kwargs)
+    if fast.is_split:
+        if measure:
+            warn("the model is split into several graphs, which are not measured one by one")
+        return fast.explain()
+    return fast.explain(model.args, model.kwargs, measure=measure)
+
+
+def why_not(model: Model, rule: str, everything: bool, as_json: bool) -> None:
+    """Print where a rule fired in a model, and where it nearly did."""
+    with busy(f"compiling {model.name}"):
+        found = [why_not_of(entry, rule, 1000 if everything else SHOWN) for entry in compiled(model)]
+    if as_json:
+        emit_json({"name": model.name, "parts": [one.to_dict() for one in found]})
+    else:
+        emit_text("\n".join(one.text(everything) for one in found))

@@ -1,0 +1,1 @@
+"""Random whole programs: made, checked along the whole way from PyTorch to kernels, and minimised."""

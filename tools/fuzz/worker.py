@@ -1,0 +1,104 @@
+"""A process that checks programs, one JSON line in and one out: what crashes or hangs here ends nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from functools import partial
+from typing import IO, Any
+
+_START_SECONDS = 120.0  # to import PyTorch and TVM on a busy machine
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # nothing that a program prints is taken for an answer
+    import torch
+
+    from .check import check
+    from .generate import program_of
+
+    torch.set_num_threads(1)
+    answers.write("{}\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        source = request.get("source") or program_of(request["seed"], request["number"]).source()
+        answers.write(json.dumps(answer_of(partial(check, source, request["native"]))) + "\n")
+
+
+def answer_of(run: Any) -> dict[str, Any]:
+    """A verdict as JSON. An exception of the check itself is a finding too."""
+    try:
+        verdict = run()
+    except Exception as error:
+        return {"way": "check", "message": f"{type(error).__name__}: {error}"}
+    found = verdict.finding
+    counts = {name: getattr(verdict, name) for name in ("raised", "recaptured", "noisy", "kernels", "graph")}
+    return {"way": found and found.way, "message": found and found.message, **counts}
+
+
+class Worker:
+    """A worker process, started when it is first asked, and again after it died."""
+
+    def __init__(self, native: bool, seconds: float) -> None:
+        self.native, self.seconds = native, seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request; a finding of the way ``crash`` or ``hang`` where none came."""
+        process = self._running()
+        try:
+            line = (json.dumps({"native": self.native, **request}) + "\n").encode()
+            assert process.stdin is not None
+            process.stdin.write(line)
+            process.stdin.flush()
+            answer = self._line(process, self.seconds)
+        except BrokenPipeError:
+            answer = b""
+        if answer is None:
+            self.close()
+            return {"way": "hang", "message": f"no answer within {self.seconds:g} s"}
+        if not answer:
+            code = process.wait()
+            self.close()
+            return {"way": "crash", "message": f"the process ended with {code}"}
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            places = os.pathsep.join(p for p in sys.path if p)
+            env = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+            command = [sys.executable, "-m", __name__]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+            )
+            self._line(self._process, _START_SECONDS)
+        return self._process
+
+    @staticmethod
+    def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+        """The next line, nothing at the end of the output; None where none comes in time."""
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        ready, _, _ = select.select([stream], [], [], seconds)
+        return stream.readline() if ready else None
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+if __name__ == "__main__":
+    main()
