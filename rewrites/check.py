@@ -1,8 +1,8 @@
 """Translation validation: each application of a rule is held to its promise where it was made.
 
 The nodes that an application replaced and their replacements are cut out down to what both share, and both are
-evaluated on small sampled inputs. Where they differ, more of what is below is taken in, down to the model's inputs: a
-guard may have looked there. What differs even then is a fault.
+evaluated on small sampled inputs. Where they differ, more of what is below is taken in: a guard may have looked
+there. What differs even then is a fault.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from .context import Step
 from .log import Application
 from .neighbourhood import MAX_DEPTH, Neighbourhoods, Pair
 from .rule import EXACT, ROUNDING, Domain, Rule
-from .trial import Counterexample, Holds, NoValue, disagreement, size_choices
+from .trial import Counterexample, Holds, NoValue, disagreement, size_choices, tells
 
 MAX_SHOWN = 16  # lines of a graph in a message
 # How far to look: steps below which shared nodes become inputs, and steps after which anything does.
-_REACH = ((0, MAX_DEPTH), (4, 2 * MAX_DEPTH), (1 << 30, 1 << 30))
+# No further: what a rule may know of its operands is near, and far below values saturate, which hides faults.
+_REACH = ((0, MAX_DEPTH), (4, 2 * MAX_DEPTH), (12, 4 * MAX_DEPTH))
 HOW_TO_BISECT = "to find and reproduce it: smelt bisect MODEL, or smelt.runtime.bisect.bisect(model, args)"
 
 
@@ -77,8 +78,13 @@ class Examiner:
         nearest: Fault | None = None
         for keep, depth in _REACH:
             pair = self.around.pair(before, after, keep, depth)
-            found = self._judge(pair, tolerance, domain)
-            if found is None:
+            try:
+                found = self._judge(pair, tolerance, domain)
+            except NoValue:
+                if nearest is None:
+                    raise
+                continue
+            if found is None and (nearest is None or tells(pair.before, self.choices, domain)):
                 return None
             nearest = nearest or found
         return nearest

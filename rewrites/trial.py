@@ -10,7 +10,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import sympy
 import torch
@@ -30,6 +29,7 @@ Sizes = Mapping[sympy.Symbol, int]
 Holds = Callable[[Sizes], bool]
 
 _PERIOD = 65521  # random numbers are repeated after so many, a prime, so that rows of a large matrix differ
+_MOST_FINITE = 0.5  # of the elements, or else a sample tells nothing
 _ACCUMULATES = (Trait.CONTRACTION, Trait.ATTENTION, Trait.REDUCTION, Trait.SCAN, Trait.RECURRENCE)
 _NO_VALUE = (SmeltError, RuntimeError, IndexError, ValueError)
 
@@ -75,8 +75,23 @@ def draw_inputs(graph: Graph, sizes: Sizes, style: Style, seed: int = 0) -> list
     Raises:
         TypeRuleError: an input has no size for these sizes of the symbols.
     """
-    limits = index_limits(graph, sizes)
-    return [draw_value(x, sizes, style, limits.get(x), seed + i) for i, x in enumerate(graph.inputs)]
+    limits, scales = index_limits(graph, sizes), _scales(graph, sizes)
+    drawn = [draw_value(x, sizes, style, limits.get(x), seed + i) for i, x in enumerate(graph.inputs)]
+    return [value * scales[x] if x in scales else value for x, value in zip(graph.inputs, drawn, strict=True)]
+
+
+def _scales(graph: Graph, sizes: Sizes) -> dict[Node, float]:
+    """Factors for the right operands of products, so that results are as large as left operands.
+
+    Without them values grow from layer to layer, until activations saturate and hide how they differ.
+    """
+    products = {ops.linear: -1, ops.matmul: -2}
+    found: dict[Node, float] = {}
+    for node in graph.nodes:
+        if node.op in products and node.dtype.is_floating_point and len(node.inputs[1].shape) >= 2:
+            terms = concrete(node.inputs[1].shape[products[node.op]], sizes)
+            found[node.inputs[1]] = max(terms, 1) ** -0.5
+    return found
 
 
 def draw_value(x: Node, sizes: Sizes, style: Style, limit: int | None = None, seed: int = 0) -> Tensor:
@@ -245,6 +260,19 @@ def _difference(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: 
     return ""
 
 
+def tells(graph: Graph, choices: Sequence[Sizes], domain: Domain) -> bool:
+    """Whether sampled inputs tell anything of a graph: most of its values are numbers, and not NaN whatever it is."""
+    for sizes in choices:
+        try:
+            _, _, values = _first_value(graph, sizes, Style(domain, widen=True), 0)
+        except NoValue:
+            return False
+        floats = [x.isfinite() for x in values if x.dtype.is_floating_point and x.numel()]
+        if any(float(x.double().mean()) < _MOST_FINITE for x in floats):
+            return False
+    return True
+
+
 def _chooses_zero(pair: Pair) -> bool:
     """Whether PyTorch is free in the sign of a zero: of 0.0 and -0.0, either is the smaller one."""
     free = (ops.maximum, ops.minimum, ops.amax, ops.amin)
@@ -259,7 +287,6 @@ def _accumulates(pair: Pair) -> bool:
     return any(node.has(*_ACCUMULATES) for graph in (pair.before, pair.after) for node in graph.nodes)
 
 
-@lru_cache(maxsize=64)
 def size_choices(symbols: tuple[SymbolRange, ...], holds: Holds, count: int = 2) -> tuple[Sizes, ...]:
     """Up to ``count`` different sets of small sizes; none where none were found."""
     found: list[Sizes] = []

@@ -82,6 +82,9 @@ class Wrong:
 _EPS = Var("eps")
 WRONG: dict[str, Wrong] = {
     "gelu-is-silu": Wrong("canonicalise", lambda x: ops.gelu(x), lambda x: ops.silu(x)),
+    "gelu-of-the-last-layer-is-silu": Wrong(
+        "simplify", lambda x: ops.gelu(x), lambda x: ops.silu(x), lambda root: "layers.4" in root.origin.module
+    ),
     "silu-is-sigmoid": Wrong("canonicalise", lambda x: ops.silu(x), lambda x: ops.sigmoid(x)),
     "tanh-is-itself": Wrong("canonicalise", lambda x: ops.tanh(x), lambda x: x),
     "residual-is-subtracted": Wrong(
