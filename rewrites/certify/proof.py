@@ -19,7 +19,7 @@ import z3
 
 from ...ir import ops
 from ...ir.errors import SmeltError
-from ...ir.node import Node, Trait, topological
+from ...ir.node import Node, topological
 from ...ir.types import Dim, Shape, symbol, symbols_of
 from ..instance import instantiate
 from ..pattern import brief
@@ -28,7 +28,7 @@ from ..sample import DTYPE_CLASSES, Sample
 from .cases import in_steps
 from .elements import Elements
 from .positions import BeyondProofError, SplitIndex
-from .scalars import Bits, Free, Reals, whole_number
+from .scalars import Bits, Free, Reals, is_known, whole_number
 from .unfold import decomposed, sizes_of
 
 # The solver's resource units for one query, which unlike seconds do not depend on what else the machine does, and how
@@ -142,7 +142,7 @@ def readings(rule: Rule, node: Node) -> Iterator[Free]:
     if rule.tolerance != EXACT and rule.domain is not Domain.ANY:
         yield Reals(whole)
     # of constants alone, a proof would be of these numbers and no others
-    if sources and not any(x.has(Trait.REDUCTION, Trait.CONTRACTION) for x in topological([node])):
+    if sources and all(map(is_known, topological([node]))):
         yield Bits()
 
 
