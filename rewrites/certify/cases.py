@@ -27,6 +27,7 @@ from ..pattern import Match, brief
 from ..rule import EXACT, Domain, Rule, RuleError
 from ..sample import DTYPE_CLASSES, Sample
 from ..values import Inputs, difference
+from .measure import falls
 
 SIZES = (1, 2, 3, 5, 8, 0)  # of dims in lower case; the last is rare
 NUMBERS = (1, 2, 3, 4)  # of dims with a capital
@@ -58,6 +59,8 @@ class Harness:
 
     def __init__(self, rule: Rule, together: RuleSet, cases: int, seed: int) -> None:
         self.rule, self.together, self.cases = rule, together, cases
+        self.applications = 0  # how many were measured
+        self.rising: set[str] = set()  # rules with an application that did not lower the measure of ``measure.py``
         self.random = random.Random(zlib.crc32(rule.name.encode()) + seed)
 
     def faults(self) -> Iterator[Fault]:
@@ -123,6 +126,7 @@ class Harness:
             return self.fault("fires", f"{self.rule.explain(node)}")
         if self.fires_on(made):
             return self.fault("fires twice", f"{brief(node)} -> {brief(made)}")
+        self.measure(self.rule.name, node, made)
         found = self.compare(node, made, [self.rule])
         return found if isinstance(found, Fault) else self.final_fault(node) or found
 
@@ -140,8 +144,16 @@ class Harness:
             final = rewrite(Graph((), (node,)), self.together, log=log).outputs[0]
         except RuleError as error:
             return self.fault("termination", str(error))
+        for application in log:
+            self.measure(application.rule, application.before, application.after)
         found = self.compare(node, final, [rule for rule in self.together.rules if rule.name in log.counts()])
         return found if isinstance(found, Fault) else None
+
+    def measure(self, rule: str, before: Node, after: Node) -> None:
+        """Note whether an application of a rule lowered the measure by which rewriting ends."""
+        self.applications += 1
+        if rule not in self.rising and not falls(before, after, ()):
+            self.rising.add(rule)
 
     def compare(self, before: Node, after: Node, rules: Sequence[Rule]) -> Fault | bool:
         """Whether two nodes have one value under the promises of the rules that led from one to the other."""

@@ -4,7 +4,8 @@ A certificate has one of four statuses.
 
 - **proved**: for every sample and every choice of its dtypes, a solver proved both sides equal at every position, for
   all values of the operands and all sizes, as symbols; and for the sizes of a grid of numbers, since a rule may build
-  something else where a size is a number. What an attribute of a sample fixes (an axis, a constant) is proved for that.
+  something else where a size is a number. What an attribute of a sample fixes (an axis, a constant) is proved for that;
+  the folding of constants, where attributes are all there is, counts as tested.
   Equal means: the same operations on the same elements, in any arithmetic; or the same bits, in IEEE 754 and machine
   integers of the dtype; or, for rules that promise the same real function of finite operands, the same real number.
   Operators on elements are taken to be functions of these alone, composites to be their decomposition, and sizes not to
@@ -53,6 +54,9 @@ class Certificate:
         faults: what is wrong with it, one fault for each check that failed.
         cases: how many cases were drawn.
         compared: in how many of them there were values to compare.
+        applications: how many applications of it and, after it, of other rules were measured.
+        rising: the rules among these of which one did not lower the measure by which rewriting ends (``measure.py``);
+            that these end as well is known from the cases alone.
         readings: how the solver read elements, for a proof; empty without one.
         instances: how many pairs of graphs were proved equal.
         points: at how many points of a finite field the sides agreed; 0 where they could not be evaluated.
@@ -66,6 +70,8 @@ class Certificate:
     faults: Sequence[Fault]
     cases: int
     compared: int
+    applications: int = 0
+    rising: Sequence[str] = ()
     readings: Sequence[str] = ()
     instances: int = 0
     points: int = 0
@@ -105,6 +111,8 @@ def examine(rule: Rule, rules: Sequence[Rule] = (), cases: int = 200, seed: int 
         faults=tuple(faults),
         cases=tried.cases,
         compared=tried.compared,
+        applications=harness.applications,
+        rising=tuple(sorted(harness.rising)),
         readings=found.readings,
         instances=found.instances,
         points=found.points,

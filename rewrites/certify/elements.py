@@ -38,11 +38,11 @@ class Elements:
     lie within what they cut.
     """
 
-    def __init__(self, scalars: Free, facts: list[Term], milliseconds: int) -> None:
+    def __init__(self, scalars: Free, facts: list[Term], effort: int) -> None:
         self.scalars, self.facts = scalars, facts
         self.claims: list[Term] = []
         self._solver = z3.Solver()
-        self._solver.set("timeout", milliseconds)
+        self._solver.set("rlimit", effort)
         self._solver.add(*facts)
         self._ranges: dict[Any, Term] = {}  # of the indices of rows: they hold inside the row alone
         self._heights: dict[Node, int] = {}

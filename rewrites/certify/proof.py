@@ -19,7 +19,7 @@ import z3
 
 from ...ir import ops
 from ...ir.errors import SmeltError
-from ...ir.node import Node, Trait, topological
+from ...ir.node import Node, topological
 from ...ir.types import Dim, Shape, symbol, symbols_of
 from ..instance import instantiate
 from ..pattern import brief
@@ -28,11 +28,13 @@ from ..sample import DTYPE_CLASSES, Sample
 from .cases import in_steps
 from .elements import Elements
 from .positions import BeyondProofError, SplitIndex
-from .scalars import Bits, Free, Reals, whole_number
+from .scalars import Bits, Free, Reals, is_known, whole_number
 from .unfold import decomposed, sizes_of
 
-MILLISECONDS = 1500  # for one query
-FOR_BITS = 14  # as many times as long for one about machine numbers
+# The solver's resource units for one query, which unlike seconds do not depend on what else the machine does, and how
+# many times as many for a query about machine numbers.
+EFFORT = 1_500_000
+FOR_BITS = 40
 MAX_SPLITS = 12
 GRID = (  # sizes of the dims of a sample, taken in turns
     (0, 1),
@@ -115,7 +117,7 @@ class Proof:
     instances: int
 
 
-def prove(rule: Rule, milliseconds: int = MILLISECONDS) -> Proof:
+def prove(rule: Rule, effort: int = EFFORT) -> Proof:
     """The proof of a rule.
 
     Raises:
@@ -126,7 +128,7 @@ def prove(rule: Rule, milliseconds: int = MILLISECONDS) -> Proof:
     for instance in instances(rule):
         if (instance.before, instance.after) not in known:
             known.add((instance.before, instance.after))
-            found[prove_instance(rule, instance, milliseconds)] = None
+            found[prove_instance(rule, instance, effort)] = None
     if not known:
         raise BeyondProofError("no sample fires")
     return Proof(tuple(found), len(known))
@@ -139,11 +141,12 @@ def readings(rule: Rule, node: Node) -> Iterator[Free]:
     yield Free(whole)
     if rule.tolerance != EXACT and rule.domain is not Domain.ANY:
         yield Reals(whole)
-    if not any(x.has(Trait.REDUCTION, Trait.CONTRACTION) for x in topological([node])):
+    # of constants alone, a proof would be of these numbers and no others
+    if sources and all(map(is_known, topological([node]))):
         yield Bits()
 
 
-def prove_instance(rule: Rule, instance: Instance, milliseconds: int) -> str:
+def prove_instance(rule: Rule, instance: Instance, effort: int) -> str:
     """The name of the reading in which two nodes are equal.
 
     Raises:
@@ -153,7 +156,7 @@ def prove_instance(rule: Rule, instance: Instance, milliseconds: int) -> str:
     reasons = []
     for reading in readings(rule, before):
         try:
-            if equal(before, after, reading, milliseconds):
+            if equal(before, after, reading, effort):
                 return reading.name
             reasons.append(f"not equal in {reading.name}")
         except BeyondProofError as error:
@@ -161,7 +164,7 @@ def prove_instance(rule: Rule, instance: Instance, milliseconds: int) -> str:
     raise BeyondProofError(f"{'; '.join(dict.fromkeys(reasons))}: {brief(instance.before)}")
 
 
-def equal(before: Node, after: Node, reading: Free, milliseconds: int = MILLISECONDS) -> bool:
+def equal(before: Node, after: Node, reading: Free, effort: int = EFFORT) -> bool:
     """Whether two nodes of primitives and of one type have the same elements under a reading.
 
     Raises:
@@ -172,7 +175,7 @@ def equal(before: Node, after: Node, reading: Free, milliseconds: int = MILLISEC
     parts = {d: _Parts(d, size) for d, size in enumerate(before.shape)}
     for _ in range(MAX_SPLITS):
         try:
-            return _equal_at(before, after, list(parts.values()), reading, milliseconds)
+            return _equal_at(before, after, list(parts.values()), reading, effort)
         except SplitIndex as request:
             for part in parts.values():
                 part.split(request.index, request.sizes)
@@ -209,12 +212,12 @@ class _Parts:
                 yield z3.And(number >= 0, number < whole_number(size))
 
 
-def _equal_at(before: Node, after: Node, parts: Sequence[_Parts], reading: Free, milliseconds: int) -> bool:
+def _equal_at(before: Node, after: Node, parts: Sequence[_Parts], reading: Free, effort: int) -> bool:
     position = tuple(part.value for part in parts)
     sizes = {s for x in topological([before, after]) for s in symbols_of(sizes_of(x))}
     facts = [whole_number(s) >= 0 for s in sizes]
     facts.extend(fact for part in parts for fact in part.facts())
-    elements = Elements(reading, facts, milliseconds)
+    elements = Elements(reading, facts, effort)
     expected = elements.at(before, position)
     given, elements.claims = elements.claims, []
     found = elements.at(after, position)
@@ -223,12 +226,12 @@ def _equal_at(before: Node, after: Node, parts: Sequence[_Parts], reading: Free,
     goal = reading.generalised(z3.And(*elements.claims, expected == found))
     # bits know nothing of positions, and are decided sooner where nothing is said of these
     assumed = [*facts, *given] if elements.claims or not isinstance(reading, Bits) else []
-    return _valid(goal, assumed, milliseconds * (FOR_BITS if isinstance(reading, Bits) else 1))
+    return _valid(goal, assumed, effort * (FOR_BITS if isinstance(reading, Bits) else 1))
 
 
-def _valid(goal: Any, assumed: Sequence[Any], milliseconds: int) -> bool:
+def _valid(goal: Any, assumed: Sequence[Any], effort: int) -> bool:
     # a solver of its own: one that has been pushed does not use the tactics for bits
     solver = z3.Solver()
-    solver.set("timeout", milliseconds)
+    solver.set("rlimit", effort)
     solver.add(*assumed, z3.Not(goal))
     return bool(solver.check() == z3.unsat)

@@ -19,7 +19,7 @@ import torch
 import z3
 
 from ...ir import ops
-from ...ir.node import Node, OpDef, attr_key
+from ...ir.node import Node, OpDef, Trait, attr_key
 from ...ir.types import DTYPE_NAMES
 from ..pattern import COMMUTATIVE
 from .positions import BeyondProofError
@@ -379,6 +379,14 @@ _IEEE: dict[OpDef, Callable[..., Term]] = {
 def _normal(x: Term) -> Term:
     """A polynomial as a sum of monomials, so that equal ones are arguments of one function."""
     return z3.simplify(x, som=True)
+
+
+def is_known(node: Node) -> bool:
+    """Whether :class:`Bits` has a meaning for a node: anything but elementary functions and combinations of rows."""
+    if node.has(Trait.REDUCTION, Trait.CONTRACTION):
+        return False
+    floats = node.has(Trait.POINTWISE) and node.inputs[-1].dtype in _FORMATS
+    return not floats or node.op in _IEEE or node.op in (*_FLIPPED, ops.where, ops.cast)
 
 
 def _inverse(x: Term) -> Term:

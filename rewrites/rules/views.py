@@ -104,14 +104,15 @@ def _composed(outer: Sequence[int], inner: Sequence[int]) -> tuple[int, ...]:
 
 def _lifted(x: Node, rank: int) -> Node:
     """``x`` with leading axes of size 1 up to a rank."""
-    return reshape(x, shape=(*[1] * (rank - x.tensor_type.rank), *x.shape))
+    missing = rank - x.tensor_type.rank
+    return reshape(x, shape=(*[1] * missing, *x.shape)) if missing else x
 
 
 def _regrouped(x: Node, wide: Shape, to: Shape) -> Node:
     """``x``, which expands to ``wide``, with its axes of size 1 placed as in ``to``."""
-    lifted = _lifted(x, len(wide))
-    sizes = iter(size for size, dim in zip(lifted.shape, wide, strict=True) if dim != 1)
-    return reshape(lifted, shape=tuple(1 if dim == 1 else next(sizes) for dim in to))
+    own = (*[1] * (len(wide) - x.tensor_type.rank), *x.shape)
+    sizes = iter(size for size, dim in zip(own, wide, strict=True) if dim != 1)
+    return reshape(x, shape=tuple(1 if dim == 1 else next(sizes) for dim in to))
 
 
 COMPOSITIONS = (

@@ -589,7 +589,7 @@ EQUAL = {
 @pytest.mark.parametrize("mistake", sorted(WRONG.keys() - EQUAL))
 def test_no_wrong_rule_is_proved(mistake: str) -> None:
     with pytest.raises(BeyondProofError):
-        prove(WRONG[mistake](), milliseconds=200)
+        prove(WRONG[mistake](), effort=200_000)
 
 
 def test_faults_are_the_same_every_time() -> None:
