@@ -13,9 +13,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..ir.errors import CaptureError, SmeltError
 from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of, traced
+from .branches import Branch
 from .capture import Capture, normal_form, signature_of
+from .instances import NotAlike
 from .origins import definition_of
 from .program import Request, Unfit, build
+from .repeats import Repeats
 from .sizes import DependsOnData
 from .table import NeedsFunctional
 from .tracing import tracing
@@ -58,9 +61,10 @@ def capture(
 def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
     """Capture a prepared request, as :func:`capture` does; ``model`` is what messages name."""
     first: Exception | None = None
+    repeats = Repeats(request.module)
     for attempt in attempts(request.leaves):
         try:
-            return _attempt(request, attempt, first)
+            return _attempt(request, attempt, first, repeats)
         except (Untraceable, Unfit, SmeltError) as failure:
             first = first or failure
             if _depends_on_data(failure):
@@ -71,17 +75,47 @@ def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
     raise _refusal(model, first) from first.__cause__
 
 
-def _attempt(request: Request, attempt: Attempt, earlier: Exception | None) -> Capture:
+def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repeats: Repeats) -> Capture:
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
     with tracing() as branches:
-        program = _traced(lambda: torch.export.export(request.module, examples, strict=False))
+        found = _with_equal_layers(request, examples, branches, notes, repeats) if repeats else None
+        if found is not None:
+            return found
+        branches.clear()
+        program = _export(request, examples)
         try:
             return build(request, program, branches, notes)
         except NeedsFunctional:
             # rare: PyTorch traces the program again, which takes as long as the export did
             program = _traced(lambda: program.run_decompositions({}))
             return build(request, program, branches, notes)
+
+
+def _with_equal_layers(
+    request: Request,
+    examples: tuple[torch.Tensor, ...],
+    branches: Sequence[Branch],
+    notes: tuple[str, ...],
+    repeats: Repeats,
+) -> Capture | None:
+    """The capture with equal layers traced twice at most; None where the model must be traced without that."""
+    try:
+        with repeats.watching():
+            program = _export(request, examples)
+        if not repeats.broken:
+            return build(request, program, branches, notes, repeats.calls)
+    except (NeedsFunctional, NotAlike):
+        pass
+    except Untraceable:
+        if not repeats.calls:
+            raise
+    repeats.give_up()
+    return None
+
+
+def _export(request: Request, examples: tuple[torch.Tensor, ...]) -> ExportedProgram:
+    return _traced(lambda: torch.export.export(request.module, examples, strict=False))
 
 
 def _traced(trace: Callable[[], ExportedProgram]) -> ExportedProgram:

@@ -21,9 +21,11 @@ from ..ir.types import TensorType, symbols_of
 from .aten import LOWERINGS
 from .capture import Fallback
 from .decompose import Decomposition, decompose
+from .instances import Instances
 from .memory import Memory, functional_name, written_argument
 from .numbers import SizeNumber
 from .origins import origin_of
+from .repeats import NAMESPACE
 from .sizes import Sizes
 from .table import Call, NeedsEqual, NeedsFixed, NeedsFunctional, NotLowered
 
@@ -68,6 +70,7 @@ class Lowering:
         self._source = source  # where a line is not known
         self._allow_fallback = allow_fallback
         self._serial = 0
+        self.layers: Instances | None = None  # the marked layers of the trace
 
     def run(self, module: fx.GraphModule, bindings: Sequence[Any]) -> tuple[Any, Memory]:
         """The value of the graph's output node, and the memory that it wrote.
@@ -140,6 +143,10 @@ class Lowering:
         return origin
 
     def _operator(self, node: fx.Node, target: torch._ops.OpOverload, memory: Memory) -> None:
+        if target.namespace == NAMESPACE and self.layers is not None:
+            arguments, number = memory.read(node.args)
+            memory.define(node, self.layers.lower(target._schema.name.split("::")[1], arguments, number))
+            return
         origin = self.origin_of(node)
         if target._schema.is_mutable:
             written = written_argument(node, target)

@@ -24,10 +24,12 @@ from ..ir.types import symbol, symbols_of
 from .arguments import Leaf, traced
 from .branches import Branch, is_idle, is_internal, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
+from .instances import Instances
 from .limits import limits_of
 from .lower import Lowering, mark
 from .memory import Memory
 from .origins import origin_of, short
+from .repeats import LayerCall
 from .sizes import Sizes
 from .table import NeedsEqual, NeedsFixed, NeedsFunctional
 from .weights import WeightTable
@@ -53,23 +55,31 @@ class Request:
 
 
 def build(
-    request: Request, program: ExportedProgram, branches: Sequence[Branch], notes: tuple[str, ...] = ()
+    request: Request,
+    program: ExportedProgram,
+    branches: Sequence[Branch],
+    notes: tuple[str, ...] = (),
+    layers: Mapping[int, LayerCall] | None = None,
 ) -> Capture:
-    """Lower an exported program.
+    """Lower an exported program; ``layers`` are those that are marked in it.
 
     Raises:
+        NotAlike: layers that were taken for equal are not.
         Unfit: the program does not hold for the sizes of the example.
         NeedsFunctional: the program must go through PyTorch's functionalisation first.
         UnsupportedError: it needs what smelt does not do, or a fallback where that is an error.
     """
-    return Builder(request, program).capture(branches, notes)
+    return Builder(request, program, layers).capture(branches, notes)
 
 
 class Builder:
     """The state of one build."""
 
-    def __init__(self, request: Request, program: ExportedProgram) -> None:
+    def __init__(
+        self, request: Request, program: ExportedProgram, layers: Mapping[int, LayerCall] | None = None
+    ) -> None:
         self.request = request
+        self.layers = layers or {}
         self.program = program
         self.placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
         self.weights = WeightTable(request.module, program)
@@ -101,6 +111,7 @@ class Builder:
         bindings = self._bindings(inputs)
         lowering = Lowering(self.sizes, self.weights.constant, self.fake_mode, self.request.source)
         lowering.refused = self.refused
+        lowering.layers = Instances(self.layers, self._weights_in)
         result, memory = lowering.run(self.program.graph_module, bindings)
         if lowering.fallbacks and self.request.fallback == "error":
             listed = "\n".join(f"  {f}" for f in lowering.listed())
@@ -260,6 +271,12 @@ class Builder:
         """The value of each placeholder."""
         specs = zip(self.placeholders, self.program.graph_signature.input_specs, strict=True)
         return [inputs.get(n) if n in self.arguments else self.weights.node(spec) for n, spec in specs]
+
+    def _weights_in(self, path: str) -> dict[str, Node]:
+        """The weights of the module at a path, by their paths in it."""
+        module = self.request.module.get_submodule(path)
+        named = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+        return {name: self.weights.named(f"{path}.{name}") for found in named for name, _ in found}
 
     def _results(
         self, result: Any, memory: Memory, bindings: Sequence[Any]

@@ -138,12 +138,17 @@ class Node(Interned):
         """Whether the node's operator has any of these traits."""
         return not self.op.traits.isdisjoint(traits)
 
-    def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
-        """The same operator and attributes on other operands; the origin is kept."""
+    def with_inputs(self, inputs: tuple[Node, ...], origin: Origin | None = None) -> Node:
+        """The same operator and attributes on other operands; the origin is kept where no other is given."""
         if inputs == self.inputs:
             return self
-        made = self.op(*inputs, **self.attrs)
-        return made.keep_origin(self.origin)
+        if [x.type for x in inputs] == [x.type for x in self.inputs]:
+            made = _intern(
+                self.op, inputs, dict(self.attrs), self.type
+            )  # what attributes and type follow from is equal
+        else:
+            made = self.op(*inputs, **self.attrs)
+        return made.keep_origin(origin or self.origin)
 
     def keep_origin(self, origin: Origin) -> Node:
         """Take ``origin`` for what this node does not know of itself; returns the node."""

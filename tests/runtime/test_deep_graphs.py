@@ -8,8 +8,7 @@ import torch
 
 from smelt.rewrites.fusion import MAX_NODES
 from smelt.runtime.plan import MOST_CALLS
-
-from .deep_graphs import KINDS, ROWS, WIDTH, build, chain, matmuls, time_stages
+from smelt.tools.scaling import KINDS, ROWS, WIDTH, build, chain, matmuls, time_stages
 
 SMALL = 0.02  # seconds: below, a stage's time says nothing
 
