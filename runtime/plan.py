@@ -93,6 +93,12 @@ class Plan:
     home: dict[Node, Buffer] = field(default_factory=dict)
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
 
+    def owners(self) -> dict[int, Node]:
+        """The value in each buffer, by position; of scratch memory, the node whose kernel it is lent to."""
+        steps = (s for s in self.steps if isinstance(s, KernelStep))
+        lent = {position: step.node for step in steps for position in step.buffers}
+        return lent | {buffer.position: node for node, buffer in self.home.items()}
+
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
         """The steps with neighbouring kernel calls together, at most ``MOST_CALLS``: each list is one native call."""
         run: list[KernelStep] = []
@@ -120,9 +126,9 @@ def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: L
 
 def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
     """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
-    values = {buffer.position: node for node, buffer in plan.home.items()}
+    owners = plan.owners()
     for position in plan.live:
-        if not fuel.spend(log, PLACE, values[position], values[position]):
+        if not fuel.spend(log, PLACE, owners[position], owners[position]):
             plan.live[position] = (0, len(plan.steps))
 
 
