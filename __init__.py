@@ -23,6 +23,8 @@ from .ir.errors import (
 )
 
 if TYPE_CHECKING:
+    from .rewrites.registry import register_rule, unregister_rule
+    from .rewrites.rule import Rule
     from .runtime.compile import compile
     from .runtime.module import CompiledModule
     from .runtime.target import Target
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 # Loaded when they are first asked for: the pipeline behind them takes longer to import than smelt may.
 _LAZY = {
     "CompiledModule": "runtime.module",
+    "Rule": "rewrites.rule",
     "Target": "runtime.target",
     "compile": "runtime.compile",
+    "register_rule": "rewrites.registry",
+    "unregister_rule": "rewrites.registry",
     "verify": "runtime.verify",
 }
 
@@ -46,12 +51,15 @@ __all__ = [
     "GraphError",
     "InputError",
     "ParseError",
+    "Rule",
     "SmeltError",
     "Target",
     "UnsupportedError",
     "VerifyError",
     "__version__",
     "compile",
+    "register_rule",
+    "unregister_rule",
     "verify",
 ]
 

@@ -203,7 +203,9 @@ def _softmax_sum(combine: Combine, value: Tensor, points: Points, dims: tuple[in
     score = points.full(combine.score)
     (axis,) = combine.axes
     if combine.bound is not None:
-        beyond = points.index(axis.symbol) >= points.index(combine.bound)
+        # an offset beyond any key must not overflow
+        offset = 0 if combine.offset is None else points.full(combine.offset).clamp(max=2**62)
+        beyond = points.index(axis.symbol) >= points.index(combine.bound) + offset
         assert not bool((beyond & (score > float("-inf"))).any()), "a score past the promised bound is not -inf"
     if 0 in value.shape:
         return value.sum(dims)

@@ -17,6 +17,7 @@ from ..ir.types import Dim, Shape, contiguous_strides
 from . import products, scatter
 from .bounds import Bounds
 from .indexing import affine, broadcast_index, plus
+from .inplace import InPlace, updating
 from .lowering import Operand, Position, Rows, index_of, loops
 from .pieces import Box, boxes_of
 from .program import (
@@ -62,13 +63,17 @@ def strides_of(shape: Shape, layout: Sequence[int]) -> Shape:
     return tuple(strides)
 
 
-def lower(region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence[int]]) -> Program:
+def lower(
+    region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence[int]], in_place: InPlace = ()
+) -> Program:
     """The program of a region whose operands and results lie in memory as given.
 
+    ``in_place`` are pairs of a result and the operand whose memory it takes over.
+
     Raises:
-        UnsupportedError: the region is none that a kernel can be made of.
+        UnsupportedError: the region is none that a kernel can be made of, or not in place.
     """
-    return simplify_program(lower_plainly(region, operands, layouts))
+    return simplify_program(updating(lower_plainly(region, operands, layouts), in_place))
 
 
 def lower_plainly(region: Graph, operands: Sequence[Operand], layouts: Sequence[Sequence[int]]) -> Program:

@@ -69,8 +69,10 @@ def _placed(node: Node, found: list[dict[Dim, None]], start: Shape) -> list[tupl
         (x, src), dim, at = node.inputs, attrs.integer(node, "dim"), attrs.size(node, "start")
         cut(dim, at, at + src.shape[dim])
         return [(x, start), moved(src, dim, at)]
-    if node.is_a(ops.rope) and not node.attrs["interleaved"]:
+    if node.is_a(ops.rope):
         last = len(start) - 1
+        if node.attrs["interleaved"]:
+            return []
         cut(last, node.shape[last] // 2, node.shape[last])
         return []
     if node.has(Trait.POINTWISE):

@@ -44,7 +44,7 @@ def _name(lowering: Lowering) -> str:
 
 def _anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
     lowering.stages.append(stage)
-    lowering.anchors[node] = (axes, Ref(stage.name, tuple(x.symbol for x in stage.axes), stage.dtype))
+    lowering.anchors[node] = (axes, Ref(stage.name, index_of(stage.axes), stage.dtype))
 
 
 def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
@@ -80,7 +80,7 @@ def result(lowering: Lowering, node: Node, index: Position) -> Expr:
 
 def attention(lowering: Lowering, node: Node) -> None:
     """Make attention two stages: scores, and the sum of values that their softmax weighs."""
-    q, k, v, *mask = node.inputs
+    q, k, v = node.inputs[:3]
     axes = lowering.axes_for(node.shape)
     b, h, s, e = axes
     t, d = lowering.axis("t", k.shape[2]), lowering.axis("d", q.shape[3])
@@ -96,9 +96,11 @@ def attention(lowering: Lowering, node: Node) -> None:
     scores = Stage("t0", (b, h, s, t), dot, Combine(Combiner.DOT, (d,)))
     lowering.stages.append(scores)
     point = (b.symbol, h.symbol, s.symbol, t.symbol)
-    score, bound = _masked(lowering, node, mask, Ref("t0", point, wide), point)
+    offset = ops.mask_and_offset(node)[1]
+    start = None if offset is None else lowering.value(offset, ())
+    score, bound = _masked(lowering, node, start, Ref("t0", point, wide), point)
     value = at(v, b.symbol, kv_head, t.symbol, e.symbol)
-    _anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound)))
+    _anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound, start)))
 
 
 def _kv_head(head: Axis, heads: Dim, groups: Dim) -> Index:
@@ -107,9 +109,12 @@ def _kv_head(head: Axis, heads: Dim, groups: Dim) -> Index:
 
 
 def _masked(
-    lowering: Lowering, node: Node, mask: list[Node], score: Expr, point: tuple[sympy.Symbol, ...]
+    lowering: Lowering, node: Node, start: Expr | None, score: Expr, point: tuple[sympy.Symbol, ...]
 ) -> tuple[Expr, sympy.Expr | None]:
-    """A score scaled and masked, and the position along the keys from which on every score is -inf."""
+    """A score scaled and masked, and the position along the keys from which on every score is -inf.
+
+    ``start`` is what queries are counted from, 0 for None.
+    """
     wide, (*_, s, t) = score.dtype, point
     score, low = (
         Apply("mul", (score, Const(float(attrs.number(node, "scale")), wide)), wide),
@@ -119,13 +124,16 @@ def _masked(
     if cap:
         score = Apply("mul", (score, Const(1.0 / float(cap), wide)), wide)
         score = Apply("mul", (Apply("tanh", (score,), wide), Const(float(cap), wide)), wide)
-    for m in mask:
+    m, _ = ops.mask_and_offset(node)
+    if m is not None:
         value = lowering.value(m, broadcast_index(m.shape, point))
         boolean = m.dtype == torch.bool
         score = Apply("where", (value, score, low), wide) if boolean else Apply("add", (score, value), wide)
     if not node.attrs["causal"]:
         return score, None
-    seen = Apply("le", (IndexValue(t, torch.int64), IndexValue(s, torch.int64)), torch.bool)
+    last: Expr = IndexValue(s, torch.int64)
+    last = last if start is None else Apply("add", (last, start), torch.int64)
+    seen = Apply("le", (IndexValue(t, torch.int64), last), torch.bool)
     return Apply("where", (seen, score, low), wide), s + 1
 
 

@@ -123,13 +123,15 @@ class Combiner(Enum):
 class Combine:
     """A combination over ``axes``. ``score`` is for SOFTMAX_SUM only.
 
-    ``bound`` promises that every score at an index >= bound is -inf (causal attention), so that tiles may be skipped.
+    ``bound`` promises that every score at an index >= bound is -inf (causal attention), so that tiles may be skipped;
+    with ``offset``, a value that does not vary along any axis, at an index >= bound + offset.
     """
 
     kind: Combiner
     axes: tuple[Axis, ...]
     score: Expr | None = None
     bound: Affine | None = None
+    offset: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,9 @@ class Program:
 
 def stage_roots(stage: Stage) -> tuple[Expr, ...]:
     """The expressions that a stage evaluates."""
-    score = stage.combine.score if stage.combine else None
-    return (stage.value,) if score is None else (score, stage.value)
+    combine = stage.combine
+    extra = (combine.offset, combine.score) if combine else ()
+    return (*(x for x in extra if x is not None), stage.value)
 
 
 def store_roots(store: Store) -> tuple[Expr, ...]:

@@ -53,7 +53,10 @@ def map_expressions(program: Program, change: Callable[[Expr, tuple[Expr, ...]],
         new[expr] = change(expr, tuple(new[x] for x in operands(expr)))
 
     def combine(old: Combine | None) -> Combine | None:
-        return replace(old, score=new[old.score]) if old and old.score is not None else old
+        if old is None:
+            return None
+        score, offset = (x if x is None else new[x] for x in (old.score, old.offset))
+        return replace(old, score=score, offset=offset)
 
     stages = tuple(replace(s, value=new[s.value], combine=combine(s.combine)) for s in program.stages)
     stores = tuple(

@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.node import Node
+from ..ir.types import Shape
 from . import attrs
-from .indexing import broadcast_index, replaced
+from .indexing import broadcast_index, plus, replaced
 from .lowering import Lowering, index_of, loops
+from .pieces import Box, boxes_of
 from .program import Store
 from .values import chosen
 
 
 def stores(lowering: Lowering) -> list[Store]:
-    """The stores of a region whose only result is an ``index_put`` or a ``scatter``.
+    """The stores of a region whose results are those of ``index_put`` and ``scatter``, each of a tensor of its own.
 
     Raises:
-        UnsupportedError: there are more results, or the operator's result is read again.
+        UnsupportedError: there is another result, or an operator's result is read again.
     """
-    region = lowering.region
-    if len(region.outputs) != 1 or not region.outputs[0].is_a(ops.index_put, ops.scatter):
+    outputs = lowering.region.outputs
+    if not all(node.is_a(ops.index_put, ops.scatter) for node in outputs):
         raise UnsupportedError("a scatter with anything after it in one kernel")
-    (node,) = region.outputs
+    return [store for i, node in enumerate(outputs) for store in _stores(lowering, f"out{i}", node)]
+
+
+def _stores(lowering: Lowering, name: str, node: Node) -> list[Store]:
     axes = lowering.axes_for(node.shape)
     index = index_of(axes)
-    copy = Store("out0", loops(axes), index, lowering.value(node.inputs[0], index))
-    return [copy, _index_put(lowering, node) if node.is_a(ops.index_put) else _scatter(lowering, node)]
+    copy = Store(name, loops(axes), index, lowering.value(node.inputs[0], index))
+    return [copy, *(_index_put if node.is_a(ops.index_put) else _scatter)(lowering, name, node)]
 
 
-def _index_put(lowering: Lowering, node: Node) -> Store:
+def _index_put(lowering: Lowering, name: str, node: Node) -> list[Store]:
     """x[..., i, j] = value: the indices choose along the axes from ``dim`` on."""
     x, value, *indices = node.inputs
+    picked = ops.index(x, *indices, dim=attrs.integer(node, "dim")).shape  # what would be read at these places
+    whole = [tuple((0, size) for size in picked)]
+    # a box has no guards in it, but which of two writers is the last must not change
+    boxes = boxes_of(value, lowering.bounds) if value.shape == picked and _is_one_place(indices) else whole
+    return [_box(lowering, name, node, picked, box) for box in boxes]
+
+
+def _is_one_place(indices: Sequence[Node]) -> bool:
+    """Whether indices name one place alone, so that no element is written twice."""
+    return all(i.tensor_type.numel == 1 for i in indices)
+
+
+def _box(lowering: Lowering, name: str, node: Node, picked: Shape, box: Box) -> Store:
+    x, value, *indices = node.inputs
     dim = attrs.integer(node, "dim")
-    picked = ops.index(x, *indices, dim=dim).shape  # what would be read at these places
     rank = len(picked) - (len(x.shape) - len(indices))
-    axes = lowering.axes_for(picked)
-    at = index_of(axes)
+    axes = lowering.axes_for(tuple(size for _, size in box))
+    at = tuple(plus(start, i) for (start, _), i in zip(box, index_of(axes), strict=True))
     places = chosen(lowering, x, tuple(indices), dim, at[dim : dim + rank], wrap=True)
     return Store(
-        "out0",
+        name,
         loops(axes),
         (*at[:dim], *places, *at[dim + rank :]),
         lowering.value(value, broadcast_index(value.shape, at)),
@@ -46,14 +66,14 @@ def _index_put(lowering: Lowering, node: Node) -> Store:
     )
 
 
-def _scatter(lowering: Lowering, node: Node) -> Store:
+def _scatter(lowering: Lowering, name: str, node: Node) -> list[Store]:
     """x[a, i[a, b]] = src[a, b] for dim = 1."""
     x, i, src = node.inputs
     axes = lowering.axes_for(i.shape)
     at = index_of(axes)
     accumulate = node.attrs["reduce"] == "add"
     if not at:  # of one element, which any index names
-        return Store("out0", loops(axes), at, lowering.value(src, at), accumulate)
+        return [Store(name, loops(axes), at, lowering.value(src, at), accumulate)]
     dim = attrs.integer(node, "dim")
     (place,) = chosen(lowering, x, (i,), dim, at, wrap=False)
-    return Store("out0", loops(axes), replaced(at, dim, place), lowering.value(src, at), accumulate)
+    return [Store(name, loops(axes), replaced(at, dim, place), lowering.value(src, at), accumulate)]

@@ -113,6 +113,7 @@ class _Printer:
 
     def combine(self, combine: Combine) -> str:
         bound = "" if combine.bound is None else f" below {self.index(combine.bound)}"
+        bound += "" if combine.offset is None else f" + {self.expression(combine.offset)}"
         return f"{combine.kind.value}{self.axes(combine.axes)}{bound}"
 
     def store(self, store: Store) -> str:

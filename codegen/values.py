@@ -168,20 +168,22 @@ def _gather(lowering: Lowering, node: Node, index: Position) -> Expr:
 def _rope(lowering: Lowering, node: Node, index: Position) -> Expr:
     x, cos, sin = node.inputs
     size = x.shape[-1]
-    half = size // 2
     last = affine(index[-1])
     kept = Apply("mul", (lowering.value(x, index), lowering.value(cos, broadcast_index(cos.shape, index))), x.dtype)
-    other = _neighbour(lowering, x, index, last) if node.attrs["interleaved"] else None
-    other = other or _other_half(lowering, x, index, last, half)
-    turned = Apply("mul", (other, lowering.value(sin, broadcast_index(sin.shape, index))), x.dtype)
+    other = _neighbour if node.attrs["interleaved"] else _other_half
+    turned = Apply(
+        "mul",
+        (other(lowering, x, index, last, size // 2), lowering.value(sin, broadcast_index(sin.shape, index))),
+        x.dtype,
+    )
     return Apply("add", (kept, turned), x.dtype)
 
 
-def _neighbour(lowering: Lowering, x: Node, index: Position, last: Affine) -> Expr:
-    """The other element of a pair of neighbours, negated for the first one."""
-    second = sympy.Mod(last, 2)
-    other = lowering.value(x, (*index[:-1], last + 1 - 2 * second))
-    first = Apply("eq", (IndexValue(second, torch.int64), Const(0, torch.int64)), torch.bool)
+def _neighbour(lowering: Lowering, x: Node, index: Position, last: Affine, half: Dim) -> Expr:
+    """The other element of a pair of neighbours, negated for the first of them."""
+    odd = sympy.Mod(last, 2)
+    other = lowering.value(x, (*index[:-1], plus(last + 1 - 2 * odd, 0)))
+    first = Apply("lt", (IndexValue(odd, torch.int64), IndexValue(1, torch.int64)), torch.bool)
     return Apply("where", (first, Apply("neg", (other,), x.dtype), other), x.dtype)
 
 

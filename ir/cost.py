@@ -6,7 +6,7 @@ term more: what it costs to start a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,22 +67,35 @@ def work_of(region: Graph) -> list[Node]:
     return [n for n in region.nodes if not n.has(*NO_WORK)]
 
 
-def cost_of(region: Graph) -> Cost:
-    """The cost of a region as one kernel: operands are read once, results are written once."""
+InPlace = Sequence[tuple[int, int]]  # pairs of a result and the operand whose memory it takes over
+
+
+def cost_of(region: Graph, in_place: InPlace = ()) -> Cost:
+    """The cost of a region as one kernel: operands are read once, results are written once.
+
+    Of a table, only the rows that are looked up are read; of a result in place, only what changes is written.
+    """
     work = work_of(region)
     heavy = [n for n in work if n.has(Trait.CONTRACTION, Trait.ATTENTION, Trait.RECURRENCE)]
     light = [n for n in work if not n.has(Trait.CONTRACTION, Trait.ATTENTION, Trait.RECURRENCE)]
-    reads = reads_of(region)
-    moved = _sum(reads[n] for n in region.inputs) + _sum(n.tensor_type.nbytes for n in region.outputs)
+    changed = {region.outputs[result] for result, _ in in_place}
+    reads = reads_of(region, changed)
+    moved = _sum(reads[n] for n in region.inputs) + _sum(bytes_written(n, n in changed) for n in region.outputs)
     return Cost(_sum(n.op.flops(n) for n in heavy), _sum(n.op.flops(n) for n in light), moved)
 
 
-def reads_of(graph: Graph) -> dict[Node, Dim]:
+def bytes_written(result: Node, in_place: bool = False) -> Dim:
+    """The bytes of a result that a kernel writes: what changes, where it takes over an operand's memory."""
+    return written_by(result) if in_place and result.has(Trait.SCATTER) else result.tensor_type.nbytes
+
+
+def reads_of(graph: Graph, in_place: Container[Node] = ()) -> dict[Node, Dim]:
     """The bytes that are read of each input and weight of a graph, where everything that reads it were one kernel.
 
     Of a table only the rows that are looked up, of a value that is sliced only the slices, each element at most once
     where sizes tell. Of a value that is updated (a cache), what is read of the updated value but for the update. What
     the values of other operands leave unread, such as masked keys of attention, counts as read: sizes do not tell.
+    ``in_place`` are the outputs that take over an operand's memory: what they keep of it is not read.
     """
     read: dict[Node, Dim] = {}
     outputs = frozenset(graph.outputs)
@@ -90,7 +103,7 @@ def reads_of(graph: Graph) -> dict[Node, Dim]:
         if node.has(Trait.SOURCE, Trait.VIEW, Trait.SCATTER):
             parts = [_read_by(user, node, read) for user in graph.users[node]]
             whole = node.tensor_type.nbytes
-            read[node] = whole if node in outputs else at_most(parts, whole)
+            read[node] = whole if node in outputs and node not in in_place else at_most(parts, whole)
     return {node: read[node] for node in (*graph.inputs, *graph.weights())}
 
 
@@ -105,6 +118,8 @@ def _read_by(user: Node, operand: Node, read: Mapping[Node, Dim]) -> Dim:
         return at_most([user.tensor_type.nbytes], whole)
     if updates(user):
         return at_most([read[user], -written_by(user)], whole)
+    if user.has(Trait.SCATTER):  # adds to what is there
+        return at_most([read[user], written_by(user)], whole)
     return whole
 
 

@@ -139,18 +139,25 @@ class RuleChecker:
 def application_fault(
     examiner: Examiner, application: Application, rule: Rule | None, derived: Mapping[str, Node]
 ) -> Fault | None:
-    """How an application changed a value; a change that no rule made must keep values up to rounding.
+    """How an application changed a value. A merge must keep values up to rounding, a constant in its own dtype.
 
     Raises:
         NoValue: its nodes could not be evaluated.
     """
-    tolerance = ROUNDING if rule is None else rule.tolerance
+    tolerance = promised(application, rule)
     domain = Domain.ANY if rule is None else rule.domain
     for before, after in application.replaced:
         fault = examiner.fault(before, defined(after, derived), tolerance, domain)
         if fault is not None:
             return fault
     return None
+
+
+def promised(application: Application, rule: Rule | None) -> float:
+    """The tolerance under which an application keeps values."""
+    if rule is not None:
+        return rule.tolerance
+    return EXACT if application.rule == "hoist" else ROUNDING
 
 
 def defined(node: Node, derived: Mapping[str, Node]) -> Node:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ..ir.graph import Graph
 from ..ir.node import Node
 from .log import Application, Fuel, Log, Replaced
+from .registry import all_rules
 from .rule import Rule
-from .rules import RULES
 from .search.settings import SearchSettings
 
 
@@ -73,7 +73,7 @@ class Context:
 
     fuel: Fuel = field(default_factory=Fuel)
     log: Log = field(default_factory=Log)
-    rules: Mapping[str, Sequence[Rule]] = field(default_factory=lambda: RULES)
+    rules: Mapping[str, Sequence[Rule]] = field(default_factory=all_rules)
     target: TargetFacts = field(default_factory=TargetFacts)
     search: SearchSettings | None = None
     verify: bool = False

@@ -157,6 +157,35 @@ class _Fusion:
                 home = self.merge(group, home, node)
             elif reason is not None:
                 self.report.refusals.append(Refusal(producer, node, reason, 2 * producer.tensor_type.nbytes))
+        if home.kind is Kind.SCATTER:
+            self.join_scatter(home, node)
+
+    def join_scatter(self, home: Group, node: Node) -> None:
+        """Put a write to places that data chooses beside an earlier one to the same places, as of keys and values."""
+        earlier = (u for u in reversed(self.graph.users[node.inputs[-1]]) if self.writes_beside(u, node))
+        other = next(earlier, None)
+        if other is None or self.group_of[other] is home:
+            return
+        group = self.group_of[other]
+        members = set(group.nodes)
+        reads = any(through_views(x) in members for n in home.nodes for x in n.inputs)
+        if (
+            not reads
+            and self.refuse_size_and_order(home, group) is None
+            and self.fuel.spend(self.log, FUSE, other, node)
+        ):
+            self.merge(group, home, node)
+
+    def writes_beside(self, other: Node, node: Node) -> bool:
+        """Whether two ``index_put`` write to the same places of two tensors."""
+        return (
+            other is not node
+            and other in self.group_of
+            and other.is_a(ops.index_put)
+            and other.op is node.op
+            and other.inputs[2:] == node.inputs[2:]
+            and other.inputs[0] is not node.inputs[0]
+        )
 
     def start(self, node: Node) -> Group:
         kind = kind_of(node)
@@ -198,14 +227,16 @@ class _Fusion:
 
     def refuse(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
         """Why the group of ``producer`` and the group of ``node`` cannot be one kernel; None when they can."""
+        return self.refuse_shapes(home, group, node, producer) or self.refuse_size_and_order(home, group)
+
+    def refuse_size_and_order(self, home: Group, group: Group) -> str | None:
         if len(home.nodes) + len(group.nodes) > MAX_NODES:
             return "the kernel would be too large"
-        shape = self.refuse_shapes(home, group, node, producer)
-        if shape is not None:
-            return shape
         return "another kernel between them needs its result" if self.separated(group, home) else None
 
     def refuse_shapes(self, home: Group, group: Group, node: Node, producer: Node) -> str | None:
+        if home.kind is Kind.SCATTER and group.kind is Kind.MAP:
+            return self.refuse_written(group, node, producer)
         alone = (Kind.RECURRENCE, Kind.SCATTER)
         if home.kind in alone or group.kind in alone:
             return f"a {group.kind.value} kernel stands alone"
@@ -221,6 +252,15 @@ class _Fusion:
         if group.kind is Kind.MAP:
             return self.refuse_map(home, group, node, producer)
         return self.refuse_epilogue(home, group, node, producer)
+
+    def refuse_written(self, group: Group, node: Node, producer: Node) -> str | None:
+        """A group of pointwise work before a write to places that data chooses."""
+        value = node.inputs[1] if node.is_a(ops.index_put) else node.inputs[-1]
+        if any(through_views(x) is producer for x in node.inputs if x is not value):
+            return "what is written to, and where, is read at other positions"
+        if product(value.shape) != product(producer.shape) or not self.only_reader(group, node):
+            return "its value is read elsewhere too"
+        return None
 
     def refuse_prologue(self, group: Group, node: Node, producer: Node) -> str | None:
         """Work on the operands of a product or an attention."""

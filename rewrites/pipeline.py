@@ -13,6 +13,7 @@ from .context import Context, PassRecord, Step
 from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
+from .rule import RuleError
 
 __all__ = ["CAPTURED", "PIPELINE", "SEARCH_PIPELINE", "Context", "Pass", "apply_rules", "run_pipeline"]
 
@@ -88,16 +89,26 @@ def run_pipeline(
 
 def _run(step: Pass, graph: Graph, context: Context) -> Graph:
     applied, start = len(context.log), time.perf_counter()
-    result = step.run(graph, context)
+    try:
+        result = step.run(graph, context)
+    except RuleError:
+        # what the rules did before they failed may say why
+        _observe(step, graph, graph, applied, context)
+        raise
     seconds = time.perf_counter() - start
     if context.verify and result is not graph:
         _check(step, graph, result)
     record = PassRecord(step.name, seconds, result is not graph, len(result.nodes), len(context.log) - applied)
     context.records.append(record)
-    if context.observe is not None:
-        context.observe(Step(step.name, graph, result, context.log.applications[applied:], context.derived))
+    _observe(step, graph, result, applied, context)
     context.snapshots[step.name] = result
     return result
+
+
+def _observe(step: Pass, before: Graph, after: Graph, applied: int, context: Context) -> None:
+    """Show the observer what a pass did: the applications from the one numbered ``applied`` in the log on."""
+    if context.observe is not None:
+        context.observe(Step(step.name, before, after, context.log.applications[applied:], context.derived))
 
 
 def _check(step: Pass, before: Graph, after: Graph) -> None:

@@ -15,7 +15,7 @@ import sympy
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait, result_types
-from ..ir.types import concrete
+from ..ir.types import TensorType, concrete
 from .fusion import through_views
 
 EXACT = 12
@@ -52,7 +52,7 @@ class Tasks:
         sizes = nominal_sizes(graph) if sizes is None else sizes
         reads = tuple(frozenset(number[b] for b in map(_maker, node.inputs) if b in number) for node in nodes)
         kept = frozenset(number[b] for b in map(_maker, graph.roots) if b in number)
-        nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in result_types(node.type)) for node in nodes)
+        nbytes = tuple(sum(concrete(t.nbytes, sizes) for t in _made(node)) for node in nodes)
         return Tasks(reads, nbytes, kept)
 
     @property
@@ -63,6 +63,14 @@ class Tasks:
             for operand in operands:
                 found[operand].add(i)
         return found
+
+
+def _made(node: Node) -> list[TensorType]:
+    """The results that take memory of their own."""
+    in_place = node.attrs.get("in_place", ())
+    assert isinstance(in_place, tuple)
+    taken = {result for result, _ in in_place}
+    return [t for i, t in enumerate(result_types(node.type)) if i not in taken]
 
 
 def _maker(value: Node) -> Node:

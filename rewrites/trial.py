@@ -196,6 +196,8 @@ def disagreement(
 def _trial(pair: Pair, sizes: Sizes, style: Style, tolerance: float, seed: int) -> Counterexample | None:
     style, inputs, expected = _first_value(pair.before, sizes, style, seed)
     found, failure = values_or_failure(pair.after, inputs, sizes, style.widen)
+    if not failure and _chooses_zero(pair):
+        expected, found = _unsigned_zeros(expected), _unsigned_zeros(found)
     what = failure or _difference(expected, found, tolerance)
     if what and not failure and tolerance == EXACT and _accumulates(pair):
         # PyTorch adds in an order that depends on layout: the same sums are equal up to rounding
@@ -241,6 +243,16 @@ def _difference(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: 
         if what:
             return what
     return ""
+
+
+def _chooses_zero(pair: Pair) -> bool:
+    """Whether PyTorch is free in the sign of a zero: of 0.0 and -0.0, either is the smaller one."""
+    free = (ops.maximum, ops.minimum, ops.amax, ops.amin)
+    return any(node.op in free for graph in (pair.before, pair.after) for node in graph.nodes)
+
+
+def _unsigned_zeros(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(torch.where(x == 0, torch.zeros_like(x), x) for x in values)
 
 
 def _accumulates(pair: Pair) -> bool:

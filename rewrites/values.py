@@ -17,6 +17,7 @@ from ..ir.node import Node, topological
 from ..ir.types import concrete
 from .rule import EXACT, Domain
 
+EMPTY = 0.05  # how often a size that is a symbol is 0
 EDGES = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0)
 
 
@@ -28,7 +29,8 @@ class Inputs:
 
     def __init__(self, roots: Sequence[Node], domain: Domain, widen: bool, draw: random.Random) -> None:
         self.domain, self.widen = domain, widen
-        self.sizes = {s: draw.randint(1, 6) for s in sorted(set(_symbols(roots)), key=str)}
+        symbols = sorted(set(_symbols(roots)), key=str)
+        self.sizes = {s: 0 if draw.random() < EMPTY else draw.randint(1, 6) for s in symbols}
         self.generator = torch.Generator().manual_seed(draw.randrange(2**31))
         sources = [x for x in topological(tuple(roots)) if x.op in (ops.input, ops.weight)]
         self.tensors = {x: self._random(x) for x in sources}
@@ -60,7 +62,9 @@ class Inputs:
         if self.domain is Domain.POSITIVE:
             value = value.abs() + 0.01
         limits = torch.finfo(dtype)
-        return self._with_edges(value, [*EDGES, limits.max, limits.tiny / 4, limits.tiny]).to(dtype)
+        return self._with_edges(
+            value, [*EDGES, limits.max, limits.min, limits.tiny / 4, -limits.tiny / 4, limits.tiny]
+        ).to(dtype)
 
     def _with_edges(self, value: torch.Tensor, edges: Sequence[float]) -> torch.Tensor:
         """``value`` with one element in five replaced by an edge value, where the domain has any."""

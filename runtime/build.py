@@ -18,6 +18,7 @@ from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
+from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
 from ..rewrites.search.settings import SearchSettings
@@ -96,7 +97,8 @@ def build_executable(
             checker.fused(graph, fused, context)
     table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
     with work.stage("lower"):
-        graph = work.keep("final", legalise(fused, table))
+        legal = legalise(fused, table)
+        graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))
         plan = make_plan(graph, table, context.fuel, context.log)
     if checker is not None:
         with work.stage("check"):

@@ -18,6 +18,7 @@ from ..rewrites.trial import Sizes, Style, draw_inputs, draw_value, index_limits
 from .contract import compare
 
 WIDE_TOLERANCE = 1e-6  # of a whole graph in float64, relative to the largest value
+WIDE_NOISE = 1e-12  # what is left of values of moderate size that cancel
 _NO_VALUE = (SmeltError, RuntimeError, IndexError, ValueError)
 
 
@@ -92,7 +93,8 @@ def wide_difference(found: Tensor, expected: Tensor) -> str:
         return ""
     finite = expected[expected.isfinite()].abs()
     largest = float(finite.max()) if finite.numel() else 0.0
-    close = torch.isclose(found, expected, rtol=WIDE_TOLERANCE, atol=WIDE_TOLERANCE * largest, equal_nan=True)
+    atol = WIDE_TOLERANCE * largest + WIDE_NOISE
+    close = torch.isclose(found, expected, rtol=WIDE_TOLERANCE, atol=atol, equal_nan=True)
     return "" if bool(close.all()) else f"{int((~close).sum())} of {close.numel()} values differ"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from ..frontend.dynamo import lower_fx
 from ..ir.errors import InputError
 from .captures import build_entry
+from .check import Check
 from .entry import Entry, Mismatch, Sizes
 from .fx_weights import WeightWatch, bind_weights
 from .options import Options
@@ -21,7 +22,7 @@ from .tensors import check_tensor
 
 # torch.compile's modes, which choose between ways to compile that other backends have.
 MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OPTIONS = ("target", "threads", "fallback", "cache")
+OPTIONS = ("target", "threads", "fallback", "cache", "check")
 _MAX_KNOWN = 1024
 _told: set[str] = set()
 
@@ -39,7 +40,7 @@ def backend(
         gm: the graph.
         example_inputs: its inputs, as Dynamo passes them.
         mode: taken and ignored, since there is one way to compile.
-        options: ``target``, ``threads``, ``fallback`` and ``cache``, as ``smelt.compile`` takes them.
+        options: ``target``, ``threads``, ``fallback``, ``cache`` and ``check``, as ``smelt.compile`` takes them.
 
     Returns:
         What Dynamo calls in place of the graph. Where gradients are enabled and an input requires grad it is the graph
@@ -67,10 +68,14 @@ def backend(
 
 
 def make_options(
-    target: str | Target = "auto", threads: int | None = None, fallback: Any = "allow", cache: Any = True
+    target: str | Target = "auto",
+    threads: int | None = None,
+    fallback: Any = "allow",
+    cache: Any = True,
+    check: Check = None,
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
-    return Options(Target.detect(target, threads), True, fallback, cache)
+    return Options(Target.detect(target, threads), True, fallback, cache, check)
 
 
 def needs_grad(inputs: Sequence[Any]) -> bool:

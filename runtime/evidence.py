@@ -12,7 +12,7 @@ from ..ir.graph import Graph
 from ..ir.interpret import interpret
 from ..ir.node import Node
 from ..ir.text import print_graph
-from ..rewrites.check import Examiner, Fault, application_fault, place
+from ..rewrites.check import Examiner, Fault, application_fault, place, promised
 from ..rewrites.inline import inline
 from ..rewrites.log import FUSE, Application
 from ..rewrites.neighbourhood import first_differences
@@ -41,8 +41,7 @@ def rewrite_finding(
         fault = application_fault(examiner, application, rule, derived)
     except NoValue:
         fault = None
-    tolerance = ROUNDING if rule is None else rule.tolerance
-    return _finding("rewrite", application, application.before, fault, tolerance, what)
+    return _finding("rewrite", application, application.before, fault, promised(application, rule), what)
 
 
 def fusion_finding(

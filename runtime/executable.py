@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..codegen.tvm.packing import pack_panels
 from ..ir import ops
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait
 from ..ir.types import concrete
@@ -78,6 +78,7 @@ class Executable:
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._packed: dict[int, Tensor] = {}
         self._values: dict[str, Tensor] = {}
+        self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -91,6 +92,7 @@ class Executable:
                 (values[name],) = evaluate([node], values)
             self._values = {name: value.detach() for name, value in values.items()}
             self._packed = {b.position: self._pack(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
+            self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
 
     def _pack(self, buffer: Buffer) -> Tensor:
@@ -101,12 +103,25 @@ class Executable:
             return value if _usable(value) else value.contiguous().clone()
         return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
 
+    def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
+        """A weight that is changed in place and the copy that kernels have of it, where there is one."""
+        buffer = self.plan.home[mutation.target]
+        if not self.plan.is_in_place(mutation) or buffer.place is not Place.WEIGHT:
+            return None
+        value, copy = self._values[buffer.name], self._packed[buffer.position]
+        return (value, copy) if value.numel() and value.data_ptr() != copy.data_ptr() else None
+
     def _after_mutation(self, target: Node) -> None:
         """Keep the copy that kernels read, where there is one, equal to a weight that was changed."""
         copy = self._packed.get(self.plan.home[target].position)
         value = self._values.get(str(target.attrs["name"]))
         if copy is not None and value is not None and value.numel() and copy.data_ptr() != value.data_ptr():
             copy.copy_(value)
+
+    def _after_kernels(self) -> None:
+        """Keep weights that kernels changed in place equal to their copies, which is what the kernels wrote to."""
+        for value, copy in self._written:
+            value.copy_(copy)
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 
@@ -200,8 +215,9 @@ class _Call:
                 self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
         self.steps()
         outputs = self.outputs()
-        changed = [(self.value(m.target), self.value(m.value).clone()) for m in self.plan.graph.mutations]
-        for mutation, (target, value) in zip(self.plan.graph.mutations, changed, strict=True):
+        mutations = [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]
+        changed = [(self.value(m.target), self.value(m.value).clone()) for m in mutations]
+        for mutation, (target, value) in zip(mutations, changed, strict=True):
             target.copy_(value)
             self.executable._after_mutation(mutation.target)
         return outputs
@@ -212,6 +228,7 @@ class _Call:
                 self.torch_step(host)
             else:
                 host(self.binding.table, self.binding.sizes)
+                self.executable._after_kernels()
                 self.check_indices()
 
     def outputs(self) -> list[Tensor]:

@@ -26,6 +26,7 @@ class Kernel:
     program: Program
     schedule: Schedule
     source: str
+    in_place: tuple[tuple[int, int], ...] = ()
 
     @property
     def scratch(self) -> tuple[Param, ...]:
@@ -88,15 +89,21 @@ class KernelTable:
         return Operand(strides_of_value(value), weight=value.is_a(ops.weight) and value not in self.mutated)
 
     def _key(self, node: Node) -> object:
-        return (node.attrs["region"], node.attrs["layouts"], tuple(self.operand(x) for x in node.inputs))
+        return (
+            node.attrs["region"],
+            node.attrs["layouts"],
+            node.attrs["in_place"],
+            tuple(self.operand(x) for x in node.inputs),
+        )
 
     def _make(self, node: Node) -> Kernel:
         from_tvm = _emitter()
         region = region_of(node)
-        program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node))
+        in_place = in_place_of(node)
+        program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node), in_place)
         schedule = default_schedule(program, self.machine)
         name = f"k{len(self.kernels)}_{_label(region)}"
-        return Kernel(name, region, program, schedule, from_tvm(name, program, schedule))
+        return Kernel(name, region, program, schedule, from_tvm(name, program, schedule), in_place)
 
 
 def region_of(node: Node) -> Graph:
@@ -111,6 +118,13 @@ def layouts_of(node: Node) -> Sequence[Sequence[int]]:
     layouts = node.attrs["layouts"]
     assert isinstance(layouts, tuple)
     return layouts
+
+
+def in_place_of(node: Node) -> tuple[tuple[int, int], ...]:
+    """The results of a fused node that take over an operand's memory, with the number of that operand."""
+    in_place = node.attrs["in_place"]
+    assert isinstance(in_place, tuple)
+    return in_place
 
 
 def strides_of_value(value: Node) -> Shape:
@@ -155,7 +169,7 @@ def _inline(region: Graph, operands: tuple[Node, ...]) -> tuple[Node, ...]:
 
 def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
     """What the report says of a kernel."""
-    cost = cost_of(kernel.region)
+    cost = cost_of(kernel.region, kernel.in_place)
     return KernelInfo(
         kernel.name,
         kernel.program,

@@ -11,13 +11,13 @@ import torch
 from ..codegen.program import Format, Param
 from ..codegen.schedule import panel_tile
 from ..ir import ops
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Mutation
 from ..ir.node import Node
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
 from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
-from .kernels import Kernel, KernelTable, strides_of_value
+from .kernels import Kernel, KernelTable, in_place_of, strides_of_value
 
 # Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
 # native call costs a run a microsecond.
@@ -99,6 +99,10 @@ class Plan:
         lent = {position: step.node for step in steps for position in step.buffers}
         return lent | {buffer.position: node for node, buffer in self.home.items()}
 
+    def is_in_place(self, mutation: Mutation) -> bool:
+        """Whether a kernel writes the new value to the very memory of the target."""
+        return self.home.get(mutation.value) is self.home[mutation.target]
+
     def segments(self) -> Iterator[list[KernelStep] | TorchStep]:
         """The steps with neighbouring kernel calls together, at most ``MOST_CALLS``: each list is one native call."""
         run: list[KernelStep] = []
@@ -165,13 +169,17 @@ class _Planner:
             made = [self.buffer(Place.TORCH, r.tensor_type, strides_of_value(r)) for r in results]
             self.plan.steps.append(TorchStep(node, tuple(b.position for b in made)))
         else:
-            made = [self.buffer(self.place_of(r), r.tensor_type, strides_of_value(r)) for r in results]
+            taken = {result: self.plan.home[node.inputs[operand]] for result, operand in in_place_of(node)}
+            made = [taken.get(i) or self.result(r) for i, r in enumerate(results)]
             reads = [self.operand(x, p, kernel) for x, p in zip(node.inputs, kernel.program.inputs, strict=True)]
             lent = [self.buffer(Place.ARENA, p.type, p.strides) for p in kernel.scratch]
             positions = tuple(b.position for b in (*reads, *made, *lent, self.error))
             if any(r.tensor_type.numel != 0 for r in results):
                 self.plan.steps.append(KernelStep(kernel, positions, node))
         self.plan.home.update(zip(results, made, strict=True))
+
+    def result(self, node: Node) -> Buffer:
+        return self.buffer(self.place_of(node), node.tensor_type, strides_of_value(node))
 
     def place_of(self, result: Node) -> Place:
         return Place.OUTPUT if result in self.returned else Place.ARENA

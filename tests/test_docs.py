@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("document", ["docs/layout.md", "docs/explain.md", "README.md", "SECURITY.md"])
+@pytest.mark.parametrize("document", ["docs/layout.md", "docs/explain.md", "docs/debugging.md", "docs/rules.md", "README.md", "SECURITY.md"])
 def test_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     named = re.findall(r"`([\w/.-]+(?:/|\.(?:py|md|toml|txt)))`", text)

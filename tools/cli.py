@@ -216,5 +216,24 @@ def fuzz(
         raise typer.Exit(1)
 
 
+@app.command("verify-rules")
+def verify_rules(
+    rules: Annotated[
+        list[str] | None, typer.Argument(metavar="RULE...", help="Names of rules; all of them by default.")
+    ] = None,
+    cases: Annotated[int, typer.Option(min=1, help="Random cases for each rule.")] = 200,
+    seed: Annotated[int, typer.Option(help="What the cases are drawn from.")] = 0,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(help="path.py or package.module that registers rules of its own; may be given again."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Certify the rewrite rules: prove them, evaluate them exactly, and try them on random cases."""
+    from .verify_rules import verify_rules as run
+
+    run(rules or (), module or (), cases, seed, as_json)
+
+
 if __name__ == "__main__":
     app()

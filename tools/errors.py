@@ -15,3 +15,7 @@ class UserCodeError(SmeltError):
 
 class MissingPackageError(SmeltError, ImportError):
     """A command needs a package that is not installed; the message holds the command that installs it."""
+
+
+class RuleNameError(SmeltError, ValueError):
+    """A rule that a command was given does not exist."""

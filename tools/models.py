@@ -51,7 +51,7 @@ def load_model(spec: str) -> Model:
     if head == "zoo":
         return _from_zoo(rest)
     source, function = _split(spec)
-    maker = _function(_import(source), function, spec)
+    maker = _function(import_source(source), function, spec)
     return _checked(spec, _run_user_code(maker))
 
 
@@ -86,7 +86,13 @@ def _split(spec: str) -> tuple[str, str]:
     return source, function or DEFAULT_FUNCTION
 
 
-def _import(source: str) -> ModuleType:
+def import_source(source: str) -> ModuleType:
+    """Import ``path.py`` or ``package.module``, as a command line names it.
+
+    Raises:
+        ModelError: there is no such file, or it is not the name of a module.
+        UserCodeError: importing it raised.
+    """
     if source.endswith(".py") or os.sep in source:
         return _import_file(Path(source))
     # As `python -m` does: modules of the folder that the command is run in can be named.

@@ -291,6 +291,17 @@ def build_vit(tiny: bool) -> nn.Module:
     return from_config("AutoModelForImageClassification", "ViTConfig", small if tiny else {"num_labels": 1000})
 
 
+def decoding(build: Callable[[bool], nn.Module], source: int | None = None) -> Callable[[bool], nn.Module]:
+    """The maker of a model that decodes one token with a static cache; `source` is how long an encoder's input is."""
+
+    def made(tiny: bool) -> nn.Module:
+        from .decoding import decoder_step
+
+        return decoder_step(build(tiny), context=128 if tiny else 1024, source=source)
+
+    return made
+
+
 def build_minilm(tiny: bool) -> nn.Module:
     """`minilm`: pretrained, so tiny or not it is the same."""
     import transformers
@@ -358,6 +369,13 @@ def pixels(model: nn.Module, batch: int, seq: int, padding: Padding) -> dict[str
     return {"pixel_values": torch.randn(shape, generator=generator)}
 
 
+def one_token(model: nn.Module, batch: int, seq: int, padding: Padding) -> dict[str, Tensor]:
+    """A token for each sequence that the cache is made for, at the last of `seq` positions."""
+    step: Any = model
+    position = min(seq, step.context) - 1
+    return {"input_ids": random_tokens(model, (step.batch, 1)), "cache_position": torch.tensor([position])}
+
+
 # The registry
 
 SEQ_FIRST = {"tokens": ("seq", "batch")}
@@ -381,6 +399,14 @@ def recurrent(name: str, kind: type[nn.RNNBase]) -> ZooModel:
 def masked(name: str, description: str, build: Callable[[bool], nn.Module], packages: tuple[str, ...] = HF) -> ZooModel:
     """A transformers model of tokens and attention mask."""
     return ZooModel(name, description, MASKED, TEXT_SIZES, build, masked_tokens, packages)
+
+
+def decoder_step(
+    name: str, description: str, build: Callable[[bool], nn.Module], source: int | None = None
+) -> ZooModel:
+    """A transformers model that decodes one token with a static cache; its sizes are fixed."""
+    axes = {"input_ids": (None, None), "cache_position": (None,)}
+    return ZooModel(name, description, axes, ((1, 1024), (1, 1), (1, 100)), decoding(build, source), one_token, HF)
 
 
 def encoder_decoder(name: str, description: str, build: Callable[[bool], nn.Module]) -> ZooModel:
@@ -430,6 +456,9 @@ MODELS = (
         pixels,
         HF,
     ),
+    decoder_step("gpt2-decode", "GPT-2, one token with a static cache of 1024", build_gpt2),
+    decoder_step("llama-decode", "Llama, one token with a static cache of 1024", build_llama),
+    decoder_step("t5-decode", "T5 decoder, one token with static caches of 1024 and of a source of 128", build_t5, 128),
     masked("minilm", "all-MiniLM-L6-v2, pretrained, 6 layers x 384", build_minilm, (*HF, MINILM_PACKAGE)),
 )
 

@@ -50,6 +50,7 @@ class Prefill(Flash):
         outer = index_text(flat_size(p.outer), self.scope)
         blocks = self.let("blocks", f"({queries} + {s.queries - 1}) // {s.queries}")
         with self.loop("task", f"{outer} * {blocks}", "T.parallel") as task:
+            self.name_offset()
             self.name_outer(f"({task} // {blocks})")
             self.var("first", f"{task} % {blocks} * {s.queries}")
             self.let("count", f"T.min({queries} - {self['first']}, {s.queries})")

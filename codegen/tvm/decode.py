@@ -24,6 +24,7 @@ class Decode(Flash):
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
             self.task = task
             self.let("count", f"{queries} * {self.group}")
+            self.name_offset()
             self._declare()
             self.scope = self._at_row("T.int64(0)")
             self._load_queries()

@@ -130,6 +130,7 @@ class Flash(Nest):
         self.kind = compute_type(problem.out.dtype)
         self.keys: Strided | None = strided_load(problem.program, problem.scores.right, problem.inner)
         self.values: Strided | None = strided_load(problem.program, problem.out.value, problem.value)
+        self.offset: str | None = None
 
     def zero(self) -> str:
         """0 in the compute type."""
@@ -160,7 +161,18 @@ class Flash(Nest):
         bound = self.p.out.combine.bound
         if bound is None:
             return total
-        return f"T.max(T.min({total}, {index_text(bound, self.at_query(last_query))}), T.int64(0))"
+        text = index_text(bound, self.at_query(last_query))
+        if self.offset is not None:  # beyond all keys it would only overflow
+            text = f"{text} + T.min({self.offset}, {total})"
+        return f"T.max(T.min({total}, {text}), T.int64(0))"
+
+    def name_offset(self) -> None:
+        """Load what queries are counted from, once for a task."""
+        assert self.p.out.combine is not None
+        offset = self.p.out.combine.offset
+        if offset is not None:
+            self.offset = self.let("offset", scalar(offset, self.scope))
+            self.scope = self.scope.having({offset: self.offset})
 
     def padded(self, count: int) -> int:
         """``count`` rounded up to whole vectors."""

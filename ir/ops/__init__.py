@@ -1,7 +1,7 @@
 """The operators, one :class:`~smelt.ir.node.OpDef` each: import this module as ``ops`` and call ``ops.add(x, y)``."""
 
 from .activation import clamp, gelu, leaky_relu, relu, silu, softplus, swiglu
-from .attention import attention, causal_mask, repeat_heads, safe_softmax
+from .attention import attention, causal_mask, mask_and_offset, repeat_heads, safe_softmax
 from .base import is_float
 from .composite import (
     embedding,
@@ -132,6 +132,7 @@ __all__ = [
     "log2",
     "log_softmax",
     "lt",
+    "mask_and_offset",
     "matmul",
     "maximum",
     "mean",

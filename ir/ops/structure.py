@@ -37,7 +37,9 @@ def results(node: Node) -> tuple[Node, ...]:
     return tuple(item(node, index=i) for i in range(len(node.type.items)))
 
 
-def _region_type(*types: TensorType, region: Graph, layouts: tuple[tuple[int, ...], ...]) -> Type:
+def _region_type(
+    *types: TensorType, region: Graph, layouts: tuple[tuple[int, ...], ...], in_place: tuple[tuple[int, int], ...]
+) -> Type:
     require(isinstance(region, Graph), f"fused: the region is {region!r}, not a graph")
     expected = tuple(node.type for node in region.inputs)
     require(types == expected, f"fused: operands {list(map(str, types))}, the region takes {list(map(str, expected))}")
@@ -45,6 +47,9 @@ def _region_type(*types: TensorType, region: Graph, layouts: tuple[tuple[int, ..
     for order, node in zip(layouts, region.outputs, strict=True):
         require(sorted(order) == list(range(node.tensor_type.rank)), f"fused: layout {order} of a {node.type}")
     outputs = tuple(node.tensor_type for node in region.outputs)
+    for result, operand in in_place:
+        known = 0 <= result < len(outputs) and 0 <= operand < len(types)
+        require(known and outputs[result] == types[operand], f"fused: result {result} in place of operand {operand}")
     return outputs[0] if len(outputs) == 1 else TupleType(outputs)
 
 
@@ -58,13 +63,14 @@ def _region_flops(node: Node) -> Dim:
     return sum((n.op.flops(n) for n in region.nodes), start=0)
 
 
-# a region that becomes one kernel. layouts: for each result, its axes from the slowest to the fastest in memory
+# a region that becomes one kernel. layouts: for each result, its axes from the slowest to the fastest in memory.
+# in_place: pairs of a result and the operand whose memory it takes over; nothing else reads that operand any more
 fused = declare(
     "fused",
     infer=_region_type,
     evaluate=_region_value,
     arity=(0, None),
-    attrs={"region": REQUIRED, "layouts": REQUIRED},
+    attrs={"region": REQUIRED, "layouts": REQUIRED, "in_place": ()},
     traits={Trait.REGION},
     flops=_region_flops,
 )

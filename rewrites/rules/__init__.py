@@ -11,6 +11,7 @@ from . import (
     attention,
     batches,
     broadcast,
+    cache,
     casts,
     constants,
     linear,
@@ -30,6 +31,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *views.RULES,
         *broadcast.RULES,
         *masks.RULES,
+        *cache.RULES,
     ),
     "recognise": (
         *linear.RULES,
@@ -43,6 +45,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "simplify": (
         *attention.OPERANDS,
         *attention.MASK,
+        *cache.MASKS,
         *activations.GATED,
         *motion.RULES,
     ),

@@ -499,7 +499,7 @@ MASK = (
         before=lambda q, k, v, to, c, s, f, z: attention(
             q, k, v, full(shape=to, value=0, dtype=f), causal=c, scale=s, softcap=z
         ),
-        when=lambda f: f != torch.bool,
+        when=lambda f: f.is_floating_point,
         after=lambda q, k, v, c, s, z: attention(q, k, v, causal=c, scale=s, softcap=z),
         samples=[shapes(*FLOAT_QKV, to=lambda s, t: (s, t), c=True, s=0.5, z=0.0, f=torch.float32)],
         near_misses=[shapes(*FLOAT_QKV, to=(1, 1), c=True, s=0.5, z=0.0, f=torch.bool)],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir.node import Node
-from ...ir.ops import add, concat, mul, neg, reshape, rope, slice_
+from ...ir.ops import add, concat, exp, mul, neg, reshape, rope, slice_
+from ...ir.types import Dim, Shape, canonical_dim
 from ..rule import ROUNDING, Rule
 from ..sample import shapes
 
@@ -34,21 +35,20 @@ def _is_whole(x: Node, h: Any, n: Any) -> bool:
     return bool(n == x.shape[-1] and n == 2 * h)
 
 
-def _is_part(root: Node, x: Node, a: Any, n: Any) -> bool:
-    """Whether the root has the type of x[a:n]."""
-    return bool(root.shape == (*x.shape[:-1], n - a) and root.dtype == x.dtype)
+def _pairs_turned(x: Any, odd: tuple[Any, Any], even: tuple[Any, Any], t: Any, s: Any) -> Node:
+    """The pattern of x with neighbours exchanged, the first of the result negated: (-x[1], x[0], -x[3], x[2], …)."""
+    second = neg(slice_(x, dim=-1, start=odd[0], stop=odd[1], step=2))
+    first = slice_(x, dim=-1, start=even[0], stop=even[1], step=2)
+    return reshape(concat(reshape(second, shape=t), reshape(first, shape=t), dim=-1), shape=s)
 
 
-def _are_pairs(root: Node, a: Any, n: Any, o: Any, b: Any, c: Any, s: Any) -> bool:
-    """Whether slices of step 2 from a + 1 and a take all of [a, n), and are then put side by side."""
-    size = n - a
-    return size % 2 == 0 and (o, b) == (a + 1, n) and c in (n - 1, n) and s == (*root.shape[:-1], size // 2, 1)
-
-
-def _pair(**other: Any) -> dict[str, Any]:
-    """The attributes of a sample of pairs of neighbours."""
-    reshapes = {"s": lambda b, H, s: (b, H, s, 3, 1), "t": lambda b, H, s: (b, H, s, 6)}
-    return {"a": 0, "o": 1, "b": 6, "c": 5} | reshapes | other
+def _are_pairs(part: Node, start: Dim, odd: tuple[Dim, Dim], even: tuple[Dim, Dim], t: Shape) -> bool:
+    """Whether slices in steps of two take each pair of a part that begins at ``start`` apart."""
+    size = part.shape[-1]
+    starts = odd[0] == canonical_dim(start + 1) and even[0] == start
+    half = canonical_dim(size // 2)
+    whole = all(canonical_dim((stop - low + 1) // 2) == half for low, stop in (odd, even))
+    return bool(starts and whole and size == 2 * half and t == (*part.shape[:-1], half, 1))
 
 
 RULES = (
@@ -69,60 +69,89 @@ RULES = (
         ],
         tolerance=ROUNDING,
     ),
-    # x[a:n] cos + (-x[h:n], x[a:h]) sin -> rope(x[a:n], cos, sin)
+    # x[a:b] cos + (-x[m:b], x[a:m]) sin -> rope(x[a:b], cos, sin)
     Rule(
-        name="rope-of-some-elements",
-        before=lambda x, cos, sin, a, h, n: add(
-            mul(slice_(x, dim=-1, start=a, stop=n), cos),
-            mul(concat(neg(slice_(x, dim=-1, start=h, stop=n)), slice_(x, dim=-1, start=a, stop=h), dim=-1), sin),
+        name="rope-of-part",
+        before=lambda x, cos, sin, a, m, b: add(
+            mul(slice_(x, dim=-1, start=a, stop=b), cos),
+            mul(concat(neg(slice_(x, dim=-1, start=m, stop=b)), slice_(x, dim=-1, start=a, stop=m), dim=-1), sin),
         ),
-        when=lambda root, x, cos, sin, a, h, n: n - h == h - a and _is_part(root, x, a, n) and cos.type == sin.type,
-        after=lambda x, cos, sin, a, n: rope(slice_(x, dim=-1, start=a, stop=n), cos, sin),
+        when=lambda root, x, cos, sin, a, m, b: (
+            canonical_dim(m - a) == canonical_dim(b - m)
+            and root.shape == (*x.shape[:-1], canonical_dim(b - a))
+            and cos.type == sin.type
+        ),
+        after=lambda x, cos, sin, a, b: rope(slice_(x, dim=-1, start=a, stop=b), cos, sin),
         samples=[
-            shapes("b H s 9", "1 1 s 4", "1 1 s 4", a=0, h=2, n=4),
-            shapes("b H s 8", "s 6", "s 6", a=2, h=5, n=8),
+            shapes("b H s 4*D", "1 1 s 2*D", "1 1 s 2*D", a=0, m=lambda D: D, b=lambda D: 2 * D),
+            shapes("b s 3*D", "2*D", "2*D", a=lambda D: D, m=lambda D: 2 * D, b=lambda D: 3 * D),
         ],
         near_misses=[
-            shapes("b H s 9", "s 4", "s 4", a=0, h=1, n=4),
-            shapes("b 2 9", "3 1 2 4", "3 1 2 4", a=0, h=2, n=4),
-            shapes("b 3 9", "3 4", "1 4", a=2, h=4, n=6),
+            shapes("b 8", "3", "3", a=0, m=1, b=3),
+            shapes("1 8", "3 4", "3 4", a=0, m=2, b=4),
+            shapes("3 8", "3 4", "1 4", a=0, m=2, b=4),
+            lambda x, cos: mul(slice_(x, dim=-1, start=0, stop=1), exp(cos)),
         ],
         tolerance=ROUNDING,
     ),
-    # x cos + (-x[1], x[0], -x[3], x[2], ...) sin -> rope(x, cos, sin, interleaved)
+    # x cos + (-x[1], x[0], -x[3], x[2], …) sin -> rope(x, cos, sin, interleaved)
     Rule(
-        name="rope-of-neighbours",
-        before=lambda x, cos, sin, a, o, b, c, s, t: add(mul(x, cos), mul(_turned(x, a, o, b, c, s, t), sin)),
-        when=lambda root, x, cos, sin, a, o, b, c, s: (
-            a == 0 and _are_pairs(root, 0, x.shape[-1], o, b, c, s) and root.type == x.type and cos.type == sin.type
+        name="rope-of-pairs",
+        before=lambda x, cos, sin, a, u, b, v, t, s: add(mul(x, cos), mul(_pairs_turned(x, (a, u), (b, v), t, s), sin)),
+        when=lambda root, x, cos, sin, a, u, b, v, t, s: (
+            _are_pairs(x, 0, (a, u), (b, v), t) and s == x.shape and root.type == x.type and cos.type == sin.type
         ),
         after=lambda x, cos, sin: rope(x, cos, sin, interleaved=True),
-        samples=[shapes("b H s 6", "1 1 s 6", "1 1 s 6", **_pair()), shapes("b H s 6", "s 6", "s 6", **_pair(c=6))],
+        samples=[
+            shapes(
+                *("b H s 2*D", "1 1 s 2*D", "1 1 s 2*D"),
+                a=1,
+                u=lambda D: 2 * D,
+                b=0,
+                v=lambda D: 2 * D - 1,
+                t=lambda b, H, s, D: (b, H, s, D, 1),
+                s=lambda b, H, s, D: (b, H, s, 2 * D),
+            )
+        ],
         near_misses=[
-            shapes("b H 2 6", "2 6", "2 6", **_pair(s=lambda b, H: (b, H, 3, 2, 1), t=lambda b, H: (b, H, 2, 6))),
-            lambda x, cos, sin, a, o, b, c, s, t: add(mul(x, cos), mul(_turned_wrongly(x, a, o, b, c, s, t), sin)),
-            shapes("b H 3 6", "3 6", "1 6", **_pair(s=lambda b, H: (b, H, 3, 3, 1), t=lambda b, H: (b, H, 3, 6))),
+            shapes("3 4", "4", "4", a=0, u=4, b=1, v=4, t=(3, 2, 1), s=(3, 4)),
+            shapes("3 4", "4", "4", a=1, u=4, b=0, v=4, t=(2, 3, 1), s=(3, 4)),
+            shapes("1 4", "3 4", "3 4", a=1, u=4, b=0, v=4, t=(1, 2, 1), s=(1, 4)),
+            shapes("3 4", "3 4", "1 4", a=1, u=4, b=0, v=4, t=(3, 2, 1), s=(3, 4)),
+            lambda x, cos: mul(x, exp(cos)),
         ],
         tolerance=ROUNDING,
     ),
-    # x[a:n] cos + (-x[a+1], x[a], ...) sin -> rope(x[a:n], cos, sin, interleaved)
+    # the same of a part: x[f:g] cos + (-x[f+1], x[f], …) sin -> rope(x[f:g], cos, sin, interleaved)
     Rule(
-        name="rope-of-some-neighbours",
-        before=lambda x, cos, sin, n, a, o, b, c, s, t: add(
-            mul(slice_(x, dim=-1, start=a, stop=n), cos), mul(_turned(x, a, o, b, c, s, t), sin)
+        name="rope-of-pairs-of-part",
+        before=lambda x, cos, sin, f, g, a, u, b, v, t, s: add(
+            mul(slice_(x, dim=-1, start=f, stop=g), cos), mul(_pairs_turned(x, (a, u), (b, v), t, s), sin)
         ),
-        when=lambda root, x, cos, sin, n, a, o, b, c, s: (
-            _are_pairs(root, a, n, o, b, c, s) and _is_part(root, x, a, n) and cos.type == sin.type
+        when=lambda root, x, cos, sin, f, g, a, u, b, v, t, s: (
+            _are_pairs(slice_(x, dim=-1, start=f, stop=g), f, (a, u), (b, v), t)
+            and root.shape == s == (*x.shape[:-1], canonical_dim(g - f))
+            and cos.type == sin.type
         ),
-        after=lambda x, cos, sin, a, n: rope(slice_(x, dim=-1, start=a, stop=n), cos, sin, interleaved=True),
+        after=lambda x, cos, sin, f, g: rope(slice_(x, dim=-1, start=f, stop=g), cos, sin, interleaved=True),
         samples=[
-            shapes("b H s 9", "1 1 s 6", "1 1 s 6", n=6, **_pair()),
-            shapes("b H s 9", "s 6", "s 6", n=8, **_pair(a=2, o=3, b=8, c=7)),
+            shapes(
+                *("b s H 4*D", "1 s 1 2*D", "1 s 1 2*D"),
+                f=0,
+                g=lambda D: 2 * D,
+                a=1,
+                u=lambda D: 2 * D,
+                b=0,
+                v=lambda D: 2 * D - 1,
+                t=lambda b, s, H, D: (b, s, H, D, 1),
+                s=lambda b, s, H, D: (b, s, H, 2 * D),
+            ),
+            shapes("m 6", "4", "4", f=2, g=6, a=3, u=6, b=2, v=5, t=lambda m: (m, 2, 1), s=lambda m: (m, 4)),
         ],
         near_misses=[
-            shapes("b H 3 9", "3 6", "1 6", n=6, **_pair(s=lambda b, H: (b, H, 3, 3, 1), t=lambda b, H: (b, H, 3, 6))),
-            shapes("b H 2 9", "2 6", "2 6", n=6, **_pair(s=lambda b, H: (b, H, 3, 2, 1), t=lambda b, H: (b, H, 2, 6))),
-            shapes("b H s 9", "s 6", "s 6", n=6, **_pair(o=2, b=7)),
+            shapes("3 6", "4", "4", f=1, g=5, a=3, u=6, b=2, v=5, t=(3, 2, 1), s=(3, 4)),
+            shapes("1 6", "3 4", "3 4", f=2, g=6, a=3, u=6, b=2, v=5, t=(1, 2, 1), s=(1, 4)),
+            lambda x, cos: mul(slice_(x, dim=-1, start=0, stop=1), exp(cos)),
         ],
         tolerance=ROUNDING,
     ),

@@ -127,11 +127,11 @@ def pieces() -> dict[str, Case]:
         "rope of heads": _rope(
             lambda n: ops.permute(ops.reshape(n, shape=(B, S, 3, 8)), dims=(0, 2, 1, 3)), (B, S, 24)
         ),
-        "rope and more": _rope(lambda n: n, after=lambda n, turned: ops.mul(ops.neg(turned), n)),
-        "rope of neighbours": _rope(lambda n: n, interleaved=True),
-        "rope of neighbours of heads": _rope(
+        "rope of pairs": _rope(lambda n: n, interleaved=True),
+        "rope of pairs of heads": _rope(
             lambda n: ops.permute(ops.reshape(n, shape=(B, S, 3, 8)), dims=(0, 2, 1, 3)), (B, S, 24), interleaved=True
         ),
+        "rope and more": _rope(lambda n: n, after=lambda n, turned: ops.mul(ops.neg(turned), n)),
         "rope below a view": _rope(
             lambda n: n, after=lambda n, turned: doubled(ops.permute(turned, dims=(0, 3, 1, 2)))
         ),

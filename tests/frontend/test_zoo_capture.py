@@ -19,7 +19,7 @@ def test_one_capture_serves_every_size(name: str) -> None:
         model, args, kwargs = entry.make(tiny=True)
     except MissingExtraError as missing:
         pytest.skip(str(missing))
-    captured = capture(model, args, kwargs, fallback="error")
+    captured = capture(model, args, kwargs, dynamic=bool(entry.dynamic_dims), fallback="error")
     verify(captured.graph)
     assert captured.notes == ()
     assert captured.guards == ()

@@ -170,6 +170,8 @@ SAMPLES = [
     sample("attention", "2 4 s 8", "2 2 s 8", "2 2 s 8", scale=0.3, causal=True),
     sample("attention", "2 4 s 8", "2 2 t 8", "2 2 t 8", "bool: 2 1 s t", scale=0.3),
     sample("attention", "2 4 s 8", "2 4 t 8", "2 4 t 8", "s t", scale=0.3, causal=True),
+    sample("attention", "2 4 s 8", "2 4 t 8", "2 4 t 8", "int: ", scale=0.3, causal=True),
+    sample("attention", "2 4 s 8", "2 4 t 8", "2 4 t 8", "bool: 2 1 s t", "int: ", scale=0.3, causal=True),
     sample("attention", "2 4 s 8", "2 4 t 8", "2 4 t 8", "t", scale=0.3),
     sample("recurrence", "s t 4", "4 4", "4", "t 4", kind="tanh"),
     sample("recurrence", "s t 4", "4 4", "4", "t 4", kind="relu", reverse=True),

@@ -284,3 +284,10 @@ def test_fusion_keeps_the_meaning_of_random_graphs(graph: Graph, limit: int) -> 
         got = interpret(result, inputs, weights, dtype=torch.float64).outputs
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_a_kernel_that_reads_through_a_view_stands_between() -> None:
+    """y + sum(view of y): the sum needs all of y, so the addition cannot be in the kernel that makes it."""
+    y = ops.linear(X, W)
+    total = ops.sum(ops.reshape(y, shape=(B * S * 16,)))
+    assert kernels(fused(ops.add(y, total))) == [["linear"], ["sum"], ["add"]]

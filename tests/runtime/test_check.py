@@ -19,12 +19,13 @@ from smelt.rewrites.log import PLACE, Fuel
 from smelt.rewrites.pipeline import run_pipeline
 from smelt.rewrites.rule import Rule
 from smelt.rewrites.rules import RULES
-from smelt.runtime import build, executable, kernels
+from smelt.runtime import build, dynamo_backend, executable, kernels
 from smelt.runtime.check import Checker
 from smelt.runtime.check_passes import PassChecker
 from smelt.runtime.target import Target
 
 from .planted import Tiny, Two
+from .test_bisect import PASSES, WRONG, Patch, with_rule
 
 GELU_IS_SILU = Rule(name="gelu-is-silu", before=lambda x: ops.gelu(x), after=lambda x: ops.silu(x), samples=())
 
@@ -64,6 +65,32 @@ def test_a_wrong_rule_is_refused_and_its_application_named(tiny: Any) -> None:
     assert "planted.py:" in text
     assert "= gelu(%arg0)" in text
     assert "smelt bisect MODEL" in text
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_planted_rule_is_refused(name: str, tiny: Any) -> None:
+    context = Context(rules=with_rule(name))
+    context.observe = RuleChecker(tiny.graph, context.rules)
+    with pytest.raises(CheckError) as raised:
+        run_pipeline(tiny.graph, context)
+    assert raised.value.rule == name
+
+
+@pytest.mark.parametrize("plant", PASSES)
+def test_every_planted_pass_is_refused(plant: Patch, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    stage, planted = PASSES[plant]
+    context = Context()
+    checker = Checker("rules", tiny, context)
+
+    def compile() -> None:
+        graph = run_pipeline(tiny.graph, context)
+        checker.fused(graph, fusion.fuse(graph, context.fuel, None, context.log), context)
+
+    with pytest.raises(CheckError) as raised:
+        compile()
+    numbers = [a.number for a in context.log if planted(a)]
+    assert raised.value.number in numbers if stage == "fusion" else raised.value.number == numbers[0]
 
 
 def test_a_later_layer_of_a_merge_is_checked_too(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +220,20 @@ def test_the_report_counts_verdicts(mode: Any) -> None:
     assert fast.report().to_dict()["captures"][0]["checks"]["skipped"] == {}
 
 
+def test_the_backend_of_torch_compile_takes_it() -> None:
+    graph_functions: list[Any] = []
+    right = dynamo_backend.compile_fx
+
+    def compile_fx(*args: Any) -> Any:
+        graph_functions.append(right(*args))
+        return graph_functions[-1]
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(dynamo_backend, "compile_fx", compile_fx)
+        torch.compile(Two().eval(), backend=dynamo_backend.backend, options={"check": "rules"})(torch.randn(3, 8))
+    assert graph_functions[0].entry.executable.checks.mode == "rules"
+
+
 def test_nothing_is_checked_by_default() -> None:
     fast = smelt.compile(Two().eval())
     fast(torch.randn(3, 8))
@@ -223,14 +264,17 @@ def test_every_change_and_placement_is_numbered_in_one_order(tiny: Any, monkeypa
 
 
 def test_a_model_is_right_for_any_amount_of_fuel() -> None:
+    def model(x: Tensor) -> Tensor:
+        h = torch.relu(x * 1.0 + 2.0).sum(-1, keepdim=True)
+        return torch.tanh(h.flip(0)) * x
+
     x = torch.randn(3, 8)
-    model = Two().eval()
-    captured = capture(model, (x,))
+    captured = capture(model, (x,), dynamic=False)
     whole = build.build_executable(captured, Target.detect("cpu", 1))
+    assert {"fuse", "place"} < set(whole.applications.counts())
     for limit in range(len(whole.applications) + 1):
         made = build.build_executable(captured, Target.detect("cpu", 1), fuel=Fuel(limit))
-        sizes = {r.symbol: 3 for r in captured.graph.symbols}
-        torch.testing.assert_close(made.run([x], sizes)[0], model(x).detach())
+        torch.testing.assert_close(made.run([x], {})[0], model(x))
 
 
 def test_without_fuel_every_kernel_is_one_operator_and_no_memory_is_shared(

@@ -70,7 +70,7 @@ def _call(plan: Plan, step: KernelStep, at: Sequence[int], sizes: Sizes) -> None
         for p, i in zip(program.inputs, step.buffers[:count], strict=True)
     ]
     results = interpret_program(program, given, sizes)
-    for param, i, result in zip(program.outputs, step.buffers[count:-1], results, strict=True):
+    for param, i, result in zip(program.outputs, step.buffers[count:], results, strict=False):
         if result.numel():
             shape, strides = _numbers(param.type.shape, sizes), _numbers(param.strides, sizes)
             torch.as_strided(_strided(param, at[i], sizes), shape, strides).copy_(result)

@@ -15,21 +15,22 @@ from typing import Any
 
 import torch
 
-from ..ir import ops
-from ..ir.errors import SmeltError
-from ..ir.graph import Graph
-from ..ir.node import Node, Trait, topological
-from ..ir.types import Dim, symbol
-from .driver import RuleSet, rewrite
-from .instance import instantiate
-from .log import Log
-from .pattern import Match, brief
-from .rule import EXACT, Domain, Rule, RuleError
-from .sample import DTYPE_CLASSES, Sample
-from .values import Inputs, difference
+from ...ir import ops
+from ...ir.errors import SmeltError
+from ...ir.graph import Graph
+from ...ir.node import Node, Trait, topological
+from ...ir.types import Dim, symbol
+from ..driver import RuleSet, rewrite
+from ..instance import instantiate
+from ..log import Log
+from ..pattern import Match, brief
+from ..rule import EXACT, Domain, Rule, RuleError
+from ..sample import DTYPE_CLASSES, Sample
+from ..values import Inputs, difference
 
 SIZES = (1, 2, 3, 5, 8, 0)  # of dims in lower case; the last is rare
 NUMBERS = (1, 2, 3, 4)  # of dims with a capital
+CORNERS = {1: 0, 3: 1}  # the size of all dims in lower case, in the second and the fourth case of a sample
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,47 @@ def certify(rule: Rule, rules: Sequence[Rule] = (), cases: int = 20, seed: int =
 
     The same arguments draw the same cases.
     """
-    return list(_Certificate(rule, RuleSet([rule, *(r for r in rules if r is not rule)]), cases, seed).faults())
+    return list(Harness(rule, RuleSet([rule, *(r for r in rules if r is not rule)]), cases, seed).faults())
 
 
-class _Certificate:
+class Harness:
+    """One rule on trial; ``random`` draws whatever a case leaves open."""
+
     def __init__(self, rule: Rule, together: RuleSet, cases: int, seed: int) -> None:
         self.rule, self.together, self.cases = rule, together, cases
         self.random = random.Random(zlib.crc32(rule.name.encode()) + seed)
 
     def faults(self) -> Iterator[Fault]:
-        if not self.rule.samples or not self.rule.near_misses:
-            yield self.fault("samples", "a rule needs samples and near misses")
+        """What is wrong with the rule, on its samples and its near misses."""
+        missing = list(self.form_faults())
+        if missing:
+            yield from missing
             return
         for sample in self.rule.samples:
             yield from self.sample_faults(sample)
         yield from self.near_miss_faults()
 
+    def form_faults(self) -> Iterator[Fault]:
+        """What is missing in the rule's declaration."""
+        if not self.rule.samples or not self.rule.near_misses:
+            yield self.fault("samples", "a rule needs samples and near misses")
+
     def fault(self, check: str, detail: str) -> Fault:
+        """A fault of this rule."""
         return Fault(self.rule.name, check, detail)
 
-    def draw(self, sample: Sample, symbolic: bool) -> Mapping[str, Any]:
-        """What the variables stand for in one random case of a sample."""
+    def draw(self, sample: Sample, symbolic: bool, corner: int | None = None) -> Mapping[str, Any]:
+        """What the variables stand for in one random case of a sample; ``corner`` is the size of every free dim."""
         sizes: dict[str, Dim] = {}
         for name in sample.dims:
             fixed = name[0].isupper()
-            sizes[name] = (
-                symbol(name) if symbolic and not fixed else self.random.choice(NUMBERS if fixed else self.sizes())
-            )
+            choices = NUMBERS if fixed else self.sizes() if corner is None else (corner,)
+            sizes[name] = symbol(name) if symbolic and not fixed else self.random.choice(choices)
         dtypes = {word: self.random.choice(DTYPE_CLASSES[word]) for word in sample.dtypes}
         return sample.bindings(self.rule.variables, sizes, dtypes)
 
     def sizes(self) -> Sequence[int]:
+        """The sizes to choose from for a free dim."""
         return SIZES if self.random.random() < 0.1 else SIZES[:-1]
 
     # --- samples
@@ -88,16 +99,19 @@ class _Certificate:
         """The first fault of a sample."""
         compared = 0
         for case in range(self.cases):
-            node = instantiate(self.rule.pattern, self.draw(sample, symbolic=case % 2 == 0))
-            if self.rule.through_casts and case % 3 == 0:
-                node = in_steps(node)
-            found = self.case_fault(node)
+            bindings = self.draw(sample, symbolic=case % 2 == 0, corner=CORNERS.get(case))
+            found = self.case(bindings, stepwise=case % 3 == 0)
             if isinstance(found, Fault):
                 yield found
                 return
             compared += found
         if not compared:
             yield self.fault("samples", "a sample has no value in any case")
+
+    def case(self, bindings: Mapping[str, Any], stepwise: bool) -> Fault | bool:
+        """What is wrong in one case, or whether there were values to compare; ``stepwise`` rounds after each step."""
+        node = instantiate(self.rule.pattern, bindings)
+        return self.case_fault(in_steps(node) if stepwise and self.rule.through_casts else node)
 
     def case_fault(self, node: Node) -> Fault | bool:
         """What is wrong with the rule on one node, or whether there were values to compare."""
@@ -138,13 +152,17 @@ class _Certificate:
             expected = inputs.evaluate(before)
         except (RuntimeError, IndexError):
             return False  # no value to keep, as for the largest of no elements
-        found = difference(expected, inputs.evaluate(after), tolerance)
         names = ", ".join(rule.name for rule in rules)
+        try:
+            found = difference(expected, inputs.evaluate(after), tolerance)
+        except (RuntimeError, IndexError) as error:
+            found = f"no value ({error})"
         return self.fault("value", f"{found}: {brief(before)} -> {brief(after)} by {names}") if found else True
 
     # --- near misses
 
     def near_miss_faults(self) -> Iterator[Fault]:
+        """What the rule takes though it should not, and a guard that has never been seen to refuse."""
         guarded = False
         for i, miss in enumerate(self.rule.near_misses):
             for symbolic in (False, True):
@@ -158,6 +176,7 @@ class _Certificate:
             yield self.fault("guard", "no near miss reaches the guard: it has never been seen to refuse")
 
     def near_miss(self, miss: Any, symbolic: bool) -> Node:
+        """The node of a near miss, for random sizes."""
         if isinstance(miss, Sample):
             return instantiate(self.rule.pattern, self.draw(miss, symbolic))
         return build(miss, self.draw(self.rule.samples[0], symbolic))
