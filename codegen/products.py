@@ -7,6 +7,7 @@ import torch
 
 from ..ir import ops
 from ..ir.errors import UnsupportedError
+from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.types import Dim
 from . import attrs
@@ -54,11 +55,17 @@ def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
         base, transposed = base.inputs[0], not transposed
     if base in region.inputs and base.tensor_type.rank == 2:
         position = region.inputs.index(base)
-        if lowering.operands[position].weight and len(region.users[base]) == 1 and base not in region.outputs:
+        if lowering.operands[position].weight and all(_is_read_once(region, x) for x in {base, b}):
             lowering.packed[f"in{position}"] = transposed
             k, n = index[::-1] if node.is_a(ops.linear) else index
             return Load(f"in{position}", (k, n), base.dtype)
     return lowering.value(b, index)
+
+
+def _is_read_once(region: Graph, node: Node) -> bool:
+    """Whether a value has one reader, which reads it as one operand."""
+    reads = sum(user.inputs.count(node) for user in region.users[node])
+    return reads == 1 and node not in region.outputs
 
 
 def result(lowering: Lowering, node: Node, index: Position) -> Expr:

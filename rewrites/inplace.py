@@ -30,14 +30,24 @@ def update_in_place(graph: Graph, allowed: Callable[[Node], bool]) -> Graph:
 
     ``allowed`` is asked for fused nodes with the attribute ``in_place``; a pair that it refuses is left out.
     """
-    chosen: dict[Node, InPlace] = {}
+    wanted: dict[Node, InPlace] = {}
     for update in updates(graph):
-        pairs = (*chosen.get(update.node, ()), (update.result, update.operand))
-        if allowed(_with_pairs(update.node, update.node.inputs, pairs)):
-            chosen[update.node] = pairs
+        wanted[update.node] = (*wanted.get(update.node, ()), (update.result, update.operand))
+    chosen = {node: pairs for node, all_ in wanted.items() if (pairs := _allowed(node, all_, allowed))}
     if not chosen:
         return graph
     return graph.rebuild(lambda node, inputs: _with_pairs(node, inputs, chosen.get(node, ())))
+
+
+def _allowed(node: Node, pairs: InPlace, allowed: Callable[[Node], bool]) -> InPlace:
+    """All pairs where they go together, or as many as go, one after another."""
+    if allowed(_with_pairs(node, node.inputs, pairs)):
+        return pairs
+    kept: InPlace = ()
+    for pair in pairs if len(pairs) > 1 else ():
+        if allowed(_with_pairs(node, node.inputs, (*kept, pair))):
+            kept = (*kept, pair)
+    return kept
 
 
 def updates(graph: Graph) -> Iterator[Update]:

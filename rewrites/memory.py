@@ -49,6 +49,18 @@ def place(intervals: Sequence[Interval]) -> Placement:
     return Placement(tuple(offsets), total)
 
 
+def place_within(intervals: Sequence[Interval], limit: int) -> dict[int, int]:
+    """Offsets in ``limit`` bytes of memory for those of the intervals that fit, by number; largest first, as above."""
+    offsets: dict[int, int] = {}
+    placed = _Placed(len(intervals))
+    for i in sorted(range(len(intervals)), key=lambda i: (-intervals[i].nbytes, i)):
+        at = placed.best_gap(intervals[i])
+        if _end(at, intervals[i]) <= limit:
+            offsets[i] = at
+            placed.add(intervals[i], at)
+    return offsets
+
+
 def lower_bound(intervals: Sequence[Interval]) -> int:
     """The most bytes that live at one step, in whole cache lines: no arena can be smaller."""
     changes: dict[int, int] = {}

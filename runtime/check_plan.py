@@ -41,7 +41,13 @@ def conflicts(executable: Executable, sizes: Sizes) -> list[tuple[Lies, Lies]]:
     lies = [
         Lies(p, at, at + _nbytes(plan, p, binding.shapes), *live[p]) for p, at in binding.offsets.items() if p in live
     ]
-    return [(one, other) for one, other in combinations(lies, 2) if one.meets(other)]
+    return [(one, other) for one, other in combinations(lies, 2) if one.meets(other) and not _reuses(plan, one, other)]
+
+
+def _reuses(plan: Plan, one: Lies, other: Lies) -> bool:
+    """Whether one of two takes the memory of the other in the step that reads that one last."""
+    early, late = sorted((one, other), key=lambda x: x.first)
+    return plan.reuse.get(late.position) == early.position and early.last == late.first and early.start == late.start
 
 
 def lifetimes(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -22,7 +22,7 @@ from .tensors import check_tensor
 
 # torch.compile's modes, which choose between ways to compile that other backends have.
 MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OPTIONS = ("target", "threads", "fallback", "cache", "check")
+OPTIONS = ("target", "threads", "fallback", "cache", "optimize", "check")
 _MAX_KNOWN = 1024
 _told: set[str] = set()
 
@@ -40,7 +40,8 @@ def backend(
         gm: the graph.
         example_inputs: its inputs, as Dynamo passes them.
         mode: taken and ignored, since there is one way to compile.
-        options: ``target``, ``threads``, ``fallback``, ``cache`` and ``check``, as ``smelt.compile`` takes them.
+        options: ``target``, ``threads``, ``fallback``, ``cache``, ``optimize`` and ``check``, as ``smelt.compile`` takes
+            them.
 
     Returns:
         What Dynamo calls in place of the graph. Where gradients are enabled and an input requires grad it is the graph
@@ -72,10 +73,11 @@ def make_options(
     threads: int | None = None,
     fallback: Any = "allow",
     cache: Any = True,
+    optimize: Any = "rules",
     check: Check = None,
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
-    return Options(Target.detect(target, threads), True, fallback, cache, check)
+    return Options(Target.detect(target, threads), True, fallback, cache, optimize, check)
 
 
 def needs_grad(inputs: Sequence[Any]) -> bool:

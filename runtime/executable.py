@@ -20,28 +20,35 @@ from ..ir.node import Node, Trait
 from ..ir.types import concrete
 from ..rewrites.check import Verdicts
 from ..rewrites.fusion import FusionReport, through_views
-from ..rewrites.memory import Interval, place
+from ..rewrites.memory import Interval, place, place_within
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 
 ALIGNMENT = 64
+LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
 MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
 Sizes = Mapping[sympy.Symbol, int]
+Shapes = Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
 HostFunction = Callable[[Tensor, Tensor], Any]
 
 
 @dataclass
 class Binding:
-    """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table."""
+    """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table.
+
+    ``lent`` are the intermediates that lie in a result for the caller: its position and an offset.
+    """
 
     sizes: Tensor
     addresses: np.ndarray[Any, np.dtype[np.int64]]
     table: Tensor
     shapes: dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
-    offsets: dict[int, int]
-    arena_bytes: int
+    offsets: dict[int, int] = field(default_factory=dict)
+    lent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    arena_bytes: int = 0
     arena_base: int = 0
     empty: dict[int, Tensor] = field(default_factory=dict)
+    intervals: list[Interval] = field(default_factory=list)
 
 
 @dataclass
@@ -141,17 +148,13 @@ class Executable:
     def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
         buffers = self.plan.buffers
         shapes = {b.position: (_numbers(b.type.shape, sizes), _numbers(b.strides, sizes)) for b in buffers}
-        intervals = self._intervals(shapes)
-        placement = place(list(intervals.values()))
-        offsets = dict(zip(intervals, placement.offsets, strict=True))
         table = torch.zeros(len(buffers), dtype=torch.int64)
-        made = Binding(
-            torch.tensor(key or (0,), dtype=torch.int64), table.numpy(), table, shapes, offsets, placement.nbytes
-        )
+        made = Binding(torch.tensor(key or (0,), dtype=torch.int64), table.numpy(), table, shapes)
+        self._place(made)
         for b in buffers:
             if b.place is Place.ERROR:
                 made.addresses[b.position] = self._error.data_ptr()
-            elif b.place is Place.ARENA and b.position not in offsets:  # empty, so no kernel writes it
+            elif b.place is Place.ARENA and b.position not in self.plan.live:  # empty, so no kernel writes it
                 made.empty[b.position] = _stand_in(torch.empty(shapes[b.position][0], dtype=b.type.dtype))
                 made.addresses[b.position] = made.empty[b.position].data_ptr()
             elif b.place is Place.WEIGHT:
@@ -159,12 +162,58 @@ class Executable:
         return made
 
     def intervals(self, sizes: Sizes) -> list[Interval]:
-        """The intermediates for these sizes: bytes, and the steps between which each lives."""
-        return list(self._intervals(self._binding(sizes).shapes).values())
+        """What lies in the arena for these sizes, those in one place together: bytes, and from which step to which."""
+        return self._binding(sizes).intervals
 
-    def _intervals(self, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[int, Interval]:
-        arena = [b for b in self.plan.buffers if b.place is Place.ARENA and b.position in self.plan.live]
-        return {b.position: Interval(_nbytes(b, shapes), *self.plan.live[b.position]) for b in arena}
+    def arena_apart(self, sizes: Sizes) -> int:
+        """The bytes of an arena for all intermediates, where none takes an operand's or a result's memory."""
+        return place(list(self._intervals(self._binding(sizes).shapes, {}).values())).nbytes
+
+    def _place(self, made: Binding) -> None:
+        """Say where intermediates lie: some in the memory of an operand, unless that takes more, some in results for
+        the caller that are not written yet, all others in the arena.
+        """
+        reuse, intervals = self.plan.reuse, self._intervals(made.shapes, self.plan.reuse)
+        if reuse:
+            together, apart = list(intervals.values()), self._intervals(made.shapes, {})
+            if place(together).nbytes > place(list(apart.values())).nbytes:
+                reuse, intervals = {}, apart
+        lent = self._lend(made.shapes, intervals)
+        kept = {owner: x for owner, x in intervals.items() if owner not in lent}
+        made.intervals = list(kept.values())
+        placement = place(made.intervals)
+        made.arena_bytes = placement.nbytes
+        made.offsets = dict(zip(kept, placement.offsets, strict=True))
+        # operands come before results
+        for result, operand in sorted(reuse.items()):
+            where: dict[int, Any] = lent if operand in lent else made.offsets
+            where[result] = where[operand]
+        made.lent = lent
+
+    def _lend(self, shapes: Shapes, intervals: Mapping[int, Interval]) -> dict[int, tuple[int, int]]:
+        """Intermediates in the memory of results that are written after their last use: the result and an offset."""
+        found: dict[int, tuple[int, int]] = {}
+        buffers = [self.plan.buffers[i] for i in self.plan.written if 0 not in shapes[i][0]]
+        for b in sorted(buffers, key=lambda b: -_nbytes(b, shapes)):
+            size, written = _nbytes(b, shapes), self.plan.written[b.position]
+            if size >= LENT_BYTES:
+                over = [o for o, x in intervals.items() if o not in found and x.last < written]
+                within = place_within([intervals[o] for o in over], size)
+                found.update((over[i], (b.position, offset)) for i, offset in within.items())
+        return found
+
+    def _intervals(self, shapes: Shapes, reuse: Mapping[int, int]) -> dict[int, Interval]:
+        """The intermediates by position; one that takes another's memory is part of that one's interval."""
+        found: dict[int, Interval] = {}
+        first: dict[int, int] = {}  # whose memory it is
+        for b in self.plan.buffers:
+            if b.place is not Place.ARENA or b.position not in self.plan.live:
+                continue
+            mine = Interval(_nbytes(b, shapes), *self.plan.live[b.position])
+            owner = first[b.position] = first[reuse[b.position]] if b.position in reuse else b.position
+            held = found.get(owner, mine)
+            found[owner] = Interval(max(held.nbytes, mine.nbytes), held.first, max(held.last, mine.last))
+        return found
 
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""
@@ -213,6 +262,8 @@ class _Call:
             if buffer.place is Place.OUTPUT:
                 shape, strides = self.binding.shapes[buffer.position]
                 self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
+        for position, (result, offset) in self.binding.lent.items():
+            self.binding.addresses[position] = self.binding.addresses[result] + offset
         self.steps()
         outputs = self.outputs()
         mutations = [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]
@@ -288,17 +339,27 @@ class _Call:
         shape, strides = self.binding.shapes[buffer.position]
         if buffer.position in self.binding.empty:
             return torch.empty_strided(shape, strides, dtype=buffer.type.dtype)
+        if buffer.position in self.binding.lent:
+            return self.lent(buffer)
         start = self.binding.arena_base - self.executable._arena.data_ptr() + self.binding.offsets[buffer.position]
         nbytes = _nbytes(buffer, self.binding.shapes)
         flat = self.executable._arena[start : start + nbytes].view(buffer.type.dtype)
         return flat.as_strided(shape, strides)
+
+    def lent(self, buffer: Buffer) -> Tensor:
+        """An intermediate that lies in a result for the caller."""
+        result, offset = self.binding.lent[buffer.position]
+        shape, strides = self.binding.shapes[buffer.position]
+        nbytes = _nbytes(buffer, self.binding.shapes)
+        storage, memory = self.tensors[result].untyped_storage(), torch.empty(0, dtype=torch.uint8)
+        return memory.set_(storage, offset, (nbytes,), (1,)).view(buffer.type.dtype).as_strided(shape, strides)
 
 
 def _numbers(dims: Sequence[Any], sizes: Sizes) -> tuple[int, ...]:
     return tuple(d if isinstance(d, int) else concrete(d, sizes) for d in dims)
 
 
-def _nbytes(buffer: Buffer, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
+def _nbytes(buffer: Buffer, shapes: Shapes) -> int:
     count = buffer.type.dtype.itemsize
     for size in shapes[buffer.position][0]:
         count *= max(size, 1)  # an empty table has one row that may be read: see _stand_in

@@ -110,6 +110,8 @@ def _over(step: StepCost) -> int:
 
 def _memory_lines(memory: Footprint) -> list[str]:
     text = f"peak {_bytes(memory.peak)}: intermediates {_bytes(memory.arena)}, results {_bytes(memory.results)}"
+    if memory.arena < memory.arena_apart:
+        text += f" ({_bytes(memory.arena_apart - memory.arena)} less than apart from operands and results)"
     if memory.eager is not None:
         text += f"; PyTorch eager {_bytes(memory.eager)}"
     order = (

@@ -28,8 +28,9 @@ class Footprint:
     """Bytes for one set of sizes, weights and arguments not counted.
 
     Attributes:
-        arena: what intermediates take.
-        arena_least: the most of them that live at once: no arena can be smaller for this order of kernels.
+        arena: what intermediates take, but for those that lie in results for the caller until these are written.
+        arena_apart: what an arena for all of them would take, with none in the memory of an operand either.
+        arena_least: the most in the arena that lives at once: it cannot be smaller for this order of kernels.
         results: what the caller keeps, and what PyTorch's steps return.
         depth_first: the most that live at once when kernels run depth first: before scheduling.
         ordered: the same in the order in which they do run.
@@ -37,6 +38,7 @@ class Footprint:
     """
 
     arena: int
+    arena_apart: int
     arena_least: int
     results: int
     depth_first: int
@@ -61,6 +63,7 @@ def footprint_of(executable: Executable, sizes: Sizes, eager: int | None = None)
     way = [*planned, *(i for i in number.values() if i not in planned)]
     return Footprint(
         arena=executable.arena_bytes(sizes),
+        arena_apart=executable.arena_apart(sizes),
         arena_least=lower_bound(executable.intervals(sizes)),
         results=sum(concrete(b.type.nbytes, sizes) for b in returned),
         depth_first=peak(tasks, range(len(depth_first))),

@@ -17,6 +17,7 @@ from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.fusion import through_views
 from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
+from .inplace import find_reuse
 from .kernels import Kernel, KernelTable, in_place_of, strides_of_value
 
 # Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
@@ -85,6 +86,8 @@ class Plan:
         steps: in order.
         home: the buffer of each node that has one: sources, kernel results, results of PyTorch's steps.
         live: for each buffer in the arena, the steps that write it first and read it last.
+        written: for each result that the caller gets, the step that writes it.
+        reuse: for results that may lie in an operand's memory, the operand's buffer.
     """
 
     graph: Graph
@@ -92,6 +95,8 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     home: dict[Node, Buffer] = field(default_factory=dict)
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
+    written: dict[int, int] = field(default_factory=dict)
+    reuse: dict[int, int] = field(default_factory=dict)
 
     def owners(self) -> dict[int, Node]:
         """The value in each buffer, by position; of scratch memory, the node whose kernel it is lent to."""
@@ -125,6 +130,7 @@ def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: L
     """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own."""
     plan = _Planner(graph, table).run()
     share_memory(plan, fuel or Fuel(), log if log is not None else Log())
+    plan.reuse = find_reuse(plan)
     return plan
 
 
@@ -207,6 +213,8 @@ class _Planner:
                 if buffer.place is Place.ARENA:
                     first, _ = live.get(buffer.position, (at, at))
                     live[buffer.position] = (first, at)
+                elif buffer.place is Place.OUTPUT:
+                    self.plan.written.setdefault(buffer.position, at)
         for root in self.graph.roots:
             held = self.plan.home.get(through_views(root))
             if held is not None and held.place is Place.ARENA:

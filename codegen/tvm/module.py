@@ -60,6 +60,16 @@ _NAMES = {
 }
 _HEADER = "# from tvm.script import ir as I\n# from tvm.script import tirx as T\n@I.ir_module\nclass Module:\n"
 
+# TVM tells LLVM that buffers of different names never overlap, which holds within a kernel. LLVM puts small kernels in
+# the host function, where one kernel writes what the next one reads under another name: no access may move past this.
+# It is no instruction of the processor.
+_FENCE = "smelt_between_kernels"
+_FENCE_TEXT = f"""define linkonce_odr i32 @{_FENCE}() alwaysinline {{
+  fence syncscope("singlethread") seq_cst
+  ret i32 0
+}}
+"""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -130,8 +140,11 @@ def host_function(host: Host, module: Any) -> Any:
     """The PrimFunc that makes the calls of a host."""
     table = tirx.decl_buffer((host.addresses,), "int64", name="addresses")
     sizes = tirx.decl_buffer((max(len(host.symbols), 1),), "int64", name="sizes")
-    statements = [_call(call, host, module, table, sizes) for call in host.calls]
-    body = tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
+    calls = [_call(call, host, module, table, sizes) for call in host.calls]
+    fence = tirx.Evaluate(tirx.call_extern("int32", _FENCE))
+    statements = [part for call in calls for part in (fence, call)]
+    library = tvm.ir.StringImm(_FENCE_TEXT)
+    body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", library, tirx.SeqStmt(statements))
     function = tirx.PrimFunc([table, sizes], body)
     return function.with_attr("global_symbol", host.name).with_attr("s_tir", True)
 

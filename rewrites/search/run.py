@@ -62,23 +62,21 @@ def search(graph: Graph, context: Context) -> Graph:
     for region in regions(graph, rules.operators, settings.region):
         if region.graph not in known:
             engine = engine or Engine(rules)
-            known[region.graph] = best_of(
-                region.graph, engine, CostModel(sizes, settings.roofs), settings.nodes, deadline
-            )
+            known[region.graph] = best_of(region.graph, engine, CostModel(sizes, settings.roofs), settings, deadline)
         found = known[region.graph]
         if found.after < found.before:
             better.update(_taken(region, found, context))
     return _replaced(graph, better) if better else graph
 
 
-def best_of(graph: Graph, engine: Engine, costs: CostModel, nodes: int, deadline: float) -> Found:
+def best_of(graph: Graph, engine: Engine, costs: CostModel, settings: SearchSettings, deadline: float) -> Found:
     """The cheapest terms found for the outputs of a region's graph.
 
     Args:
         graph: the region.
         engine: of the rules to follow.
         costs: what is minimised.
-        nodes: how many nodes the e-graph may hold.
+        settings: how many nodes the e-graph may hold, and what an improvement must save.
         deadline: when to stop, on the clock of ``time.monotonic``.
     """
     before = costs.total(graph.outputs)
@@ -87,11 +85,13 @@ def best_of(graph: Graph, engine: Engine, costs: CostModel, nodes: int, deadline
     with engine.classes() as classes:
         for root in graph.outputs:
             classes.enter(root)
-        classes.saturate(nodes, deadline)
+        classes.saturate(settings.nodes, deadline)
         numbers = classes.classes()
     outputs = cheapest(classes.nodes, numbers, graph.outputs, costs)
     after = costs.total(outputs)
-    if after >= before or not _needs_no_more(outputs, graph.outputs):
+    saved = costs.seconds(before) - costs.seconds(after)
+    worth_it = after < before and (saved == 0 or saved >= settings.gain * costs.seconds(before))
+    if not worth_it or not _needs_no_more(outputs, graph.outputs):
         outputs, after = list(graph.outputs), before
     return Found(tuple(outputs), before, after, len(classes.nodes), classes.ended_by)
 

@@ -23,6 +23,8 @@ class SearchSettings:
         nodes: how many nodes the e-graph of one region may hold.
         seconds: how long all regions of a graph may take together. A search that this ends may find less on a slower
             machine; all else about it is the same every time.
+        gain: what part of a region's time an improvement must save: less is not worth other rounding and weights that
+            are kept twice. Terms that take the same time with fewer nodes are always taken.
         region: how many nodes of the graph are searched together at most.
         roofs: of the machine.
     """
@@ -30,6 +32,7 @@ class SearchSettings:
     sizes: Mapping[sympy.Symbol, int] = field(default_factory=dict)
     nodes: int = 20_000
     seconds: float = 2.0
+    gain: float = 0.03
     region: int = 200
     roofs: Roofs = field(default_factory=Roofs)
 

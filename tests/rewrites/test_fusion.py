@@ -291,3 +291,29 @@ def test_a_kernel_that_reads_through_a_view_stands_between() -> None:
     y = ops.linear(X, W)
     total = ops.sum(ops.reshape(y, shape=(B * S * 16,)))
     assert kernels(fused(ops.add(y, total))) == [["linear"], ["sum"], ["add"]]
+
+
+def turned(x: Node) -> Node:
+    return ops.transpose(x, -1, -2)
+
+
+def test_kernels_that_need_each_other_through_a_view_stay_apart() -> None:
+    # mul would join add, but softmax lies between them, and reads add through a view
+    total = ops.add(X, Y)
+    graph = fused(ops.mul(total, turned(ops.softmax(turned(total), dim=-1))))
+    assert kernels(graph) == [["add"], ["softmax"], ["mul"]]
+
+
+def test_kernels_that_need_each_other_by_what_joined_later_stay_apart() -> None:
+    # mul would join exp; but it reads softmax, which reads tanh, whose kernel add joined, and add reads exp
+    first, other = ops.tanh(X), ops.exp(turned(Y))
+    rows = ops.softmax(turned(first), dim=-1)
+    joined = ops.add(first, turned(other))
+    graph = fused(rows, joined, ops.mul(rows, other))
+    assert ["exp", "mul"] not in kernels(graph)
+    assert sorted(name for names in kernels(graph) for name in names) == ["add", "exp", "mul", "softmax", "tanh"]
+
+
+def test_a_constant_that_is_returned_through_a_view_is_computed() -> None:
+    graph = fused(ops.expand(ops.scalar(0.25, torch.float32), shape=(3,)), X)
+    assert sum(n.is_a(ops.fused) for n in graph.nodes) == 1

@@ -54,6 +54,13 @@ def test_a_kernel_that_cannot_is_left_alone() -> None:
     assert update_in_place(graph, lambda node: False) is graph
 
 
+def test_pairs_that_do_not_go_together_are_tried_one_by_one() -> None:
+    keys, values = (ops.index_put(x, NEW, PLACE, dim=1) for x in (CACHE, OTHER))
+    graph = fuse(Graph([NEW, PLACE], [], [Mutation(CACHE, keys), Mutation(OTHER, values)]))
+    found = update_in_place(graph, lambda node: len(node.attrs["in_place"]) == 1)  # type: ignore[arg-type]
+    assert [len(n.attrs["in_place"]) for n in kernels(found)] == [1]  # type: ignore[arg-type]
+
+
 def test_what_reads_the_old_value_forbids_it() -> None:
     before = ops.sum(ops.exp(CACHE))
     assert not list(updates(fused([before], Mutation(CACHE, PUT))))

@@ -26,6 +26,8 @@ from smelt.tools.zoo import ZOO, build_gpt2, build_llama, build_t5
 
 pytest.importorskip("transformers")
 
+from transformers.cache_utils import StaticCache
+
 from smelt.tools.decoding import decoder_step
 
 TOKENS = 64
@@ -164,6 +166,46 @@ def test_bytes_over_the_least(name: str) -> None:
     written = sum(written_by(m.value) for m in captured.mutations)
     ends = sum(n.tensor_type.nbytes for n in (*captured.inputs, *captured.outputs))
     assert 1 <= moved / (ends + read + written) <= 1.15
+
+
+class OwnCache(nn.Module):
+    """A model with transformers' own static cache, each layer of which counts positions in a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model: Any = build_llama(True)
+        config = self.model.config
+        self.cache: Any = StaticCache(config=config, max_cache_len=20)
+        width = config.hidden_size // config.num_attention_heads
+        self.cache.early_initialization(1, config.num_key_value_heads, width, torch.float32, torch.device("cpu"))
+        for i, layer in enumerate(self.cache.layers):
+            for name in ("keys", "values", "cumulative_length"):
+                self.register_buffer(f"{name}_{i}", getattr(layer, name))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        for i, layer in enumerate(self.cache.layers):
+            for name in ("keys", "values", "cumulative_length"):
+                setattr(layer, name, getattr(self, f"{name}_{i}"))
+        logits: Tensor = self.model(input_ids=input_ids, past_key_values=self.cache, use_cache=True).logits
+        return logits
+
+
+def test_the_static_cache_of_transformers() -> None:
+    """It counts positions as it writes: the counts are copied, the keys and values are not."""
+    eager, model = OwnCache().eval(), OwnCache().eval()
+    fast = smelt.compile(model, dynamic=False, cache=False)
+    tokens = torch.tensor([[5]])
+    with torch.no_grad():
+        for _ in range(8):
+            expected, found = eager(tokens), fast(tokens)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            tokens = expected[:, -1].argmax(-1, keepdim=True)
+    for (name, ours), (_, theirs) in zip(model.named_buffers(), eager.named_buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+    plan = fast.entries[0].executable.plan
+    in_place = {str(m.target.attrs["name"]) for m in plan.graph.mutations if plan.is_in_place(m)}
+    assert in_place == {"keys_0", "values_0", "keys_1", "values_1"}
 
 
 # --- caches of all kinds ----------------------------------------------------------------------------------------------

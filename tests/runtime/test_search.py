@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import smelt
+from smelt.runtime import dynamo_backend
+from smelt.runtime.captures import build_entry
 
 
 class LinearAttention(nn.Module):
@@ -89,6 +91,24 @@ def test_weights_that_change_reach_what_was_computed_from_them() -> None:
         model.up.weight.mul_(3.0)
         fast.refresh()
         torch.testing.assert_close(fast(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*isinstance.*LeafSpec.*:FutureWarning")
+def test_torch_compile_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = []
+
+    def keep(*arguments: Any) -> Any:
+        entries.append(build_entry(*arguments))
+        return entries[-1]
+
+    monkeypatch.setattr(dynamo_backend, "build_entry", keep)
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(3, 40, 32)
+    torch._dynamo.reset()
+    fast = torch.compile(model, backend=dynamo_backend.backend, options={"optimize": "search", "cache": False})
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x))
+    assert [entry.executable.applications.counts()["search"] for entry in entries] == [1]
 
 
 def test_another_word_is_refused() -> None:

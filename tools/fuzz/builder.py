@@ -183,7 +183,7 @@ class Builder:
         buffers = {n: tensors[0] for n, tensors in self.given.items() if n.startswith("b")}
         inputs = tuple(n for n in self.given if n.startswith("x"))
         calls = tuple(tuple(self.given[n][i] for n in inputs) for i in range(len(self.envs)))
-        return pruned(Program(inputs, buffers, tuple(self.steps), tuple(outputs), calls))
+        return pruned(Program(inputs, buffers, tuple(self.steps), tuple(outputs), calls, len(calls) > 1))
 
 
 def _broadcast(left: Sequence[int], right: Sequence[int]) -> bool:
@@ -200,4 +200,28 @@ def pruned(program: Program) -> Program:
         program.steps,
         program.outputs,
         tuple(tuple(call[i] for i in kept) for call in program.calls),
+        program.dynamic,
     )
+
+
+def recorded(program: Program) -> list[dict[str, Tensor]]:
+    """Every value of a program as it was made, for each call that PyTorch does not refuse; the last may stop early."""
+    found = []
+    buffers = {name: t.clone() for name, t in program.buffers.items()}
+    for call in program.calls:
+        env = dict(zip(program.inputs, (t.clone() for t in call), strict=True)) | buffers
+        seen: dict[str, Tensor] = {}
+        found.append(seen)
+        try:
+            _record(program, env, seen)
+        except Exception:  # whatever PyTorch refuses: what came before it is known
+            break
+    return found
+
+
+def _record(program: Program, env: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in program.steps:
+            exec(step.line, GLOBALS, env)
+            seen.update((name, env[name].clone()) for name in step.targets)

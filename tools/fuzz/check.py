@@ -129,7 +129,7 @@ class _Check:
     def captured(self, call: Call) -> Capture | Raised:
         self.restore()
         try:
-            return capture(self.model, clones(call))
+            return capture(self.model, clones(call), dynamic=self.loaded.dynamic)
         except Exception as error:
             return Raised(error)
 

@@ -176,7 +176,7 @@ def by_hand(b: Builder) -> None:
 
 def indexed(b: Builder) -> None:
     """Reads by integer tensors. One in thirty leaves the range of its indices to chance."""
-    i = b.pick(*INTEGERS)
+    i = b.pick(*INTEGERS, fits=lambda shape: len(shape) >= 1)  # one of rank 0 is read as a Python number
     x = b.pick(fits=lambda shape: len(shape) >= 1 and shape[0] > 0)
     at = b.axis(x) % len(b.shape(x))
     n = b.size(x, at)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from .builder import FLOATS, INTEGERS, Builder, Skip
+from .builder import FLOATS, INTEGERS, Builder, Skip, recorded
 from .contractions import CONTRACTIONS
 from .pointwise import POINTWISE
 from .program import Program
@@ -38,8 +39,8 @@ def programs() -> SearchStrategy[Program]:
 
 
 def generate(rng: random.Random) -> Program:
-    """A random program, with two calls of different sizes."""
-    b = Builder(rng)
+    """A random program: of any sizes, with two calls that differ in them, or of fixed ones, with one call."""
+    b = Builder(rng, 2 if rng.random() < 0.4 else 1)
     sources(b)
     wanted = rng.randint(FEWEST, MOST) if rng.random() < 0.3 else rng.randint(FEWEST, 16)
     weights, makers = zip(*STEPS, strict=True)
@@ -50,7 +51,16 @@ def generate(rng: random.Random) -> Program:
             rng.choices(makers, weights)[0](b)
         except Skip:
             continue
-    return b.program(outputs(b))
+    program = b.program(outputs(b))
+    return program if attends_to_finite(program) else replace(program, calls=program.calls[:1])
+
+
+def attends_to_finite(program: Program) -> bool:
+    """Whether attention is of finite values in the second call too, which finds buffers as the first left them."""
+    if len(program.calls) < 2 or not program.buffers or not any(s.op == "attention" for s in program.steps):
+        return True
+    values = recorded(program)
+    return len(values) > 1 and all(bool(t.isfinite().all()) for t in values[1].values() if t.dtype in FLOATS)
 
 
 def sources(b: Builder) -> None:

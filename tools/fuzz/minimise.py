@@ -6,17 +6,15 @@ A step whose value is still needed becomes an input with that value, so that any
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from random import Random
 
-import torch
 from torch import Tensor
 
-from .builder import GLOBALS, pruned
+from .builder import pruned, recorded
 from .program import Program, names_in
 
-SECONDS = 90.0  # after which no smaller program is looked for
+SECONDS = 45.0  # after which no smaller program is looked for
 TRIES = 400
 _RARE = 60  # of so many choices, one leaves something out: most first tries are nearly the whole program
 
@@ -60,29 +58,6 @@ def minimise(program: Program, fails: Callable[[Program], bool], seconds: float 
     return found or program
 
 
-def recorded(program: Program) -> list[dict[str, Tensor]]:
-    """Every value of a program as it was made, for each call that PyTorch does not refuse; the last may stop early."""
-    found = []
-    buffers = {name: t.clone() for name, t in program.buffers.items()}
-    for call in program.calls:
-        env = dict(zip(program.inputs, (t.clone() for t in call), strict=True)) | buffers
-        seen: dict[str, Tensor] = {}
-        found.append(seen)
-        try:
-            _record(program, env, seen)
-        except Exception:  # whatever PyTorch refuses: what came before it is known
-            break
-    return found
-
-
-def _record(program: Program, env: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for step in program.steps:
-            exec(step.line, GLOBALS, env)
-            seen.update((name, env[name].clone()) for name in step.targets)
-
-
 def smaller(
     program: Program, values: Sequence[dict[str, Tensor]], steps: Sequence[int], outputs: Sequence[int], calls: int
 ) -> Program | None:
@@ -100,4 +75,5 @@ def smaller(
     arguments = tuple(
         (*call, *(known[name] for name in cut)) for call, known in zip(program.calls[:calls], given, strict=False)
     )
-    return pruned(Program((*program.inputs, *cut), program.buffers, tuple(kept), tuple(shown), arguments))
+    made_of = (*program.inputs, *cut)
+    return pruned(Program(made_of, program.buffers, tuple(kept), tuple(shown), arguments, program.dynamic))

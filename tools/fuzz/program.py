@@ -36,7 +36,7 @@ _FOOTER = """
 if __name__ == "__main__":
     import smelt
 
-    fast = smelt.compile(Program().eval())
+    fast = smelt.compile(Program().eval(), dynamic=DYNAMIC)
     for call in CALLS:
         print(smelt.verify(fast, *call))
 """
@@ -75,6 +75,7 @@ class Program:
         steps: its statements in order; their targets are ``v0``, ``v1`` …
         outputs: expressions of the tuple that it returns.
         calls: the arguments of each call; the first is what it is captured with.
+        dynamic: whether it is captured for all sizes.
     """
 
     inputs: tuple[str, ...]
@@ -82,10 +83,12 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
     calls: tuple[Call, ...]
+    dynamic: bool = True
 
     def source(self, note: str = "") -> str:
         """The program as Python source that stands alone; run by itself it verifies."""
-        parts = [f'"""{note}"""\n' if note else "", _HEADER, "\n\n", self._module(), "\n\n", self._calls()]
+        calls = f"DYNAMIC = {self.dynamic}\n{self._calls()}"
+        parts = [f'"""{note}"""\n' if note else "", _HEADER, "\n\n", self._module(), "\n\n", calls]
         return "".join(parts) + "\n" + _FOOTER
 
     def _module(self) -> str:
@@ -145,6 +148,11 @@ class Loaded:
         """The arguments of each call."""
         calls: Sequence[Call] = self.names["CALLS"]
         return calls
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it is captured for all sizes."""
+        return bool(self.names["DYNAMIC"])
 
     def module(self) -> nn.Module:
         """A new instance of the program, in eval mode."""
