@@ -308,7 +308,7 @@ class _Fusion:
         """A row reduction or a product before the node."""
         if node.is_a(ops.rope) or not node.has(Trait.POINTWISE, Trait.REDUCTION, Trait.SCAN):
             return f"{node.op.name} cannot follow a {group.kind.value} in its kernel"
-        if not self.read_plainly(node, producer):
+        if not all(self.read_plainly(node, x) for x in group.nodes):
             return "the value is read through a view"
         if home.kind is Kind.MAP and home.domain not in self.result_shapes(group):
             return "the shapes of the kernels differ"

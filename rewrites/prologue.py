@@ -37,6 +37,8 @@ def refuse_rows(linear: Node, rows: Node, nodes: Sequence[Node], escaping: Itera
         return "values in pieces make a kernel of their own"
     if any(_base(x) in nodes for x in linear.inputs[1:]):
         return "the weight or the bias of the product is computed"
+    if any(_base(x) is _base(linear.inputs[1]) for n in nodes for x in n.inputs):
+        return "the weight of the product is read for its rows too: it could not be packed"
     if any(n.shape != shape for n in escaping):
         return "a value of another shape than the rows is read elsewhere"
     return None

@@ -77,13 +77,12 @@ def _finding(
 def placement_finding(executable: Replay, sizes: Sizes, application: Application, what: str) -> Finding:
     """A wrong placement: the values that share memory while both are needed."""
     value = application.before
-    where, position = place(value.origin), executable.plan.home[value].position
+    where, names = place(value.origin), executable.plan.owners()
     found = conflicts(executable, sizes)
-    mine = [pair for pair in found if position in (pair[0].position, pair[1].position)] or found
+    mine = [pair for pair in found if value in (names[pair[0].position], names[pair[1].position])] or found
     if not mine:
         return Finding("placement", application.rule, what, application.number, where, brief(value))
-    names = {buffer.position: brief(node) for node, buffer in executable.plan.home.items()}
-    texts = [f"{lies}: {names[lies.position]}" for lies in mine[0]]
+    texts = [f"{lies}: {brief(names[lies.position])}" for lies in mine[0]]
     title = f"Application {application.number}, {application.rule}: two values share memory while both are needed."
     script = placement_script(_with_place(title, where), mine[0], max(lies.stop for lies in mine[0]))
     one, other = texts

@@ -98,6 +98,12 @@ class Plan:
     written: dict[int, int] = field(default_factory=dict)
     reuse: dict[int, int] = field(default_factory=dict)
 
+    def owners(self) -> dict[int, Node]:
+        """The value in each buffer, by position; of scratch memory, the node whose kernel it is lent to."""
+        steps = (s for s in self.steps if isinstance(s, KernelStep))
+        lent = {position: step.node for step in steps for position in step.buffers}
+        return lent | {buffer.position: node for node, buffer in self.home.items()}
+
     def is_in_place(self, mutation: Mutation) -> bool:
         """Whether a kernel writes the new value to the very memory of the target."""
         return self.home.get(mutation.value) is self.home[mutation.target]
@@ -130,12 +136,9 @@ def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: L
 
 def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
     """Let intermediates share memory as far as there is fuel; the others live from the first step to the last."""
-    values = {buffer.position: node for node, buffer in plan.home.items()}
-    for step in plan.steps:  # what a kernel is lent has no node but that of the kernel
-        if isinstance(step, KernelStep):
-            values |= {position: step.node for position in step.buffers if position not in values}
+    owners = plan.owners()
     for position in plan.live:
-        if not fuel.spend(log, PLACE, values[position], values[position]):
+        if not fuel.spend(log, PLACE, owners[position], owners[position]):
             plan.live[position] = (0, len(plan.steps))
 
 

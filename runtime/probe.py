@@ -36,7 +36,7 @@ class Probes:
         kernels = {step.kernel.name: step.kernel for step in steps}
         hosts = []
         for name, kernel in kernels.items():
-            count = len(kernel.program.params) + 1
+            count = len(kernel.program.params) + len(kernel.scratch) + 1
             call = module.Call(name, tuple(range(count)))
             hosts.append(module.Host(f"probe_{name}", (call,), count, kernel.program.symbols))
         module.set_threads(target.threads)
@@ -50,8 +50,10 @@ class Probes:
         """
         held = [self._operand(step, i, x, sizes) for i, x in enumerate(operands)]
         results = [_blank(step, i, sizes) for i in range(len(layouts_of(step.node)))]
+        shapes = [[concrete(d, sizes) for d in p.type.shape] for p in step.kernel.scratch]
+        lent = [torch.empty(n, dtype=p.type.dtype) for n, p in zip(shapes, step.kernel.scratch, strict=True)]
         error = torch.zeros(1, dtype=torch.int64)
-        table = torch.tensor([x.data_ptr() for x in (*held, *results, error)])
+        table = torch.tensor([x.data_ptr() for x in (*held, *results, *lent, error)])
         numbers = [sizes[s] for s in step.kernel.program.symbols]
         function: Callable[..., Any] = self._built[f"probe_{step.kernel.name}"]
         function(table, torch.tensor(numbers or [0]))
@@ -89,7 +91,7 @@ def step_of(region: Graph, layouts: Sequence[Sequence[int]], weights: Sequence[i
     kernel = table.kernel_for(node)
     if kernel is None:
         raise UnsupportedError(f"no kernel can be made of the region: {table.why(node)}")
-    return KernelStep(kernel, tuple(range(len(kernel.program.params) + 1)), node)
+    return KernelStep(kernel, tuple(range(len(kernel.program.params) + len(kernel.scratch) + 1)), node)
 
 
 def run_region(

@@ -126,6 +126,11 @@ def test_norms_over_other_axes_and_computed_weights_stay_apart() -> None:
     assert len(refused(ops.linear(transposed, W))) == 1
 
 
+def test_a_table_that_is_the_weight_too_is_packed_for_the_product() -> None:
+    table, ids = ops.weight(name="table", shape=(50, 16), dtype=torch.float32), source("ids", B, S, dtype=torch.int64)
+    assert kernels(fused(ops.linear(ops.exp(ops.embedding(table, ids)), table))) == [["embedding", "exp"], ["linear"]]
+
+
 def test_rotary_positions_join_the_attention_for_queries_only() -> None:
     q, k = source("q", B, 4, S, 8), source("k", B, 4, S, 8)
     cos, sin = source("cos", 1, 1, S, 8), source("sin", 1, 1, S, 8)
@@ -140,6 +145,14 @@ def test_rotary_positions_join_the_attention_for_queries_only() -> None:
 
 def test_a_reduction_does_not_follow_a_product() -> None:
     assert kernels(fused(ops.softmax(ops.linear(X, W), dim=-1))) == [["linear"], ["softmax"]]
+
+
+def test_what_follows_a_product_reads_all_of_its_kernel_plainly() -> None:
+    square = source("square", 16, 16)
+    product = ops.linear(square, W)
+    scaled = ops.mul(product, square)
+    graph = fused(ops.mul(scaled, ops.permute(product, dims=(1, 0))))
+    assert kernels(graph) == [["linear", "mul"], ["mul"]]
 
 
 def test_rows_over_different_axes_stay_apart() -> None:

@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Two such layers, and what PyTorch runs."""
+    """Two such layers, each of turned rows, which a product does not compute itself, and what PyTorch runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x.flip(0))
         return torch.linalg.eigvalsh(x.T @ x)
 
 
