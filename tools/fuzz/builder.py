@@ -18,7 +18,7 @@ MAX_VALUE = 1e4
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALVES)
 INTEGERS = (torch.int64, torch.int32)
-EDGES = (0.0, -0.0, math.nan, math.inf, -math.inf, 1e-40, -1e-42, 3e38, -3e38, 6e4, 1.0, -1.0, 0.5, 2.0)
+EDGES = (0.0, -0.0, math.nan, math.inf, -math.inf, 1e-40, -1e-42, 1e18, -1e18, 6e4, 1.0, -1.0, 0.5, 2.0)
 GLOBALS = {**DTYPES, "torch": torch, "F": functional, "inf": math.inf, "nan": math.nan}
 
 
@@ -45,6 +45,7 @@ class Builder:
         self.read: set[str] = set()
         self.usual = rng.choice((torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float16))
         self.wild = rng.random() < 0.1  # whether steps may overflow
+        self.raising: str | None = None  # the value of a last step that raises in PyTorch
 
     # --- sources ------------------------------------------------------------------------------------------------------
 
@@ -138,8 +139,10 @@ class Builder:
 
     # --- growing ------------------------------------------------------------------------------------------------------
 
-    def add(self, op: str, source: str, results: int = 1) -> None:
+    def add(self, op: str, source: str, results: int = 1, may_raise: bool = False) -> None:
         """Append a step that makes ``results`` values, or changes one in place where that is 0.
+
+        Where it ``may_raise``, one with an index out of range is the last step of the program.
 
         Raises:
             Skip: PyTorch refuses it, or its result is none to go on with.
@@ -147,7 +150,14 @@ class Builder:
         first = sum(len(s.targets) for s in self.steps)
         read = first_name(source)
         step = Step(op, tuple(f"v{first + i}" for i in range(results)), source, self.short(read) if read else "f32")
-        made = [self._run(step, env) for env in self.envs]
+        try:
+            made = [self._run(step, env) for env in self.envs]
+        except Skip as skip:
+            if may_raise and results and "out of " in str(skip.__cause__):
+                self.steps.append(step)
+                self.raising = step.targets[0]
+                return
+            raise
         for env, values in zip(self.envs, made, strict=True):
             env.update(values)
         self.steps.append(step)

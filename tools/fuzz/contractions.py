@@ -180,7 +180,8 @@ def indexed(b: Builder) -> None:
     x = b.pick(fits=lambda shape: len(shape) >= 1 and shape[0] > 0)
     at = b.axis(x) % len(b.shape(x))
     n = b.size(x, at)
-    safe = i if b.rng.random() < 0.03 else f"({i} % {n})"
+    raw = b.rng.random() < 0.03
+    safe = i if raw else f"({i} % {n})"
     line = f"{safe}.reshape(-1)"
     long = safe if b.dtype(i) == torch.int64 else f"{safe}.to(i64)"
     ways = [
@@ -196,7 +197,7 @@ def indexed(b: Builder) -> None:
     if len(b.shape(x)) == 2 and b.dtype(x) in FLOATS:
         rows = i if safe == i else f"({i} % {b.size(x, 0)})"
         ways += [("embedding", f"F.embedding({rows}, {x})")] * 4
-    b.add(*b.rng.choice(ways))
+    b.add(*b.rng.choice(ways), may_raise=raw)
 
 
 def scattered(b: Builder) -> None:

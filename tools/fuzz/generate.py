@@ -45,7 +45,7 @@ def generate(rng: random.Random) -> Program:
     wanted = rng.randint(FEWEST, MOST) if rng.random() < 0.3 else rng.randint(FEWEST, 16)
     weights, makers = zip(*STEPS, strict=True)
     for _ in range(8 * wanted):
-        if len(b.steps) >= wanted:
+        if len(b.steps) >= wanted or b.raising:
             break
         try:
             rng.choices(makers, weights)[0](b)
@@ -96,6 +96,8 @@ def give(b: Builder, name: str, shape: tuple[Size, ...], dtype: torch.dtype, sha
 
 def outputs(b: Builder) -> list[str]:
     """What nothing else reads, and now and then an input, a value that is read too, a view of one, or one twice."""
+    if b.raising:
+        return [*b.names[-1:], b.raising]
     made = [t for step in b.steps for t in step.targets]
     unread = [t for t in made if t not in b.read]
     chosen = unread if len(unread) <= MOST_OUTPUTS else b.rng.sample(unread, MOST_OUTPUTS)

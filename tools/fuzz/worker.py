@@ -7,10 +7,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
-_START_SECONDS = 120.0  # to import PyTorch and TVM on a busy machine
+_START_SECONDS = 60.0  # to import PyTorch and TVM
+_PATIENCE = 10  # how many times as long as its processor time a process may take
 
 
 def main() -> None:
@@ -41,6 +44,18 @@ def answer_of(run: Any) -> dict[str, Any]:
     return {"way": found and found.way, "message": found and found.message, **counts}
 
 
+def processor_seconds(pid: int) -> float:
+    """The processor time that a process has used: what its load on a busy machine does not stretch.
+
+    Where the system does not tell, it is the time of day.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Worker:
     """A worker process, started when it is first asked, and again after it died."""
 
@@ -56,7 +71,7 @@ class Worker:
             assert process.stdin is not None
             process.stdin.write(line)
             process.stdin.flush()
-            answer = self._line(process, self.seconds)
+            answer = self._line(process, self.seconds, _PATIENCE)
         except BrokenPipeError:
             answer = b""
         if answer is None:
@@ -77,16 +92,20 @@ class Worker:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
             )
-            self._line(self._process, _START_SECONDS)
+            self._line(self._process, _START_SECONDS, _PATIENCE)
         return self._process
 
     @staticmethod
-    def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-        """The next line, nothing at the end of the output; None where none comes in time."""
+    def _line(process: subprocess.Popen[bytes], seconds: float, patience: int) -> bytes | None:
+        """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
         stream: IO[bytes] | None = process.stdout
         assert stream is not None
-        ready, _, _ = select.select([stream], [], [], seconds)
-        return stream.readline() if ready else None
+        used, end = processor_seconds(process.pid), time.monotonic() + patience * seconds
+        while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
+            ready, _, _ = select.select([stream], [], [], min(seconds, 1.0))
+            if ready:
+                return stream.readline()
+        return None
 
     def close(self) -> None:
         """End the process."""

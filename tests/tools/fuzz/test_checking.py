@@ -115,9 +115,9 @@ def test_failures_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return {"way": "crash" if ".sum(" in text or "torch.sum(" in text else None, "message": "it ended"}
 
     monkeypatch.setattr(Worker, "ask", ask)
-    summary = run_campaign(Plan(12, out=tmp_path, seed=5))
+    summary = run_campaign(Plan(40, out=tmp_path, seed=5))
     assert summary.failures
-    assert summary.programs == 12
+    assert summary.programs == 40
     saved = [f for f in summary.failures if f.saved is not None]
     assert [f.steps for f in saved] == [1] * len(saved)
     assert sorted(p.name for p in tmp_path.glob("*.py")) == sorted(f.saved.name for f in saved if f.saved)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from smelt.tools.fuzz.builder import Builder, Skip
 from smelt.tools.fuzz.campaign import Plan, run_campaign
-from smelt.tools.fuzz.check import check, observe
+from smelt.tools.fuzz.check import Raised, check, observe
 from smelt.tools.fuzz.generate import FEWEST, MOST, STEPS, program_of, programs, sources
 from smelt.tools.fuzz.program import DTYPES, Program, literal, load
 
@@ -71,6 +71,16 @@ def test_literals_are_exact(dtype: torch.dtype) -> None:
         assert found.shape == tensor.shape
         torch.testing.assert_close(found, tensor, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(found.signbit(), tensor.signbit()) or tensor.isnan().any()
+
+
+def test_some_programs_raise() -> None:
+    for number in range(400):
+        program = program_of(0, number)
+        if len(program.outputs) == 2 and program.steps[-1].op in ("index", "index_select", "gather", "embedding"):
+            loaded = load(program.source())
+            if isinstance(observe(loaded.module(), loaded.calls)[-1], Raised):
+                return
+    pytest.fail("no program raises")
 
 
 def test_source_runs_as_the_program_did_when_it_was_made() -> None:
