@@ -27,9 +27,10 @@ from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import FUSE, Application, Fuel
 from ..rewrites.pattern import brief
-from ..rewrites.pipeline import run_pipeline
+from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
 from ..rewrites.rule import Rule
 from ..rewrites.rules import RULES
+from ..rewrites.search.settings import SearchSettings
 from ..rewrites.trial import Sizes
 from .build import native_hosts, thread_pool
 from .check_passes import graph_values
@@ -57,6 +58,7 @@ def bisect(
     dynamic: Dynamic = True,
     rules: Rules = RULES,
     threads: int | None = None,
+    optimize: str = "rules",
 ) -> Bisection:
     """Find the first step of a model's compilation that breaks its result for these arguments.
 
@@ -66,6 +68,7 @@ def bisect(
         dynamic: as ``smelt.compile`` takes it.
         rules: the rules of each stage.
         threads: how many threads kernels may use; by default all cores that this process may run on.
+        optimize: as ``smelt.compile`` takes it.
 
     Raises:
         CaptureError: the model cannot be captured as one graph.
@@ -75,7 +78,7 @@ def bisect(
     kwargs = kwargs or {}
     captured = capture(model, args, kwargs, dynamic=dynamic)
     leaves = captured.flatten(args, kwargs)
-    search = Search(captured, leaves, Target.detect("cpu", threads), rules)
+    search = Search(captured, leaves, Target.detect("cpu", threads), rules, optimize)
     finding = search.capture_finding(model, args, kwargs) or search.run()
     return Bisection(finding, search.applications, search.trials, time.perf_counter() - start)
 
@@ -103,6 +106,7 @@ class Search:
     leaves: Sequence[Any]
     target: Target
     rules: Rules
+    optimize: str = "rules"
     applications: int = 0
     trials: int = 0
     context: Context = field(default_factory=Context)
@@ -184,8 +188,11 @@ class Search:
 
     def compiled(self, limit: int | None) -> Compiled:
         """The graph with the first ``limit`` changes."""
-        context = self.context = Context(fuel=Fuel(limit), rules=self.rules)
-        rewritten = run_pipeline(self.capture.graph, context)
+        # time must not end a search: the changes have to be the same in every trial
+        settings = SearchSettings(self.sizes, seconds=3600.0)
+        context = self.context = Context(fuel=Fuel(limit), rules=self.rules, search=settings)
+        passes = SEARCH_PIPELINE if self.optimize == "search" else PIPELINE
+        rewritten = run_pipeline(self.capture.graph, context, passes=passes)
         fused = fuse(rewritten, context.fuel, FusionReport(), context.log)
         self.applications = max(self.applications, len(context.log))
         return Compiled(rewritten, fused, context)

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from ..frontend.capture import Capture
 from ..frontend.export import capture
-from ..ir.binding import bind_symbols
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
 from .calls import Call, CallReader
-from .entry import Entry, Mismatch, Sizes
+from .entry import Entry, Mismatch, Sizes, sizes_of
 from .expect import hold_to
 from .options import Options
 from .state import preserved
@@ -199,21 +198,23 @@ class Captures:
             self._known.clear()
 
 
-def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] = ()) -> Entry:
+def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None = None) -> Entry:
     """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
     cache = options.open_cache()
-    search = SearchSettings(_sizes_of(captured, leaves)) if options.optimize == "search" else None
+    search = SearchSettings(_first_sizes(captured, leaves)) if options.optimize == "search" else None
     executable = build_executable(captured, options.target, cache=cache, search=search, check=options.check)
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 
 
-def _sizes_of(captured: Capture, leaves: Sequence[Any]) -> Sizes:
-    """The sizes of a call, as far as its tensors tell."""
-    try:
-        return bind_symbols(captured.graph, [leaf.shape for leaf in leaves if isinstance(leaf, Tensor)])
-    except InputError:
+def _first_sizes(captured: Capture, leaves: Sequence[Any] | None) -> Sizes:
+    """The sizes of a capture's first call; none where it is not known, as for Dynamo's graphs."""
+    if leaves is None:
         return {}
+    try:
+        return sizes_of(captured, leaves)
+    except (InputError, ValueError):
+        return {}  # the call is not one that the capture is for, which it will be told
 
 
 def check_model(model: Callable[..., Any], name: str) -> None:

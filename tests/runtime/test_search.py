@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import smelt
 from smelt.runtime import dynamo_backend
+from smelt.runtime.bisect import bisect
 from smelt.runtime.captures import build_entry
 
 
@@ -109,6 +110,22 @@ def test_torch_compile_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None
     with torch.no_grad():
         torch.testing.assert_close(fast(x), model(x))
     assert [entry.executable.applications.counts()["search"] for entry in entries] == [1]
+
+
+def test_a_bisection_goes_through_the_search() -> None:
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(3, 40, 32)
+    plain, searched = bisect(model, (x,)), bisect(model, (x,), optimize="search")
+    assert plain.finding is None
+    assert searched.finding is None
+    assert searched.applications > plain.applications
+
+
+@pytest.mark.parametrize("check", ["rules", "passes"])
+def test_the_search_is_checked_like_every_change(check: str) -> None:
+    torch.manual_seed(0)
+    fast = compiled(Pooled().eval(), torch.randn(3, 40, 32), optimize="search", check=check)
+    assert fast.report().captures[0].rules["search"] == 1
 
 
 def test_another_word_is_refused() -> None:
