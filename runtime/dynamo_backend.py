@@ -40,8 +40,7 @@ def backend(
         gm: the graph.
         example_inputs: its inputs, as Dynamo passes them.
         mode: taken and ignored, since there is one way to compile.
-        options: ``target``, ``threads``, ``fallback``, ``cache``, ``optimize`` and ``check``, as ``smelt.compile`` takes
-            them.
+        options: ``target``, ``threads``, ``fallback``, ``cache``, ``optimize`` and ``check``, as for ``smelt.compile``.
 
     Returns:
         What Dynamo calls in place of the graph. Where gradients are enabled and an input requires grad it is the graph
