@@ -151,13 +151,13 @@ def test_a_wrong_rule_is_found(name: str, tiny: tuple[Capture, list[Any]]) -> No
 
 def merge_with_parts_swapped(patch: pytest.MonkeyPatch) -> None:
     """Each layer of a merge gets the results of another one."""
-    right = merge._part
+    right = merge._Merger.part
 
-    def part(node: Node, inputs: Any, group: tuple[Node, ...]) -> Node:
-        made = right(group[::-1][group.index(node)], inputs, group)
-        return made if made.type == node.type else right(node, inputs, group)
+    def part(merger: Any, node: Node, inputs: Any) -> Node:
+        made = right(merger, merger.group[::-1][merger.group.index(node)], inputs)
+        return made if made.type == node.type else right(merger, node, inputs)
 
-    patch.setattr(merge, "_part", part)
+    patch.setattr(merge._Merger, "part", part)
 
 
 def merge_without_biases(patch: pytest.MonkeyPatch) -> None:

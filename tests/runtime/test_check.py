@@ -94,12 +94,12 @@ def test_every_planted_pass_is_refused(plant: Patch, tiny: Any, monkeypatch: pyt
 
 
 def test_a_later_layer_of_a_merge_is_checked_too(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = merge._part
+    right = merge._Merger.part
 
-    def part(node: Any, inputs: Any, group: Any) -> Any:
-        return right(group[1], inputs, group) if node is group[-1] else right(node, inputs, group)
+    def part(merger: Any, node: Any, inputs: Any) -> Any:
+        return right(merger, merger.group[1] if node is merger.group[-1] else node, inputs)
 
-    monkeypatch.setattr(merge, "_part", part)
+    monkeypatch.setattr(merge._Merger, "part", part)
     context = Context()
     context.observe = RuleChecker(tiny.graph, context.rules)
     with pytest.raises(CheckError, match="merge-linears"):

@@ -60,7 +60,7 @@ def test_residuals_are_added_in_place_and_nothing_changes() -> None:
     entry, result = compiled(model, x)
     executable, sizes = entry.executable, entry.sizes or {}
     check_lifetimes(executable.plan)
-    assert len(executable.plan.reuse) >= 2
+    assert len(executable.plan.reuse) >= 1
     assert executable.arena_bytes(sizes) < executable.arena_apart(sizes)
     torch.testing.assert_close(result, model(x))
     assert torch.equal(result, without_reuse(entry, x))
