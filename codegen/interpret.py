@@ -15,13 +15,18 @@ from torch import Tensor
 from ..ir.ops.recurrent import step
 from ..ir.types import Dim, concrete
 from .grid import Grid, Memory, Points
+from .inplace import InPlace
 from .program import Combine, Combiner, Expr, Format, Param, Program, Recurrence, Skeleton, Stage, Store
 
 Sizes = Mapping[sympy.Symbol, int]
 
 
 def interpret_program(
-    program: Program, tensors: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype | None = None
+    program: Program,
+    tensors: Sequence[Tensor],
+    sizes: Sizes,
+    dtype: torch.dtype | None = None,
+    in_place: InPlace = (),
 ) -> list[Tensor]:
     """Evaluate a program; returns its outputs in the dims of its OUT parameters, in memory order as they are there.
 
@@ -32,6 +37,7 @@ def interpret_program(
         sizes: the value of each size symbol.
         dtype: compute in this floating-point dtype throughout and return it. Otherwise values have their own dtypes,
             half types computed in float32 and rounded where they are stored.
+        in_place: pairs of a result and the operand whose memory it takes over: what is not stored is the operand's.
 
     Raises:
         IndexError: an index that comes from data is out of range.
@@ -43,6 +49,9 @@ def interpret_program(
         run.memory[param.name] = run.read(param, tensor)
     for param in program.outputs:
         run.memory[param.name] = run.blank(param)
+    for result, operand in in_place:
+        before = run.memory[program.inputs[operand].name].flat
+        run.memory[program.outputs[result].name].flat[: len(before)] = before
     if program.recurrence is not None:
         run.recurrence(program.recurrence)
         return [run.memory[p.name].tensor() for p in program.outputs]
@@ -50,9 +59,11 @@ def interpret_program(
         run.stage(stage)
     for store in program.stores:
         run.store(store)
-    for param in program.outputs:
+    updated = {result for result, _ in in_place}
+    for number, param in enumerate(program.outputs):
         writes = run.memory[param.name].writes
-        once = bool((writes == 1).all()) if program.skeleton is not Skeleton.SCATTER else bool((writes >= 1).all())
+        once = program.skeleton is Skeleton.SCATTER or bool((writes <= 1).all())
+        once = once and (number in updated or bool((writes >= 1).all()))
         assert once, f"the elements of {param.name} are not written once each"
     return [run.memory[p.name].tensor() for p in program.outputs]
 

@@ -99,6 +99,8 @@ def _take_along_dim(call: Call, x: Node, index: Node, dim: int | None = None) ->
     at = axis(dim, x.tensor_type.rank)
     shape = [a if i == at or a != 1 else b for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True))]
     wide = expand(x, shape)
+    # as in PyTorch, where an index beyond the axis goes around it, however far
+    index = ops.remainder(index, ops.scalar_like(x.shape[at], index))
     return ops.gather(
         wide,
         expand(index, [b if i == at else a for i, (a, b) in enumerate(zip(shape, index.shape, strict=True))]),

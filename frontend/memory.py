@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.node import Node
 from .aten import LOWERINGS
@@ -21,7 +22,7 @@ from .aten_index import _slice_scatter as put_slice
 from .decompose import exists
 from .origins import origin_of
 from .sizes import Sizes
-from .table import Call, NeedsFunctional, cast, permute, reshape
+from .table import Call, NeedsFunctional, cast, expand, permute, reshape
 
 
 class Memory:
@@ -188,9 +189,32 @@ def _put_transposed(call: Call, base: Node, value: Node, a: int = -2, b: int = -
 
 
 def _put_expanded(call: Call, base: Node, value: Node, *_: Any) -> Node:
-    if value.tensor_type.numel != base.tensor_type.numel:
-        raise NeedsFunctional("a write through an expanded view")
-    return reshape(value, base.shape)
+    """What a place in memory holds after a write through a view that has it several times.
+
+    PyTorch writes to such views only what is one for all elements, but not always to all of them: of those that share a
+    place, the first that is not what it was is the one that was written.
+    """
+    new = value.tensor_type.rank - base.tensor_type.rank
+    repeated = [at for at, size in enumerate(value.shape) if at < new or base.shape[at - new] != size]
+    if any(value.shape[at] == 0 for at in repeated):
+        return base
+    old = expand(reshape(base, (*[1] * new, *base.shape)), value.shape)
+    changed = _differs(value, old)
+    for at in repeated:
+        first = ops.argmax(ops.cast(changed, dtype=torch.int64), dim=at, keepdim=True)
+        value, changed = ops.gather(value, first, dim=at), ops.gather(changed, first, dim=at)
+    return ops.where(reshape(changed, base.shape), reshape(value, base.shape), base)
+
+
+def _differs(a: Node, b: Node) -> Node:
+    """Where two nodes of one type differ, also in the sign of a zero; NaN is NaN."""
+    differs = ops.ne(a, b)
+    if not a.dtype.is_floating_point:
+        return differs
+    one = ops.scalar_like(1.0, a)
+    sign = ops.ne(ops.div(one, a), ops.div(one, b))
+    number = ops.bit_or(ops.eq(a, a), ops.eq(b, b))
+    return ops.bit_and(ops.bit_or(differs, sign), number)
 
 
 _WRITERS: dict[str, Callable[..., Node]] = {

@@ -152,11 +152,11 @@ class Sizes:
             if type(term).__name__ in ("FloorDiv", "floor"):
                 quotient = normal_form(term.args[0] / term.args[1] if len(term.args) > 1 else term.args[0])
                 if quotient in self._whole:
-                    chosen = chosen.xreplace({term: quotient})
+                    chosen = _replaced(chosen, term, quotient)
             elif type(term).__name__ in ("Min", "Max") and len(term.args) == 2:
                 decided = self._decide(type(term).__name__, *term.args)
                 if decided is not None:
-                    chosen = chosen.xreplace({term: decided})
+                    chosen = _replaced(chosen, term, decided)
         return chosen
 
     def _decide(self, name: str, a: Any, b: Any) -> Any:
@@ -301,3 +301,14 @@ def _is_integer_polynomial(expression: Any) -> bool:
 
 def _bound(end: Any, otherwise: int | None) -> int | None:
     return int(end) if getattr(end, "is_Integer", False) or isinstance(end, int) else otherwise
+
+
+def _replaced(expression: Any, term: Any, by: Any) -> Any:
+    """An expression with a part replaced; as it was where PyTorch's functions cannot be built from the new part.
+
+    ``1 // (s // 2)`` is an expression of PyTorch's, ``1 // (s / 2)`` inside of a Max is a ValueError.
+    """
+    try:
+        return expression.xreplace({term: by})
+    except ValueError:
+        return expression

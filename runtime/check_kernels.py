@@ -56,7 +56,7 @@ def run_program(
             given.append(tensor.T if param.transposed else tensor)
         else:
             given.append(laid_out(value, tensor, sizes))
-    found = interpret_program(step.kernel.program, given, sizes, dtype)
+    found = interpret_program(step.kernel.program, given, sizes, dtype, step.kernel.in_place)
     return [
         _as_result(memory, result.tensor_type, layout, sizes)
         for memory, result, layout in zip(found, ops.results(step.node), layouts_of(step.node), strict=True)

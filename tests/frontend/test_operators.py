@@ -356,6 +356,11 @@ case(
 )
 case("index_select.default", lambda b, s: (f(5, 6), 1, ints(6, s)))
 case("gather.default", lambda b, s: (f(b, s + 2), 1, ints(s, b, s)))
+case(
+    "take_along_dim.default",
+    lambda b, s: (f(3, 5), torch.tensor([[-1, 7, 5], [-6, 0, 4], [9, -11, 2]])),
+    lambda op, x, i: op(x, i, 1),
+)
 case("take_along_dim.default", lambda b, s: (f(3, 5), ints(3, 3, 2)), lambda op, x, i: (op(x, i, 1), op(x, i)))
 case("take.default", lambda b, s: (f(3, 4), ints(12, b, s)))
 case("scatter.src scatter_add.default", lambda b, s: (f(b, 9), 1, torch.arange(s).expand(b, s), f(b, s)))

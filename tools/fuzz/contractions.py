@@ -232,7 +232,7 @@ def masked(b: Builder) -> None:
     """A write under a mask."""
     x = b.float(1)
     mask = b.partner(x, torch.bool)
-    if mask == x:
+    if mask == x or not b.shape(mask):  # a mask of rank 0 is a number to torch.export, which splits the model there
         raise Skip
     b.add("clone", f"{x}.clone()")
     y = b.names[-1]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...runtime.contract import TOLERANCES
 
-ROUNDS = (1, 1, 1, 1, 1, 1, 4, 4, 4, 4)  # the noise of each run, in units in the last place
+ROUNDS = (*[1] * 12, *[4] * 12)  # the noise of each run, in units in the last place
 MARGIN = 6.0  # how much further than the noise a result may lie
 # what only moves values: equal ones stay equal
 _MOVES = frozenset(

@@ -69,7 +69,7 @@ def _call(plan: Plan, step: KernelStep, at: Sequence[int], sizes: Sizes) -> None
         _packed(plan, i, at[i], sizes) if p.format is Format.PANELS else _strided(p, at[i], sizes).clone()
         for p, i in zip(program.inputs, step.buffers[:count], strict=True)
     ]
-    results = interpret_program(program, given, sizes)
+    results = interpret_program(program, given, sizes, in_place=step.kernel.in_place)
     for param, i, result in zip(program.outputs, step.buffers[count:], results, strict=False):
         if result.numel():
             shape, strides = _numbers(param.type.shape, sizes), _numbers(param.strides, sizes)
