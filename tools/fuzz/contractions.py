@@ -167,6 +167,8 @@ def by_hand(b: Builder) -> None:
             f"{weights} / {weights}.sum(-1, keepdim=True)",
         ),
     ]
+    if not _finite(b, x):  # as in attention: recognised attention keeps no NaN of keys that a mask hides
+        ways = ways[2:]
     if b.least(x, -1) % 2 == 0 and d.isdigit():
         half = int(d) // 2
         turned = f"torch.cat([-{x}[..., {half}:], {x}[..., :{half}]], -1)"
