@@ -229,18 +229,20 @@ def _large(terms: Dim, row_bytes: int, machine: Machine) -> bool:
 
 
 def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
-    lanes = machine.lanes(_float_dtype(program.inputs))
+    lanes = machine.lanes(_float_dtype(program))
     tile = max(machine.registers // 4, 1)
     sizes = ((2, 64), (2, 128), (4, 64), (2, 32))
     return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile) for c, keys in sizes)
 
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
-    lanes = machine.lanes(_float_dtype(program.inputs))
+    lanes = machine.lanes(_float_dtype(program))
     accumulators = machine.registers * 3 // 4
     tiles = ((rows, min(accumulators // rows, 4)) for rows in (4, 8, 1))
     return tuple(RecurrenceSchedule(rows, max(c, 1) * lanes, lanes, machine.threads) for rows, c in tiles)
 
 
-def _float_dtype(params: tuple[Param, ...]) -> torch.dtype:
-    return next(p.type.dtype for p in params if p.type.dtype.is_floating_point)
+def _float_dtype(program: Program) -> torch.dtype:
+    """The dtype of what a kernel reads; where that is constants alone, of what it computes."""
+    read = (p.type.dtype for p in program.inputs if p.type.dtype.is_floating_point)
+    return next(read, program.stages[-1].value.dtype if program.stages else torch.float32)

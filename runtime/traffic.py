@@ -2,7 +2,8 @@
 
 What is moved: each step reads its operands and writes its results once; of a table it reads the rows that are looked
 up, of a value that is sliced the slices, of a packed weight the panels with their padding. To that come the copies that
-the runtime makes of results and of state. What a kernel reads again from the caches while it runs does not count.
+the runtime makes of results, and of state that is not updated in place. What a kernel reads again from the caches while
+it runs does not count.
 
 The least, each charged to the step that is first to need it:
 
@@ -21,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir import ops
-from ..ir.cost import reads_of, updates, written_by
+from ..ir.cost import bytes_written, reads_of, updates, written_by
 from ..ir.graph import Graph, Mutation
 from ..ir.node import Node
 from ..ir.types import Dim, concrete
 from ..rewrites.fusion import through_views
 from .executable import Executable
-from .kernels import region_of
+from .kernels import in_place_of, region_of
 from .plan import Buffer, KernelStep, Place, Plan, Step
 from .roofs import last_cache_bytes
 
@@ -123,7 +124,7 @@ class _Account:
         """The bytes that a step reads of each operand."""
         if step.node.is_a(ops.fused):
             region = region_of(step.node)
-            reads = reads_of(region)
+            reads = reads_of(region, _in_place(step.node))
             amounts = [self.at(reads[x]) for x in region.inputs]
         else:
             amounts = [self.at(x.tensor_type.nbytes) for x in step.node.inputs]
@@ -134,7 +135,7 @@ class _Account:
 
     def moved(self, step: Step, amounts: Sequence[int]) -> Moved:
         sources = sum(n for x, n in zip(_bases(step.node), amounts, strict=True) if x not in self.maker)
-        written = sum(self.at(r.tensor_type.nbytes) for r in ops.results(step.node))
+        written = sum(self.at(n) for n in _written(step.node))
         return Moved(sources, sum(amounts) - sources, written)
 
     def packed(self, buffer: Buffer, amount: int) -> int:
@@ -153,7 +154,7 @@ class _Account:
             if buffer.place is not Place.OUTPUT or buffer in given:
                 copied += self.at(node.tensor_type.nbytes)
             given.add(buffer)
-        for mutation in self.plan.graph.mutations:
+        for mutation in (m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)):
             copied += 2 * self.at(mutation.target.tensor_type.nbytes)  # to a temporary, and from there to its place
         return Moved(others=copied, written=copied)
 
@@ -203,6 +204,20 @@ class _Account:
             for node in _bases(step.node):
                 found.setdefault(node, i)
         return found
+
+
+def _in_place(node: Node) -> set[Node]:
+    """The outputs of a fused node's region that take over an operand's memory."""
+    outputs = region_of(node).outputs
+    return {outputs[result] for result, _ in in_place_of(node)}
+
+
+def _written(node: Node) -> list[Dim]:
+    """The bytes that a step writes of each result: of one in place what changes."""
+    if not node.is_a(ops.fused):
+        return [r.tensor_type.nbytes for r in ops.results(node)]
+    changed = _in_place(node)
+    return [bytes_written(n, n in changed) for n in region_of(node).outputs]
 
 
 def _bases(node: Node) -> list[Node]:

@@ -30,9 +30,15 @@ def take_around(x: Tensor, i: Tensor) -> Tensor:
     return torch.take_along_dim(x, i, 1)
 
 
+def attend_to_constants(x: Tensor) -> Tensor:
+    zeros = torch.zeros_like(x)[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(zeros, zeros[..., :1, :], zeros[..., :1, :])
+
+
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[[], tuple[Any, ...]]]] = {
     "a write through an expanded view": (zero_rows_of_expanded, lambda: (torch.tensor([[1.0], [2.0], [3.0]]),)),
     "a write through a slice of one": (fill_expanded, lambda: (torch.arange(6.0).reshape(2, 3),)),
+    "attention of constants": (attend_to_constants, lambda: (torch.ones(2, 3, 4),)),
     "indices that go around": (take_around, lambda: (torch.arange(4.0).reshape(2, 2), torch.tensor([[2], [-3]]))),
 }
 
