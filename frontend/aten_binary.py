@@ -274,7 +274,15 @@ def _lerp(call: Call, x: Node, end: Node, weight: Any) -> Node:
 
 @lowers("hypot.default")
 def _hypot(call: Call, x: Node, y: Node) -> Node:
-    return elementwise(lambda a, b: ops.sqrt(ops.add(ops.mul(a, a), ops.mul(b, b))), x, y, result=call.dtype)
+    """The larger times the square root of 1 plus the square of the quotient: no square overflows."""
+    wide = torch.float32 if call.dtype in ops.HALF else call.dtype
+    a, b = (ops.abs(cast(v, wide)) for v in (x, y))
+    most, least = ops.maximum(a, b), ops.minimum(a, b)
+    zero, one, infinity = (ops.scalar(value, wide) for value in (0.0, 1.0, math.inf))
+    ratio = ops.where(ops.eq(most, zero), zero, ops.div(least, most))
+    length = ops.mul(most, ops.sqrt(ops.add(one, ops.mul(ratio, ratio))))
+    infinite = ops.bit_or(ops.eq(a, infinity), ops.eq(b, infinity))  # even where the other one is NaN
+    return cast(ops.where(infinite, infinity, length), call.dtype)
 
 
 @lowers("xlogy.Tensor", "xlogy.Scalar_Other", "xlogy.Scalar_Self", "special_xlogy.default")

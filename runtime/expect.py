@@ -15,7 +15,7 @@ from ..ir import ops
 from ..ir.errors import ExpectationError
 from ..ir.node import OPS, Trait
 from ..rewrites.explain import nearest
-from ..rewrites.rules import RULES
+from ..rewrites.registry import all_rules
 from .entry import Entry
 from .layers import kernels_of_layers
 from .plan import Plan
@@ -159,7 +159,7 @@ def _kernel_text(plan: Plan, step: int) -> str:
 def _nearest_text(operator: str, entry: Entry) -> str:
     """The near miss of all rules that make an operator which came furthest."""
     executable = entry.executable
-    miss = nearest(operator, RULES, executable.graphs, executable.applications)
+    miss = nearest(operator, all_rules(), executable.graphs, executable.applications)
     if miss is None:
         return f"; no rule that makes {operator} nearly fits anything that is left in the graph"
     lines = [f"the nearest miss is rule {miss.rule.name} at", *Miss.of(miss).lines()]

@@ -11,8 +11,8 @@ from typing import Any
 from ..ir.errors import SmeltError
 from ..rewrites.explain import NearMiss, RuleFate, fate_of
 from ..rewrites.pattern import brief
+from ..rewrites.registry import all_rules
 from ..rewrites.rule import Rule, rules_by_name
-from ..rewrites.rules import RULES
 from .entry import Entry
 from .refusals import Place
 from .report import WIDTH
@@ -115,7 +115,7 @@ def why_not_of(entry: Entry, name: str, limit: int = 5) -> WhyNot:
         UnknownRuleError: there is none.
     """
     executable = entry.executable
-    fate = fate_of(rule_named(name), RULES, executable.graphs, executable.applications, limit=1000)
+    fate = fate_of(rule_named(name), all_rules(), executable.graphs, executable.applications, limit=1000)
     return _shown(fate, limit)
 
 
@@ -125,7 +125,7 @@ def rule_named(name: str) -> Rule:
     Raises:
         UnknownRuleError: there is none.
     """
-    known = rules_by_name(RULES)
+    known = rules_by_name(all_rules())
     if name in known:
         return known[name]
     raise UnknownRuleError(f"there is no rule {name!r}{suggestion(name, known)}")

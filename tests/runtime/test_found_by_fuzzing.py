@@ -53,6 +53,15 @@ def test_programs(name: str) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_hypot_does_not_overflow(dtype: torch.dtype) -> None:
+    big = {torch.float16: 3e4, torch.float64: 1e300}.get(dtype, 1e30)
+    values = [0.0, -0.0, 3.0, -4.0, big, -big, 1e-7, float("inf"), float("-inf"), float("nan")]
+    x = torch.tensor(values, dtype=dtype)
+    found = smelt.compile(torch.hypot, dynamic=False)(x[:, None], x)
+    torch.testing.assert_close(found, torch.hypot(x[:, None], x), equal_nan=True)
+
+
 def test_a_program_in_place_is_interpreted_on_what_was_there() -> None:
     x, row = (ops.input(name=n, shape=s, dtype=torch.float32) for n, s in (("x", (3, 4)), ("row", (1, 4))))
     region = Graph([x, row], [ops.slice_put(x, row, dim=0, start=1)])

@@ -70,7 +70,8 @@ def test_a_model_where_the_search_wins(model: type[nn.Module], shape: tuple[int,
     assert few.flops is not None
     assert many.flops is not None
     assert few.flops < many.flops
-    assert few.captures[0].calls <= many.captures[0].calls
+    # one more where a norm was in the kernel of a product that now comes after a mean
+    assert few.captures[0].calls <= many.captures[0].calls + 1
     assert few.captures[0].rules["search"] == 1
     assert "search" not in many.captures[0].rules
     smelt.verify(fast, x)
