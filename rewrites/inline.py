@@ -32,12 +32,17 @@ def inlined(graph: Graph) -> dict[Node, Node]:
     return new
 
 
+def applied(region: Graph, operands: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The outputs of a region on other operands."""
+    new = dict(zip(region.inputs, operands, strict=True))
+    for node in region.nodes:
+        if node not in new:
+            new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
+    return tuple(new[x] for x in region.outputs)
+
+
 def expand(node: Node, operands: tuple[Node, ...]) -> tuple[Node, ...]:
     """The results of a fused node's region on other operands."""
     region = node.attrs["region"]
     assert isinstance(region, Graph)
-    new = dict(zip(region.inputs, operands, strict=True))
-    for inner in region.nodes:
-        if inner not in new:
-            new[inner] = inner.with_inputs(tuple(new[x] for x in inner.inputs))
-    return tuple(new[x] for x in region.outputs)
+    return applied(region, operands)

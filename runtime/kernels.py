@@ -15,6 +15,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.types import Dim, Shape, contiguous_strides
 from ..rewrites.fusion import split
+from ..rewrites.inline import applied
 
 
 @dataclass(frozen=True)
@@ -149,22 +150,13 @@ def legalise(graph: Graph, table: KernelTable) -> Graph:
         pieces = split(new)
         if sum(1 for n in pieces.nodes if n.is_a(ops.fused)) <= 1:
             return new
-        results = _inline(pieces, inputs)
+        results = applied(pieces, inputs)
         if len(results) == 1:
             return results[0]
         parts[new] = results
         return new
 
     return graph.rebuild(transform)
-
-
-def _inline(region: Graph, operands: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The outputs of a region on other operands."""
-    new = dict(zip(region.inputs, operands, strict=True))
-    for node in region.nodes:
-        if node not in new:
-            new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
-    return tuple(new[x] for x in region.outputs)
 
 
 def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
