@@ -17,6 +17,7 @@ from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, SymbolRange, TensorType, product, symbols_of
+from .levels import Levels
 from .log import FUSE, Fuel, Log
 from .prologue import refuse_queries, refuse_rows
 
@@ -64,8 +65,6 @@ class Group:
     domain: Shape
     nodes: list[Node]
     rows: tuple[int, ...] = ()
-    first: int = 0  # the positions of its first and last node in the graph's order
-    last: int = 0
     before: frozenset[Node] = frozenset()  # what is computed before the product or the attention of the kernel
 
 
@@ -76,6 +75,8 @@ def fuse(graph: Graph, fuel: Fuel | None = None, report: FusionReport | None = N
     for node in graph.nodes:
         if is_kernel_work(node, graph):
             fusion.place(node)
+        elif not node.has(Trait.SOURCE, Trait.VIEW, Trait.CREATION):
+            fusion.levels.add(node)
     fusion.conclude()
     return build(graph, fusion.groups)
 
@@ -130,7 +131,7 @@ class _Fusion:
         self.group_of: dict[Node, Group] = {}
         self.roots = graph.root_set
         self.log = Log()
-        self.low = list(range(len(graph.nodes)))  # of the groups that reach across a position, the first position
+        self.levels = Levels(graph, self.group_of, self.bases)
 
     @property
     def groups(self) -> list[Group]:
@@ -191,8 +192,9 @@ class _Fusion:
         kind = kind_of(node)
         domain = node.inputs[0].shape if kind is Kind.ROWS else () if kind is Kind.RECURRENCE else node.shape
         rows = ops.reduced_axes(node) if kind is Kind.ROWS else ()
-        group = Group(kind, domain, [node], rows, self.position[node], self.position[node])
+        group = Group(kind, domain, [node], rows)
         self.group_of[node] = group
+        self.levels.add(group)
         return group
 
     def producers(self, node: Node) -> list[Node]:
@@ -216,11 +218,9 @@ class _Fusion:
         merged.before = group.before | home.before
         if node.has(Trait.CONTRACTION, Trait.ATTENTION):
             merged.before |= frozenset(group.nodes)
-        merged.first, merged.last = min(group.first, home.first), max(group.last, home.last)
         for member in merged.nodes:
             self.group_of[member] = merged
-        for at in range(merged.first + 1, merged.last + 1):
-            self.low[at] = min(self.low[at], merged.first)
+        self.levels.join(merged, (group, home))
         return merged
 
     # --- legality -----------------------------------------------------------------------------------------------------
@@ -346,42 +346,26 @@ class _Fusion:
         return True
 
     def separated(self, group: Group, home: Group) -> bool:
-        """Whether a value of ``group`` reaches ``home`` through a kernel that is in neither."""
-        members = set(group.nodes) | set(home.nodes)
-        first = self.before_all(min(group.first, home.first))
-        stack = [x for n in members for x in self.bases(n) if x not in members]
-        seen: set[Node] = set()
+        """Whether one of two kernels needs the other through a third."""
+        levels, both = self.levels, (group, home)
+        floor = min(levels.of(group), levels.of(home))
+        stack = [unit for x in both for unit in map(levels.unit, levels.needs(x)) if unit not in both]
+        seen = set(stack)
         while stack:
-            node = stack.pop()
-            if node in seen or self.last_position(node) < first:
+            unit = stack.pop()
+            if levels.of(unit) <= floor:
                 continue
-            seen.add(node)
-            for x in self.kernel_inputs(node):
-                if x in members:
+            for needed in map(levels.unit, levels.needs(unit)):
+                if needed in both:
                     return True
-                if x not in seen:
-                    stack.append(x)
+                if needed not in seen:
+                    seen.add(needed)
+                    stack.append(needed)
         return False
 
     def bases(self, node: Node) -> Iterable[Node]:
         """The values that a node reads, through whatever views."""
         return (through_views(x, self.group_of) for x in node.inputs)
-
-    def before_all(self, position: int) -> int:
-        """The nearest earlier position that no kernel reaches across: what lies before it needs nothing after it."""
-        while self.low[position] < position:
-            position = self.low[position]
-        return position
-
-    def last_position(self, node: Node) -> int:
-        """The last position in the kernel of a node."""
-        group = self.group_of.get(node)
-        return self.position[node] if group is None else group.last
-
-    def kernel_inputs(self, node: Node) -> Iterable[Node]:
-        """The values that must be computed before a node: those that any node in its kernel reads."""
-        group = self.group_of.get(node)
-        return (x for member in (group.nodes if group else (node,)) for x in self.bases(member))
 
 
 def _flops_per_element(node: Node) -> int:

@@ -1,5 +1,8 @@
 """Fusion: what becomes one kernel, what must not, and that meaning never changes."""
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from smelt.ir.node import Node
 from smelt.ir.types import SymbolRange, symbol
 from smelt.ir.verify import verify
 from smelt.rewrites.fusion import FusionReport, fuse, split
+from smelt.rewrites.levels import Levels
 from smelt.rewrites.log import Fuel
 
 B, S = symbol("b"), symbol("s")
@@ -317,3 +321,31 @@ def test_kernels_that_need_each_other_by_what_joined_later_stay_apart() -> None:
 def test_a_constant_that_is_returned_through_a_view_is_computed() -> None:
     graph = fused(ops.expand(ops.scalar(0.25, torch.float32), shape=(3,)), X)
     assert sum(n.is_a(ops.fused) for n in graph.nodes) == 1
+
+
+def layers(count: int) -> Graph:
+    """Layers with a residual, of which each kernel takes in work of the next layer."""
+    x = value = ops.input(name="x", shape=(6, 8), dtype=torch.float32)
+    for i in range(count):
+        w, b = (ops.weight(name=f"{n}{i}", shape=s, dtype=torch.float32) for n, s in (("w", (8, 8)), ("b", (8,))))
+        half = ops.mul(value, ops.scalar(0.5, torch.float32))
+        value = ops.add(ops.relu(ops.linear(value, w, b)), half)
+    return Graph([x], [value])
+
+
+def test_fusion_asks_in_proportion_to_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    plain = Levels.needs
+
+    def needs(levels: Levels, unit: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return plain(levels, unit)
+
+    monkeypatch.setattr(Levels, "needs", needs)
+    counts = []
+    for count in (100, 200):
+        asked = 0
+        assert len(kernels(fuse(layers(count)))) == count
+        counts.append(asked)
+    assert counts[1] <= 2.1 * counts[0]
