@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 _OWN = frozenset(nn.Module().__dict__)  # what every module has: looked at by PyTorch, compared apart
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN_SET = nn.Module.__setattr__
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
 
 
@@ -26,7 +28,9 @@ class Reads:
         self._found: dict[tuple[nn.Module, str], Any] = {}
         self._weights = weight_types(module)
         self._names = {path: part.__dict__.keys() - {"forward"} for path, part in self._parts.items()}
+        self._states: dict[tuple[nn.Module, str], Any] = {}
         self.all_seen = True  # whether nothing was read in a way that is not recorded
+        self.wrote = False  # whether an attribute was set: what comes after may read it
 
     def note(self, part: nn.Module, name: str, value: Any, file: str) -> None:
         """Enter an attribute that was read, by code of a file."""
@@ -34,8 +38,11 @@ class Reads:
             return
         if name == "__dict__" and file != _MODULE_FILE:
             self.all_seen = False
-        elif name not in _OWN and name != "forward" and name in object.__getattribute__(part, "__dict__"):
-            self._found.setdefault((part, name), value)
+            return
+        known = name in _OWN or name == "forward" or (part, name) in self._found
+        if not known and name in object.__getattribute__(part, "__dict__"):
+            self._found[part, name] = value
+            self._states[part, name] = _state(value)
 
     def same(self, other: nn.Module) -> bool:
         """Whether another module is of the same parts, weights of the same types, and shows the same attributes."""
@@ -47,19 +54,34 @@ class Reads:
             and _grouped(parts) == _grouped(self._parts)
             and all(part.__dict__.keys() - {"forward"} == self._names[path] for path, part in parts.items())
             and weight_types(other) == self._weights
-            and all(self._alike(value, parts, path, name) for path, name, value in self._listed())
+            and all(self._alike(part, name, parts) for part, name in self._found)
         )
 
-    def _listed(self) -> Iterator[tuple[str, str, Any]]:
-        for (part, name), value in self._found.items():
-            yield self._paths[part], name, value
-
-    def _alike(self, value: Any, parts: dict[str, nn.Module], path: str, name: str) -> bool:
+    def _alike(self, part: nn.Module, name: str, parts: dict[str, nn.Module]) -> bool:
         """Whether an attribute of another module means what it meant in the one that was watched."""
-        other = parts[path].__dict__[name]
+        value, other = self._found[part, name], parts[self._paths[part]].__dict__[name]
         if isinstance(value, nn.Module) and value in self._paths:
             return other is parts[self._paths[value]]
-        return other is value or _same_constant(value, other)
+        if other is value:  # one object, which may have changed since
+            return bool(_state(other) == self._states[part, name])
+        return _same_constant(value, other)
+
+
+def _state(value: Any) -> Any:
+    """What an object holds now, a level deep: to see whether it changed. None for what cannot change."""
+    if isinstance(value, (*PLAIN, nn.Module, type)) or callable(value):
+        return None
+    if isinstance(value, Tensor):
+        return value._version
+    if isinstance(value, dict):
+        return [(_brief(k), _brief(v)) for k, v in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_brief(v) for v in value]
+    return [(k, _brief(v)) for k, v in getattr(value, "__dict__", {}).items()]
+
+
+def _brief(value: Any) -> Any:
+    return repr(value) if isinstance(value, PLAIN) else id(value)
 
 
 def _same_constant(a: Any, b: Any) -> bool:
@@ -99,7 +121,9 @@ def is_plain(module: nn.Module) -> bool:
             or isinstance(part, torch.jit.ScriptModule)
         ):
             return False
-        if type(part).__getattribute__ is not object.__getattribute__:
+        if type(part).__getattribute__ is not object.__getattribute__ or type(part).__setattr__ is not _PLAIN_SET:
+            return False
+        if any(i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for i in dis.get_instructions(type(part).forward)):
             return False
     return True
 
@@ -115,14 +139,19 @@ def recorded_reads(module: nn.Module) -> Iterator[Reads]:
             reads.note(self, name, value, sys._getframe(1).f_code.co_filename)
         return value
 
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        reads.wrote = True
+        _PLAIN_SET(self, name, value)
+
     classes = {type(part) for part in module.modules()}
     for one in classes:
         one.__getattribute__ = __getattribute__  # type: ignore[method-assign]
+        one.__setattr__ = __setattr__  # type: ignore[method-assign]
     try:
         yield reads
     finally:
         for one in classes:
-            del one.__getattribute__
+            del one.__getattribute__, one.__setattr__
 
 
 def versions(module: nn.Module, tensors: list[Tensor]) -> list[int]:

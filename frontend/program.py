@@ -24,7 +24,7 @@ from ..ir.types import symbol, symbols_of
 from .arguments import Leaf, traced
 from .branches import Branch, is_idle, is_internal, may_be_idle
 from .capture import Capture, Guard, OutputSpec, Specialised
-from .instances import Instances
+from .instances import Instances, NotAlike
 from .limits import limits_of
 from .lower import Lowering, mark
 from .memory import Memory
@@ -118,6 +118,8 @@ class Builder:
             raise UnsupportedError(f"operators without a lowering, and fallback is 'error':\n{listed}")
         outputs, specs, mutations = self._results(result, memory, bindings)
         graph = Graph(inputs.values(), outputs, mutations)
+        if any(node.op is ops.input and node not in graph.inputs for node in graph.nodes):
+            raise NotAlike("the model reads what was computed inside of a layer and is not its result")
         late = self._conditions()[len(conditions) :]
         if not is_idle(graph.nodes):
             late.extend((b.condition, b.where) for b in idle)

@@ -178,7 +178,7 @@ class Repeats:
                 found = original(*_mapped(args, lambda t: instead[id(t)]), **_mapped(kwargs, lambda t: instead[id(t)]))
         finally:
             self._busy = False
-        self.broken = self.broken or versions(layer, begun) != before
+        self.broken = self.broken or reads.wrote or versions(layer, begun) != before
         return found, reads
 
     def _result(self, layer: nn.Module, found: Any, begun: list[Tensor]) -> tuple[Any, list[Tensor], list[_TypeOf]]:

@@ -100,8 +100,18 @@ def is_kernel_work(node: Node, graph: Graph) -> bool:
         return any(user.has(Trait.RECURRENCE) for user in users)  # its kernel reads dense tensors only
     if node.has(Trait.CREATION):
         returned = any(through_views(root) is node for root in graph.roots)
-        return returned or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in users)
+        return returned or any(user.has(Trait.OPAQUE, Trait.RECURRENCE) for user in _readers(node, graph))
     return True
+
+
+def _readers(node: Node, graph: Graph) -> Iterator[Node]:
+    """What reads a node, through whatever views."""
+    stack = list(graph.users[node])
+    while stack:
+        user = stack.pop()
+        if user.has(Trait.VIEW):
+            stack.extend(graph.users[user])
+        yield user
 
 
 def through_views(node: Node, stop: Container[Node] = ()) -> Node:

@@ -28,8 +28,8 @@ from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.log import FUSE, Application, Fuel
 from ..rewrites.pattern import brief
 from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
+from ..rewrites.registry import all_rules
 from ..rewrites.rule import Rule
-from ..rewrites.rules import RULES
 from ..rewrites.search.settings import SearchSettings
 from ..rewrites.trial import Sizes
 from .build import native_hosts, thread_pool
@@ -56,7 +56,7 @@ def bisect(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: Dynamic = True,
-    rules: Rules = RULES,
+    rules: Rules | None = None,
     threads: int | None = None,
     optimize: str = "rules",
 ) -> Bisection:
@@ -66,7 +66,7 @@ def bisect(
         model: a module in eval mode, or a function of tensors.
         args, kwargs: what it is called with.
         dynamic: as ``smelt.compile`` takes it.
-        rules: the rules of each stage.
+        rules: the rules of each stage; by default those that a compilation uses, registered ones among them.
         threads: how many threads kernels may use; by default all cores that this process may run on.
         optimize: as ``smelt.compile`` takes it.
 
@@ -78,7 +78,7 @@ def bisect(
     kwargs = kwargs or {}
     captured = capture(model, args, kwargs, dynamic=dynamic)
     leaves = captured.flatten(args, kwargs)
-    search = Search(captured, leaves, Target.detect("cpu", threads), rules, optimize)
+    search = Search(captured, leaves, Target.detect("cpu", threads), rules or all_rules(), optimize)
     finding = search.capture_finding(model, args, kwargs) or search.run()
     return Bisection(finding, search.applications, search.trials, time.perf_counter() - start)
 

@@ -48,7 +48,7 @@ def dump_entry(entry: Entry, stage: str) -> str:
 
 
 def changed_by(entry: Entry, stage: str) -> str:
-    """What a pass changed, as a unified diff of the graph before and after it; empty where nothing.
+    """What a pass changed, as a unified diff of the graph before and after it, or that it changed nothing.
 
     Raises:
         ValueError: there is no such pass.
@@ -59,7 +59,7 @@ def changed_by(entry: Entry, stage: str) -> str:
         raise ValueError(f"there is no pass {stage!r}; there are: {', '.join(names[1:])}")
     before = names[names.index(stage) - 1]
     old, new = (print_graph(graphs[name]).splitlines() for name in (before, stage))
-    return "\n".join(difflib.unified_diff(old, new, before, stage, lineterm=""))
+    return "\n".join(difflib.unified_diff(old, new, before, stage, lineterm="")) or f"{stage} changed nothing"
 
 
 def kernel_program(kernel: KernelInfo) -> str:

@@ -125,6 +125,11 @@ class Executable:
         if copy is not None and value is not None and value.numel() and copy.data_ptr() != value.data_ptr():
             copy.copy_(value)
 
+    def _before_kernels(self) -> None:
+        """Take over what was written to such weights since the last run, as by a caller who empties a cache."""
+        for value, copy in self._written:
+            copy.copy_(value)
+
     def _after_kernels(self) -> None:
         """Keep weights that kernels changed in place equal to their copies, which is what the kernels wrote to."""
         for value, copy in self._written:
@@ -264,6 +269,7 @@ class _Call:
                 self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
         for position, (result, offset) in self.binding.lent.items():
             self.binding.addresses[position] = self.binding.addresses[result] + offset
+        self.executable._before_kernels()
         self.steps()
         outputs = self.outputs()
         mutations = [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]

@@ -14,7 +14,7 @@ from ..rewrites.log import FUSE, PLACE
 from .entry import Entry
 from .kernels import KernelInfo
 from .target import Target
-from .traffic import least_by_kernel, traffic_of
+from .traffic import least_by_kernel, moved_by_kernel, traffic_of
 
 WIDTH = 100
 _INDENT = " " * 12
@@ -179,6 +179,7 @@ def report_entry(entry: Entry) -> CaptureReport:
     known = dict(sizes or {})
     traffic = None if sizes is None else traffic_of(executable, known)
     least = None if traffic is None else least_by_kernel(executable, traffic)
+    moved = {} if traffic is None else moved_by_kernel(executable, traffic)
     return CaptureReport(
         inputs=tuple(f"{node.attrs['name']} {node.type}" for node in capture.graph.inputs),
         symbols=tuple(map(str, capture.graph.symbols)),
@@ -186,7 +187,7 @@ def report_entry(entry: Entry) -> CaptureReport:
         seconds=dict(entry.timings),
         cache=None if entry.cached is None else "hit" if entry.cached else "miss",
         arena_bytes=None if sizes is None else executable.arena_bytes(sizes),
-        kernels=tuple(_kernel(kernel, known, least) for kernel in executable.kernels),
+        kernels=tuple(_kernel(kernel, known, least, moved) for kernel in executable.kernels),
         fallbacks=tuple(map(str, executable.fallbacks)),
         specialised=tuple(map(str, capture.specialised)),
         guards=tuple(map(str, capture.guards)),
@@ -201,13 +202,15 @@ def _checks(found: Verdicts) -> CheckReport:
     return CheckReport(found.mode, found.checked, found.distinct, found.proved, dict(found.skipped))
 
 
-def _kernel(kernel: KernelInfo, sizes: Mapping[Any, int], least: Mapping[str, int] | None) -> KernelReport:
+def _kernel(
+    kernel: KernelInfo, sizes: Mapping[Any, int], least: Mapping[str, int] | None, moved: Mapping[str, int]
+) -> KernelReport:
     return KernelReport(
         name=kernel.name,
         kind=kernel.program.skeleton.value,
         calls=kernel.calls,
         flops=_at(kernel.flops, sizes),
-        bytes=_at(kernel.bytes, sizes),
+        bytes=moved[kernel.name] if kernel.name in moved else _at(kernel.bytes, sizes),
         operators=kernel.operators,
         module=kernel.module,
         least_bytes=None if least is None else least[kernel.name],

@@ -90,6 +90,12 @@ def least_by_kernel(executable: Executable, traffic: Traffic) -> dict[str, int]:
     return found
 
 
+def moved_by_kernel(executable: Executable, traffic: Traffic) -> dict[str, int]:
+    """The bytes that one call of each kernel moves, by its name."""
+    steps = zip(executable.plan.steps, traffic.steps, strict=True)
+    return {step.kernel.name: moved.nbytes for step, moved in steps if isinstance(step, KernelStep)}
+
+
 def unfused(graphs: Mapping[str, Graph]) -> Graph:
     """The graph before fusion: the last stage before the one of that name."""
     names = list(graphs)

@@ -53,7 +53,10 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
 
     Raises:
         VerifyError: an output breaks the numeric contract; the message names the worst one.
+        TypeError: the model is not compiled.
     """
+    if not hasattr(fast, "original"):
+        raise TypeError(f"verify takes what smelt.compile returned, not a {type(fast).__name__}")
     model = fast.original
     eager = _observe(model, model, args, kwargs)
     ours = _observe(fast, model, args, kwargs)

@@ -16,7 +16,7 @@ from .errors import UserCodeError
 
 
 class Commands(TyperGroup):
-    """Ends a command that raised one of our errors with that error's message, and with exit code 1."""
+    """Ends a command that raised one of our errors with that error's message, and with exit code 1 or 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -27,8 +27,11 @@ class Commands(TyperGroup):
                 err().print(str(error), markup=False, soft_wrap=True)
             else:
                 fail(str(error))
-            ctx.exit(1)
+            ctx.exit(2 if ctx.invoked_subcommand in _FINDING else 1)
 
+
+# Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
+_FINDING = ("bisect", "verify-rules", "fuzz")
 
 app = typer.Typer(
     cls=Commands,

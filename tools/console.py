@@ -17,12 +17,12 @@ MAX_WIDTH = 100
 def out() -> Console:
     """The console of results, at most 100 columns wide. Made anew, for tests replace the streams."""
     found = Console()
-    return Console(highlight=False, width=min(found.width, MAX_WIDTH) if found.is_terminal else MAX_WIDTH)
+    return Console(highlight=False, emoji=False, width=min(found.width, MAX_WIDTH) if found.is_terminal else MAX_WIDTH)
 
 
 def err() -> Console:
     """The console of progress and errors."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def emit_json(data: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..ir.errors import SmeltError
 
 
@@ -19,3 +21,19 @@ class MissingPackageError(SmeltError, ImportError):
 
 class RuleNameError(SmeltError, ValueError):
     """A rule that a command was given does not exist."""
+
+
+class OutputError(SmeltError, OSError):
+    """A file cannot be written where a command was told to."""
+
+
+def check_output(path: Path) -> None:
+    """See before long work that its result can be written.
+
+    Raises:
+        OutputError: there is no such folder, or the path is a folder.
+    """
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file in it")

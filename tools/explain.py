@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 from ..runtime.compile import compile
 from ..runtime.explain import Explanation
 from ..runtime.explain_text import explanation_text
 from ..runtime.whynot import rule_named, why_not_of
 from .console import busy, emit_json, emit_text, warn
 from .dump_ir import compiled
+from .errors import check_output
 from .models import Model, load_model
 from .plot import require_matplotlib, roofline
 
@@ -24,9 +27,13 @@ def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: 
     """
     if plot is not None:
         require_matplotlib()
+        check_output(plot)
     if rule is not None:
+        if measure or plot is not None:
+            raise typer.BadParameter("--why-not goes with neither --measure nor --plot")
+        model = load_model(spec)  # which may register the rule
         rule_named(rule)
-        why_not(load_model(spec), rule, everything, as_json)
+        why_not(model, rule, everything, as_json)
         return
     model = load_model(spec)
     with busy(f"explaining {model.name}"):

@@ -12,8 +12,9 @@ import typer
 from rich.table import Table
 
 from ..rewrites.certify import STATUSES, Certificate, examine
-from ..rewrites.registry import all_rules
+from ..rewrites.registry import all_rules, uncertified
 from ..rewrites.rule import Rule, rules_by_name
+from ..runtime.whynot import suggestion
 from .console import counted, emit_json, err, out
 from .errors import RuleNameError
 from .models import import_source
@@ -29,12 +30,13 @@ def verify_rules(names: Sequence[str], modules: Sequence[str], cases: int, seed:
         UnsupportedError: z3-solver or hypothesis is not installed.
     """
     for module in modules:
-        import_source(module)
+        with uncertified():
+            import_source(module)
     groups = {name: [r for r in rules if not names or r.name in names] for name, rules in groups_of_rules().items()}
     everything = rules_by_name(all_rules())
     unknown = [name for name in names if name not in everything]
     if unknown:
-        raise RuleNameError(f"there is no rule {', '.join(unknown)}")
+        raise RuleNameError("; ".join(f"there is no rule {n!r}{suggestion(n, everything)}" for n in unknown))
     found = _certificates(groups, list(everything.values()), cases, seed)
     certificates = [c for group in found.values() for c in group]
     if as_json:

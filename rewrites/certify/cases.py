@@ -75,8 +75,10 @@ class Harness:
 
     def form_faults(self) -> Iterator[Fault]:
         """What is missing in the rule's declaration."""
-        if not self.rule.samples or not self.rule.near_misses:
-            yield self.fault("samples", "a rule needs samples and near misses")
+        needed = {"samples": self.rule.samples, "near misses": self.rule.near_misses}
+        missing = [name for name, given in needed.items() if not given]
+        if missing:
+            yield self.fault("samples", f"a rule needs {' and '.join(missing)}")
 
     def fault(self, check: str, detail: str) -> Fault:
         """A fault of this rule."""

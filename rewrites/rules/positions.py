@@ -16,7 +16,7 @@ import torch
 from ...ir import ops
 from ...ir.node import Node
 from ...ir.types import Dim, Shape
-from .common import is_integer, is_size
+from .common import is_size
 
 LIMIT = 32  # operators that are looked at: a mask by position takes about ten
 
@@ -72,8 +72,13 @@ def line_of(root: Node) -> Line | None:
     return found[root]
 
 
+def _is_exact(x: Node) -> bool:
+    """Whether arithmetic on positions is that of whole numbers: in narrower types than int64 it may wrap around."""
+    return x.dtype == torch.int64 and not (x.op is ops.cast and x.inputs[0].dtype != torch.int64)
+
+
 def _looked_into(x: Node) -> Sequence[Node]:
-    if not is_integer(x.dtype):
+    if not _is_exact(x):
         return ()
     if x.tensor_type.numel == 1:  # one number, whatever it is computed from; p + 1 is still a line in p
         return x.inputs if x.is_a(ops.add, ops.sub) and any(y.is_a(ops.full) for y in x.inputs) else ()
@@ -82,7 +87,7 @@ def _looked_into(x: Node) -> Sequence[Node]:
 
 
 def _line(x: Node, found: dict[Node, Line | None]) -> Line | None:
-    if not is_integer(x.dtype):
+    if not _is_exact(x):
         return None
     flat = (0,) * len(x.shape)
     if x.is_a(ops.full) and is_size(x.attrs["value"]):

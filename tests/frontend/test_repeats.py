@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from smelt.frontend import repeats
 from smelt.frontend.capture import Capture
 from smelt.frontend.export import capture
+from smelt.ir.interpret import interpret
 
 LAYERS = 6
 X = torch.randn(3, 8)
@@ -321,3 +322,71 @@ def test_a_list_that_layers_write_to() -> None:
             return x + sum(kept)
 
     assert both(Outer(Appends), X)[1] == LAYERS
+
+
+class Keeping(Layer):
+    """A layer that keeps what it computed."""
+
+    aux: Any = 0.0
+
+    def body(self, x: Tensor) -> Any:
+        made: Tensor = super().body(x)
+        self.aux = made.mean()
+        return made
+
+
+class Summed(Model):
+    """The result and what some layers kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return x + self.layers[3].aux + self.layers[4].aux
+
+
+@pytest.mark.filterwarnings("ignore:.*attributes.*were assigned:UserWarning")
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+def test_what_layers_keep_is_that_of_each() -> None:
+    model = Summed(Keeping).eval()
+    found = capture(model, (X,))
+    inputs = [n for n in found.graph.nodes if n.op.name == "input"]
+    assert inputs == list(found.graph.inputs)
+    with torch.no_grad():
+        expected = model(X)
+    (ours,) = interpret(found.graph, [X], found.weights).outputs
+    torch.testing.assert_close(ours, expected)
+
+
+class Setting:
+    """What all layers look at and the model changes."""
+
+    scale = 1.0
+
+
+class Scaled(Layer):
+    def __init__(self, index: int, setting: Setting) -> None:
+        super().__init__(index)
+        self.setting = setting
+
+    def body(self, x: Tensor) -> Any:
+        return super().body(x) * self.setting.scale
+
+
+class Rescaling(Model):
+    """From the fourth layer on, another scale."""
+
+    def __init__(self) -> None:
+        setting = Setting()
+        setting.scale = 1.0
+        super().__init__(lambda i: Scaled(i, setting))
+        self.setting = setting
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for i, layer in enumerate(self.layers):
+            self.setting.scale = 1.0 if i < 3 else 0.25
+            x = layer(x)
+        return x
+
+
+def test_a_shared_object_that_changes_between_layers() -> None:
+    both(Rescaling(), X)

@@ -320,3 +320,18 @@ def test_other_state_in_place() -> None:
         torch.testing.assert_close(fast(x), reference(x))
     plan = fast.entries[0].executable.plan
     assert [plan.is_in_place(m) for m in plan.graph.mutations] == [True, True]
+
+
+@pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
+def test_a_cache_that_the_caller_empties_is_empty(strided: bool) -> None:
+    """Kernels may work on a copy of a cache that they cannot read as it is: the module's own is what counts."""
+    cache = torch.ones(2, 8).t() if strided else torch.ones(8, 2)
+    model = Store(cache).eval()
+    fast = smelt.compile(model, dynamic=False)
+    row = torch.full((1, 2), 5.0)
+    fast(row, torch.tensor([3]))
+    model.cache.zero_()
+    expected = torch.zeros(8)
+    expected[4] = 10.0
+    assert torch.equal(fast(row, torch.tensor([4])), expected)
+    assert torch.equal(model.cache.sum(1), expected)

@@ -72,3 +72,24 @@ def test_a_program_in_place_is_interpreted_on_what_was_there() -> None:
     assert torch.equal(found.reshape(3, 4), torch.cat([before[:1], new, before[2:]]))
     with pytest.raises(AssertionError, match="not written once"):
         interpret_program(program, [before, new], {})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_masks_of_narrow_integers_wrap_around(dtype: torch.dtype) -> None:
+    """i - j >= 0 is always true of uint8, and not causal for int8 past 127."""
+
+    def attend(q: Tensor) -> Tensor:
+        i = torch.arange(q.shape[2]).to(dtype)
+        mask = (i[:, None] - i[None]) >= 0
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask)
+
+    q = torch.randn(1, 2, 200, 8)
+    torch.testing.assert_close(smelt.compile(attend)(q), attend(q))
+
+
+def test_a_range_seen_through_a_view_by_pytorch() -> None:
+    def put(cache: Tensor, place: Tensor, x: Tensor) -> Tensor:
+        return cache.index_put((torch.arange(cache.shape[0])[:, None], place), x)
+
+    given = torch.zeros(2, 5, 3), torch.tensor([[1], [4]]), torch.ones(2, 1, 3)
+    assert torch.equal(smelt.compile(put)(*given), put(*given))

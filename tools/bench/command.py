@@ -11,10 +11,11 @@ from typing import Any
 from ...runtime.target import usable_cores
 from ..console import busy, emit_json, out
 from ..env import facts
+from ..errors import check_output
 from .peers import SMELT
 from .plot import plot
 from .roofs import Roofs, measure_roofs
-from .run import Outcome, measure, parse_peers
+from .run import Outcome, check_dtype, measure, parse_peers
 from .show import heading, remarks, table
 
 
@@ -37,6 +38,10 @@ def bench(
     """
     names = [SMELT, *(name for name in parse_peers(peers) if name != SMELT)]
     count = threads or usable_cores()
+    for path in (json_file, picture):
+        if path is not None and str(path) != "-":
+            check_output(path)
+    check_dtype(dtype)
     with busy("measuring what this machine reaches"):
         roofs = measure_roofs(count)
     outcomes: list[Outcome] = []

@@ -80,14 +80,19 @@ def parse_peers(text: str) -> list[str]:
     return names
 
 
+def check_dtype(dtype: str) -> None:
+    """Raise ModelError for a dtype that is not known."""
+    if dtype not in DTYPES:
+        raise ModelError(f"there is no dtype {dtype!r} to benchmark; there are: {', '.join(DTYPES)}")
+
+
 def load(spec: str, dtype: str) -> Model:
     """The model that a command line names, its weights and floating-point inputs in a dtype.
 
     Raises:
         ModelError: there is no such model or dtype.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"there is no dtype {dtype!r} to benchmark; there are: {', '.join(DTYPES)}")
+    check_dtype(dtype)
     model = load_model(spec)
     if dtype == "f32":
         return model

@@ -76,7 +76,7 @@ class Worker:
             answer = b""
         if answer is None:
             self.close()
-            return {"way": "hang", "message": f"no answer within {self.seconds:g} s"}
+            return {"way": "hang", "message": f"no answer within {self.seconds:g} seconds"}
         if not answer:
             code = process.wait()
             self.close()
