@@ -42,7 +42,6 @@ def roofline(explanation: Explanation, path: Path) -> None:
     axes.set_ylabel(f"GFLOP/s, {'measured' if measured else 'estimated'}")
     axes.legend(loc="lower right", fontsize="small")
     axes.grid(visible=True, which="both", alpha=0.2)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 

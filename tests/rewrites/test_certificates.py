@@ -212,4 +212,4 @@ def test_the_command_takes_modules(tmp_path: Path, factor: int, status: str, cod
 
 
 def test_a_rule_that_does_not_exist() -> None:
-    assert "there is no rule mul-two" in run("mul-two", code=1).stderr
+    assert "there is no rule 'mul-two'; did you mean mul-one" in run("mul-two", code=2).stderr

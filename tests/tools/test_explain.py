@@ -64,9 +64,11 @@ def test_a_rule_that_is_not_there() -> None:
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_picture(tmp_path: Path, ending: str) -> None:
     pytest.importorskip("matplotlib")
-    path = tmp_path / "folder" / f"roofline.{ending}"
+    path = tmp_path / f"roofline.{ending}"
     run(TINY, "--plot", str(path))
     assert path.stat().st_size > 5000
+    missing = tmp_path / "folder" / path.name
+    assert "there is no folder" in run(TINY, "--plot", str(missing), code=1).stderr
 
 
 def test_a_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
