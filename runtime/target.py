@@ -95,6 +95,8 @@ def _host(threads: int) -> Target:
     require_tvm()
     # TVM would tie the calling thread to one core, and so every thread that PyTorch starts from it later.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
+    # The most threads that its pool can ever have, half of the cores by default; how many run is said for each call.
+    os.environ.setdefault("TVM_NUM_THREADS", str(usable_cores()))
     # imported when a target asks for it: the GPU path runs on a machine without TVM
     try:
         from ..codegen.tvm.processor import host_processor

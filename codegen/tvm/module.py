@@ -198,7 +198,7 @@ _pool = threading.local()  # TVM's thread pool is one for each thread that calls
 
 
 def set_threads(count: int) -> None:
-    """Size TVM's thread pool, which takes half of the cores by default. Cheap where it has that size already."""
+    """Size TVM's thread pool, within the limit of ``TVM_NUM_THREADS``. Cheap where it has that size already."""
     if getattr(_pool, "size", None) != count:
         tvm.get_global_func("runtime.config_threadpool")(1, count)
         _pool.size = count

@@ -129,3 +129,25 @@ def test_running_kernels_ties_no_thread_to_a_core() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TVM_BIND_THREADS"}
     environment["PYTHONPATH"] = str(root / ".typecheck")
     subprocess.run([sys.executable, "-c", AFFINITY], env=environment, check=True)
+
+
+POOL = """
+import os
+os.cpu_count = lambda: 4
+if hasattr(os, "sched_getaffinity"):
+    os.sched_getaffinity = lambda pid: {0, 1, 2, 3}
+import tvm
+from smelt.codegen.tvm import module
+from smelt.runtime.target import Target
+threads = Target.detect().threads
+module.set_threads(threads)
+found = tvm.get_global_func("runtime.NumThreads")()
+assert (threads, found) == (4, 4), (threads, found)
+"""
+
+
+def test_kernels_may_use_every_core() -> None:
+    """TVM's pool has half of the cores unless it is told otherwise before it is first used."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("TVM_NUM_THREADS", "OMP_NUM_THREADS")}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / ".typecheck")
+    subprocess.run([sys.executable, "-c", POOL], env=environment, check=True)
