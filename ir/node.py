@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Union
@@ -316,9 +316,19 @@ def wildcard(name: str) -> Node:
     return _intern(WILDCARD, (), {"name": name}, UNKNOWN)
 
 
-def topological(roots: tuple[Node, ...] | list[Node]) -> Iterator[Node]:
-    """Every node that the roots need, operands before users, each once, in a fixed order. Not recursive."""
-    seen: set[Node] = set()
+def through_views(node: Node, stop: Container[Node] = ()) -> Node:
+    """The value that a chain of views looks at; a view in ``stop`` counts as a value."""
+    while node.has(Trait.VIEW) and node not in stop:
+        node = node.inputs[0]
+    return node
+
+
+def topological(roots: Sequence[Node], stop: Iterable[Node] = ()) -> Iterator[Node]:
+    """Every node that the roots need, operands before users, each once, in a fixed order. Not recursive.
+
+    Nodes in ``stop``, and what they alone need, are left out.
+    """
+    seen: set[Node] = set(stop)
     stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
         node, ready = stack.pop()

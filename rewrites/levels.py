@@ -6,15 +6,13 @@ Whether one kernel needs another is then asked of few: nothing at or below a ker
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
+from .groups import Group
 
-if TYPE_CHECKING:
-    from .fusion import Group
-
-    Unit: TypeAlias = Group | Node  # a kernel, or a node that is in none
+Unit: TypeAlias = Group | Node  # a kernel, or a node that is in none
 
 
 class Levels:

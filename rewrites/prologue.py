@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..ir import ops
-from ..ir.node import Node, Trait
+from ..ir.node import Node, Trait, through_views
 from ..ir.types import Shape, product
 
 MAX_QUERY_NODES = 8  # operators on the queries of an attention
@@ -35,9 +35,9 @@ def refuse_rows(linear: Node, rows: Node, nodes: Sequence[Node], escaping: Itera
         return f"rows of {terms} elements cannot be held: the size must be a number"
     if any(n.has(Trait.CONCAT) or n.is_a(ops.slice_put) for n in nodes if n.shape == shape) and _no_reduction(nodes):
         return "values in pieces make a kernel of their own"
-    if any(_base(x) in nodes for x in linear.inputs[1:]):
+    if any(through_views(x) in nodes for x in linear.inputs[1:]):
         return "the weight or the bias of the product is computed"
-    if any(_base(x) is _base(linear.inputs[1]) for n in nodes for x in n.inputs):
+    if any(through_views(x) is through_views(linear.inputs[1]) for n in nodes for x in n.inputs):
         return "the weight of the product is read for its rows too: it could not be packed"
     if any(n.shape != shape for n in escaping):
         return "a value of another shape than the rows is read elsewhere"
@@ -59,7 +59,7 @@ def refuse_queries(attention: Node, queries: Node, nodes: Sequence[Node], domain
         alone: whether nothing else reads a value of the group.
     """
     q, *others = attention.inputs
-    if _base(q) is not queries or any(_base(x) in nodes for x in others):
+    if through_views(q) is not queries or any(through_views(x) in nodes for x in others):
         return "keys, values and masks are read many times"
     if not alone:
         return "its value is read elsewhere too"
@@ -68,9 +68,3 @@ def refuse_queries(attention: Node, queries: Node, nodes: Sequence[Node], domain
     if product(q.shape) != product(domain) or any(n.shape != domain for n in nodes):
         return "it would be computed again for each element it is used for"
     return None
-
-
-def _base(node: Node) -> Node:
-    while node.has(Trait.VIEW):
-        node = node.inputs[0]
-    return node

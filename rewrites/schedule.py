@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import sympy
 
 from ..ir.graph import Graph
-from ..ir.node import Node, Trait, result_types
+from ..ir.node import Node, Trait, result_types, through_views
 from ..ir.types import TensorType, concrete
-from .fusion import through_views
 
 EXACT = 12
 NOMINAL = 128  # the size that stands for every symbol within whose range it lies

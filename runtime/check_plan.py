@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from ..rewrites.fusion import through_views
+from ..ir.node import through_views
 from ..rewrites.trial import Sizes
-from .executable import Executable
+from .executable import Executable, nbytes_of
 from .plan import KernelStep, Place, Plan
 
 
@@ -39,9 +38,12 @@ def conflicts(executable: Executable, sizes: Sizes) -> list[tuple[Lies, Lies]]:
     plan, binding = executable.plan, executable._binding(sizes)
     live = lifetimes(plan)
     lies = [
-        Lies(p, at, at + _nbytes(plan, p, binding.shapes), *live[p]) for p, at in binding.offsets.items() if p in live
+        Lies(p, at, at + nbytes_of(plan.buffers[p], binding.shapes), *live[p])
+        for p, at in binding.offsets.items()
+        if p in live
     ]
-    return [(one, other) for one, other in combinations(lies, 2) if one.meets(other) and not _reuses(plan, one, other)]
+    pairs = combinations(lies, 2)
+    return [(one, other) for one, other in pairs if one.meets(other) and not _reuses(plan, one, other)]
 
 
 def _reuses(plan: Plan, one: Lies, other: Lies) -> bool:
@@ -63,10 +65,3 @@ def lifetimes(plan: Plan) -> dict[int, tuple[int, int]]:
         if held is not None and held.position in found:
             found[held.position] = (found[held.position][0], len(plan.steps))
     return found
-
-
-def _nbytes(plan: Plan, position: int, shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
-    count = plan.buffers[position].type.dtype.itemsize
-    for size in shapes[position][0]:
-        count *= size
-    return count

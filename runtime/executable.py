@@ -16,15 +16,15 @@ from ..codegen.tvm.packing import pack_panels
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
-from ..ir.node import Node, Trait
+from ..ir.node import Node, Trait, through_views
 from ..ir.types import concrete
 from ..rewrites.check import Verdicts
-from ..rewrites.fusion import FusionReport, through_views
+from ..rewrites.fusion import FusionReport
 from ..rewrites.memory import Interval, place, place_within
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
+from .tensors import ALIGNMENT, is_dense
 
-ALIGNMENT = 64
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
 MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
 Sizes = Mapping[sympy.Symbol, int]
@@ -107,7 +107,7 @@ class Executable:
         if value.numel() == 0:
             return _stand_in(value)
         if buffer.packing is None:
-            return value if _usable(value) else value.contiguous().clone()
+            return value if is_dense(value) else value.contiguous().clone()
         return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
@@ -199,8 +199,8 @@ class Executable:
         """Intermediates in the memory of results that are written after their last use: the result and an offset."""
         found: dict[int, tuple[int, int]] = {}
         buffers = [self.plan.buffers[i] for i in self.plan.written if 0 not in shapes[i][0]]
-        for b in sorted(buffers, key=lambda b: -_nbytes(b, shapes)):
-            size, written = _nbytes(b, shapes), self.plan.written[b.position]
+        for b in sorted(buffers, key=lambda b: -nbytes_of(b, shapes)):
+            size, written = nbytes_of(b, shapes), self.plan.written[b.position]
             if size >= LENT_BYTES:
                 over = [o for o, x in intervals.items() if o not in found and x.last < written]
                 within = place_within([intervals[o] for o in over], size)
@@ -214,7 +214,7 @@ class Executable:
         for b in self.plan.buffers:
             if b.place is not Place.ARENA or b.position not in self.plan.live:
                 continue
-            mine = Interval(_nbytes(b, shapes), *self.plan.live[b.position])
+            mine = Interval(nbytes_of(b, shapes), *self.plan.live[b.position])
             owner = first[b.position] = first[reuse[b.position]] if b.position in reuse else b.position
             held = found.get(owner, mine)
             found[owner] = Interval(max(held.nbytes, mine.nbytes), held.first, max(held.last, mine.last))
@@ -348,7 +348,7 @@ class _Call:
         if buffer.position in self.binding.lent:
             return self.lent(buffer)
         start = self.binding.arena_base - self.executable._arena.data_ptr() + self.binding.offsets[buffer.position]
-        nbytes = _nbytes(buffer, self.binding.shapes)
+        nbytes = nbytes_of(buffer, self.binding.shapes)
         flat = self.executable._arena[start : start + nbytes].view(buffer.type.dtype)
         return flat.as_strided(shape, strides)
 
@@ -356,7 +356,7 @@ class _Call:
         """An intermediate that lies in a result for the caller."""
         result, offset = self.binding.lent[buffer.position]
         shape, strides = self.binding.shapes[buffer.position]
-        nbytes = _nbytes(buffer, self.binding.shapes)
+        nbytes = nbytes_of(buffer, self.binding.shapes)
         storage, memory = self.tensors[result].untyped_storage(), torch.empty(0, dtype=torch.uint8)
         return memory.set_(storage, offset, (nbytes,), (1,)).view(buffer.type.dtype).as_strided(shape, strides)
 
@@ -365,7 +365,8 @@ def _numbers(dims: Sequence[Any], sizes: Sizes) -> tuple[int, ...]:
     return tuple(d if isinstance(d, int) else concrete(d, sizes) for d in dims)
 
 
-def _nbytes(buffer: Buffer, shapes: Shapes) -> int:
+def nbytes_of(buffer: Buffer, shapes: Shapes) -> int:
+    """The bytes that a buffer takes, never none."""
     count = buffer.type.dtype.itemsize
     for size in shapes[buffer.position][0]:
         count *= max(size, 1)  # an empty table has one row that may be read: see _stand_in
@@ -375,10 +376,6 @@ def _nbytes(buffer: Buffer, shapes: Shapes) -> int:
 def _stand_in(tensor: Tensor) -> Tensor:
     """Memory for an empty tensor: a kernel that finds an index out of range reads element 0 before it is reported."""
     return tensor.new_zeros([max(size, 1) for size in tensor.shape])
-
-
-def _usable(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0
 
 
 def _concrete_value(value: Any, sizes: Sizes) -> Any:

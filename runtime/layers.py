@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir import ops
-from ..rewrites.fusion import through_views
+from ..ir.node import through_views
 from .plan import Plan
 
 

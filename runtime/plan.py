@@ -12,9 +12,8 @@ from ..codegen.program import Format, Param
 from ..codegen.schedule import panel_tile
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
-from ..ir.node import Node
+from ..ir.node import Node, through_views
 from ..ir.types import Shape, TensorType, contiguous_strides
-from ..rewrites.fusion import through_views
 from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
 from .inplace import find_reuse

@@ -35,9 +35,14 @@ def _is_plain(tensor: Tensor) -> bool:
     ) or isinstance(tensor, nn.Parameter | nn.Buffer)
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether kernels can read a tensor as it is: row-major, aligned, no negation or conjugation put off."""
+    return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0 and not (tensor.is_neg() or tensor.is_conj())
+
+
 def dense(tensor: Tensor) -> Tensor:
     """The tensor itself where it is row-major and aligned, a copy that is otherwise."""
-    if tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0 and not (tensor.is_neg() or tensor.is_conj()):
+    if is_dense(tensor):
         return tensor
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     return copy.copy_(tensor.detach())

@@ -24,9 +24,8 @@ from typing import Any
 from ..ir import ops
 from ..ir.cost import bytes_written, reads_of, updates, written_by
 from ..ir.graph import Graph, Mutation
-from ..ir.node import Node
+from ..ir.node import Node, through_views
 from ..ir.types import Dim, concrete
-from ..rewrites.fusion import through_views
 from .executable import Executable
 from .kernels import in_place_of, region_of
 from .plan import Buffer, KernelStep, Place, Plan, Step

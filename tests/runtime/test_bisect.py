@@ -14,7 +14,7 @@ from smelt.frontend.export import capture
 from smelt.ir import ops
 from smelt.ir.graph import Graph
 from smelt.ir.node import Node, Var
-from smelt.rewrites import fusion, hoist, merge
+from smelt.rewrites import hoist, merge, regions
 from smelt.rewrites.log import FUSE, PLACE, Application
 from smelt.rewrites.memory import Placement
 from smelt.rewrites.rule import Domain, Rule
@@ -178,7 +178,7 @@ def hoist_to_a_constant(patch: pytest.MonkeyPatch) -> None:
 
 def changed_regions(patch: pytest.MonkeyPatch, change: Callable[[Node, tuple[Node, ...]], Node | None]) -> None:
     """Regions of more than one operator are changed, where ``change`` gives another node."""
-    right = fusion.make_region
+    right = regions.make_region
 
     def make_region(*args: Any) -> Graph:
         region = right(*args)
@@ -186,7 +186,7 @@ def changed_regions(patch: pytest.MonkeyPatch, change: Callable[[Node, tuple[Nod
             return region
         return region.rebuild(lambda node, inputs: change(node, inputs) or node.with_inputs(inputs))
 
-    patch.setattr(fusion, "make_region", make_region)
+    patch.setattr(regions, "make_region", make_region)
 
 
 def fusion_without_gelu(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from smelt.frontend.export import capture
 from smelt.ir import ops
 from smelt.ir.errors import CheckError
 from smelt.ir.graph import Graph
-from smelt.rewrites import fusion, merge
+from smelt.rewrites import fusion, merge, regions
 from smelt.rewrites.check import RuleChecker
 from smelt.rewrites.context import Context
 from smelt.rewrites.log import PLACE, Fuel
@@ -152,13 +152,13 @@ def test_a_wrong_pass_is_refused(tiny: Any) -> None:
 
 
 def forget_relu(patch: pytest.MonkeyPatch) -> None:
-    right = fusion.make_region
+    right = regions.make_region
 
     def make_region(*args: Any) -> Graph:
         region = right(*args)
         return region.rebuild(lambda n, inputs: inputs[0] if n.op is ops.relu else n.with_inputs(inputs))
 
-    patch.setattr(fusion, "make_region", make_region)
+    patch.setattr(regions, "make_region", make_region)
 
 
 @pytest.mark.parametrize(

@@ -236,9 +236,9 @@ def test_intermediates_lie_in_results_until_these_are_written(torch_step: bool) 
         again = entry.run([x], sizes)
         assert torch.equal(result, again)
         for position, (output, offset) in binding.lent.items():
-            nbytes = executable_module._nbytes(executable.plan.buffers[position], binding.shapes)
+            nbytes = executable_module.nbytes_of(executable.plan.buffers[position], binding.shapes)
             assert executable.plan.live[position][1] < executable.plan.written[output]
-            assert offset + nbytes <= executable_module._nbytes(executable.plan.buffers[output], binding.shapes)
+            assert offset + nbytes <= executable_module.nbytes_of(executable.plan.buffers[output], binding.shapes)
 
 
 def test_small_results_hold_nothing() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from smelt.ir import ops
 from smelt.ir.graph import Graph
-from smelt.rewrites import fusion
+from smelt.rewrites import regions
 from smelt.tools import cli
 
 # where a script of its own finds the package that is tested here
@@ -37,13 +37,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def wrong_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused regions forget relu."""
-    right = fusion.make_region
+    right = regions.make_region
 
     def make_region(*args: object) -> Graph:
         region = right(*args)  # type: ignore[arg-type]
         return region.rebuild(lambda n, inputs: inputs[0] if n.op is ops.relu else n.with_inputs(inputs))
 
-    monkeypatch.setattr(fusion, "make_region", make_region)
+    monkeypatch.setattr(regions, "make_region", make_region)
 
 
 def test_a_sound_model(model: str, tmp_path: Path) -> None:

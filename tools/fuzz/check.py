@@ -20,6 +20,7 @@ from ...ir.text import print_graph
 from ...rewrites.log import Fuel
 from ...runtime.build import build_executable
 from ...runtime.calls import CallReader
+from ...runtime.contract import TOLERANCES
 from ...runtime.entry import Entry, Mismatch
 from ...runtime.target import Target
 from ...runtime.verify import compare
@@ -28,6 +29,7 @@ from .program import Call, Loaded, forget, load
 from .variants import InterpretedGraph, interpreted_hosts
 
 Values = dict[str, Any]
+_HALF = re.compile(r"\bb?f16\b")
 _PACKAGE = Path(__file__).parent.parent.parent
 
 
@@ -95,6 +97,7 @@ class _Check:
         self.source, self.loaded, self.native = source, loaded, native
         self.verdict = Verdict()
         self.target = Target.detect("cpu", 1)
+        self.narrow = bool(_HALF.search(source.partition("class Program")[2]))
         self._noise: list[list[Values | Raised]] | None = None
 
     def run(self) -> Verdict:
@@ -188,8 +191,11 @@ class _Check:
 
     def explained(self, number: int, path: str, ours: Any, eager: Any, exact: Any) -> bool:
         runs = [run[number] for run in self.noise() if number < len(run)]
-        known = [run for run in runs if not isinstance(run, Raised)]
-        found = len(known) < len(runs) or explained(path, ours, eager, known) or on_the_edge(ours, eager, exact)
+        known: list[Values] = [run for run in runs if not isinstance(run, Raised)]
+        if self.narrow and isinstance(exact, Tensor):
+            known.append({path: exact})  # a kernel computes in more than a half type, eager rounds each step to it
+        raises = any(isinstance(run, Raised) for run in runs)
+        found = raises or explained(path, ours, eager, known) or on_the_edge(ours, eager, exact)
         self.verdict.noisy += found
         return found
 
@@ -219,7 +225,8 @@ def on_the_edge(ours: Any, eager: Any, exact: Any) -> bool:
         return False
     limit = torch.finfo(eager.dtype).max
     beyond = exact.isfinite() & ((exact.abs() > 0.9 * limit) | ~eager.isfinite())
-    same = (ours == eager) | (ours.isnan() & eager.isnan()) | torch.isclose(ours, eager, rtol=1e-3)
+    rtol, atol = TOLERANCES[eager.dtype]
+    same = torch.isclose(ours, eager, rtol=rtol, atol=atol, equal_nan=True)
     return bool((same | beyond).all())
 
 

@@ -46,6 +46,16 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.way == "unoptimised"
 
 
+def test_what_eager_rounds_to_a_half_type_on_the_way_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = torch.tensor([[5.364e-05, 1.5], [-2.0, 0.5]], dtype=torch.float16)  # the first one's square is 0 in float16
+    source = program("v0 = x0 * x0", "v1 = torch.le(v0, 0)", "v2 = v1.sum(0)", returns="v2", x0=small).source()
+    verdict = check(source)
+    assert verdict.finding is None
+    assert verdict.noisy
+    monkeypatch.setattr(codegen_interpret, "_reduced", lambda kind, value: value[..., 0] + 1)
+    assert check(source).finding is not None
+
+
 def test_a_wrong_interpreter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = check_module.InterpretedGraph.run
     wrong: Any = lambda self, tensors, sizes: [x * 1.01 for x in right(self, tensors, sizes)]  # noqa: E731
