@@ -166,6 +166,11 @@ def fastest_axis(param: Param, store: Store) -> Axis | None:
     return next((axis for axis in store.axes if runs_along(param, store.index, axis)), None)
 
 
+def _is_known(expr: Expr, scope: Scope) -> bool:
+    """Whether every stage that an expression reads has run."""
+    return all(e.stage in scope.refs for e in postorder([expr]) if isinstance(e, Ref))
+
+
 # --- values kept ------------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +178,7 @@ def hoisted(exprs: Iterable[Expr], inner: Sequence[Axis], scope: Scope) -> Scope
     """The scope with those indices from data looked up that do not vary along the axes of loops further in."""
     found = dict(scope.known)
     for expr in postorder(exprs, is_guard):
-        if isinstance(expr, Checked) and expr not in found and not varies(expr, inner):
+        if isinstance(expr, Checked) and expr not in found and not varies(expr, inner) and _is_known(expr, scope):
             cell = scope.src.cell("at", "int64")
             scope.src.line(f"{cell} = {scalar(expr, scope.having(found))}")
             found[expr] = cell

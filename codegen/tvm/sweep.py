@@ -53,13 +53,10 @@ class RowSet:
     def _is_worth_keeping(self, expr: Expr) -> bool:
         return is_costly([expr]) and expr.dtype.is_floating_point and varies(expr, self.combined)
 
-    def kept_scan(self) -> str | None:
-        """A running sum whose values are needed after it has run to its end."""
-        stages = self.program.stages
-        for stage in stages:
-            if stage.combine and stage.combine.kind is Combiner.CUMSUM and not self.is_stored_at_once(stage):
-                return stage.name
-        return None
+    def kept_scans(self) -> tuple[Stage, ...]:
+        """The running sums whose values are needed after they have run to their end."""
+        scans = (s for s in self.program.stages if s.combine and s.combine.kind is Combiner.CUMSUM)
+        return tuple(s for s in scans if not self.is_stored_at_once(s))
 
     def is_stored_at_once(self, stage: Stage) -> bool:
         """Whether a running sum comes last, so that everything can be stored as it runs."""
@@ -78,14 +75,12 @@ class Sweep:
     @property
     def keeps_values(self) -> bool:
         """Whether a pass leaves values for later ones."""
-        return bool(self.kept) or self.of.kept_scan() is not None
+        return bool(self.kept or self.of.kept_scans())
 
     def allocate(self, scope: Scope) -> None:
         """Declare the memory for values that are kept."""
         names: list[tuple[Expr | str, str]] = [(e, compute_type(e.dtype)) for e in self.kept]
-        scan = self.of.kept_scan()
-        if scan is not None:
-            names.append((scan, compute_type(self.of.program.stage(scan).dtype)))
+        names += [(scan.name, compute_type(scan.dtype)) for scan in self.of.kept_scans()]
         for key, dtype in names:
             self.buffers[key] = self._buffer(dtype, scope)
 

@@ -120,6 +120,12 @@ def norms() -> dict[str, Case]:
         "softmax of a running sum across rows": one(lambda v: ops.softmax(ops.cumsum(v, dim=0), dim=0), (B, S)),
         "running sum and its softmax": one(lambda v: ops.add(ops.cumsum(v, dim=1), ops.softmax(v, dim=1)), (B, S)),
         "exp of a running sum of exp": one(lambda v: ops.exp(ops.neg(ops.cumsum(ops.exp(v), dim=2))), (B, S, 4)),
+        "sum of a running sum of a running sum": one(
+            lambda v: ops.sum(ops.cumsum(ops.cumsum(v, dim=0), dim=0), dims=(0,)), (B, S), FILLED
+        ),
+        "softmax of two running sums": one(
+            lambda v: ops.softmax(ops.add(ops.cumsum(v, dim=1), ops.cumsum(ops.neg(v), dim=1)), dim=1), (B, S)
+        ),
         "mean and variance": one(
             lambda v: ops.div(ops.sub(v, ops.mean(v, dims=(1,), keepdim=True)), ops.var(v, dims=(1,), keepdim=True)),
             (B, S, 4),
