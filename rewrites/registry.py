@@ -48,6 +48,8 @@ def register_rule(rule: Rule, stage: str = "simplify", certify: bool = True) -> 
     Raises:
         RuleError: there is no such stage, another rule has this name, or the rule is faulty: the message lists how.
     """
+    if not isinstance(rule, Rule):
+        raise RuleError(f"register_rule takes a Rule, not {rule!r}")
     with _LOCK:
         rules = all_rules()
         if stage not in rules:

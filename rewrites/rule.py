@@ -70,6 +70,7 @@ class Rule:
     variables: Mapping[str, OpDef | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._check_fields()
         self._set("pattern", self._draw())
         self._set("variables", self._ordered(variables(self.pattern)))
         self._set("_after", _by_name(self.after, self, "after"))
@@ -79,6 +80,20 @@ class Rule:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    def _check_fields(self) -> None:
+        wrong = {
+            "name": not isinstance(self.name, str) or not self.name,
+            "before": not callable(self.before),
+            "after": not callable(self.after),
+            "when": not (self.when is None or callable(self.when)),
+            "samples": not _is_list(self.samples, lambda x: isinstance(x, Sample)),
+            "near_misses": not _is_list(self.near_misses, lambda x: isinstance(x, Sample) or callable(x)),
+            "tolerance": not isinstance(self.tolerance, int | float) or not 0 <= self.tolerance < 1,
+            "domain": not isinstance(self.domain, Domain),
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise RuleError(f"rule {self.name}: `{name}` is {_WANTED[name]}, not {getattr(self, name)!r}")
 
     def _draw(self) -> Node:
         """Call ``before`` on variables."""
@@ -151,7 +166,8 @@ class Rule:
             made = self._after(node, bindings)
         except TypeRuleError as error:
             raise RuleError(f"rule {self.name} cannot build its replacement of {brief(node)}: {error}") from error
-        assert isinstance(made, Node)
+        if not isinstance(made, Node):
+            raise RuleError(f"rule {self.name}: `after` must build a node, not {made!r}")
         if made.type != node.type:
             raise RuleError(f"rule {self.name} replaced {brief(node)} by another type: {brief(made)}")
         return made
@@ -165,6 +181,20 @@ class Rule:
     _needs: frozenset[OpDef] = field(init=False, repr=False)
 
 
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Sequence) and all(map(fits, value))
+
+
+_WANTED = {
+    "name": "a text that is not empty",
+    "before": "a function of the variables",
+    "after": "a function of the variables",
+    "when": "a function of the variables or None",
+    "samples": "a list of samples, which shapes(...) makes",
+    "near_misses": "a list of samples and of functions that build nodes",
+    "tolerance": "EXACT, ROUNDING or a relative error below 1",
+    "domain": "a Domain",
+}
 COMPLETE = 1_000_000  # further than any pattern: all of it matched
 
 

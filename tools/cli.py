@@ -50,7 +50,17 @@ ModelArgument = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def _json_only(context: typer.Context, asked: bool) -> bool:
+    if asked:
+        from .console import json_only
+
+        context.with_resource(json_only())
+    return asked
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.", callback=_json_only)]
 
 
 def _version(asked: bool) -> None:

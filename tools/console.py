@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -25,9 +26,23 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, emoji=False)
 
 
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+@contextmanager
+def json_only() -> Iterator[None]:
+    """Keep standard output for JSON meanwhile: what a model prints goes to standard error."""
+    token = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
+
+
 def emit_json(data: Any) -> None:
     """Write data as JSON to standard output."""
-    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+    (_results.get() or sys.stdout).write(json.dumps(data, indent=2, default=str) + "\n")
 
 
 def emit_text(text: str) -> None:

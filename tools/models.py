@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -59,7 +60,9 @@ def _from_zoo(name: str) -> Model:
     full, at, size = name.partition("@")
     name, _, variant = full.partition(":")
     if name not in ZOO:
-        raise ModelError(f"there is no model zoo:{name}; there are: {', '.join(ZOO)}")
+        near = difflib.get_close_matches(name, ZOO, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(ZOO)}"
+        raise ModelError(f"there is no model zoo:{name}; {hint}")
     if variant not in ("", "tiny"):
         raise ModelError(f"zoo:{name} has no variant {variant!r}: say zoo:{name} or zoo:{name}:tiny")
     model, args, kwargs = ZOO[name].make(tiny=variant == "tiny")

@@ -135,6 +135,11 @@ def test_a_faulty_rule_is_not_registered() -> None:
     assert all_rules() == RULES
 
 
+def test_only_rules_are_registered() -> None:
+    with pytest.raises(RuleError, match="register_rule takes a Rule, not 'double'"):
+        register_rule("double")  # type: ignore[arg-type]
+
+
 def test_a_stage_that_does_not_exist() -> None:
     with pytest.raises(RuleError, match=r"no stage 'polish' .* canonicalise, recognise, simplify"):
         register_rule(double(), stage="polish")

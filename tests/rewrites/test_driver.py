@@ -164,6 +164,13 @@ def test_another_type_is_an_error_that_names_the_rule() -> None:
         rewrite(Graph([x], [exp(x)]), RuleSet([narrow]))
 
 
+def test_a_replacement_that_is_no_node_is_an_error() -> None:
+    nothing = rule("nothing", lambda x: exp(x), lambda x: None)
+    x = tensor("x", 3)
+    with pytest.raises(RuleError, match="rule nothing: `after` must build a node, not None"):
+        rewrite(Graph([x], [exp(x)]), RuleSet([nothing]))
+
+
 def test_a_replacement_that_cannot_be_built_is_an_error_that_names_the_rule() -> None:
     broken = rule("broken", lambda x: exp(x), lambda x: ops.permute(x, dims=(1, 0)))
     x = tensor("x", 3)

@@ -1,6 +1,7 @@
 """One harness over all rules, and the proof that it can fail: seeded wrong rules that it must reject."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,29 @@ def test_a_variable_that_nothing_binds_is_an_error() -> None:
         Rule(name="wrong", before=lambda x: neg(x), after=lambda x, y: add(x, y), samples=[shapes("n")])
     with pytest.raises(RuleError, match="`when` uses y"):
         Rule(name="wrong", before=lambda x: neg(x), when=lambda y: True, after=lambda x: x, samples=[shapes("n")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", 3),
+        ("before", None),
+        ("after", "x"),
+        ("when", True),
+        ("samples", "m n"),
+        ("samples", ["m n"]),
+        ("samples", shapes("n")),
+        ("near_misses", ["m n"]),
+        ("tolerance", "exact"),
+        ("tolerance", -1.0),
+        ("domain", "finite"),
+    ],
+)
+def test_a_field_of_another_kind_is_an_error(field: str, value: Any) -> None:
+    good = {"name": "good", "before": lambda x: neg(neg(x)), "after": lambda x: x, "samples": [shapes("n")]}
+    with pytest.raises(RuleError, match=f"`{field}` is a|`{field}` is EXACT"):
+        Rule(**{**good, field: value})
 
 
 def test_a_variable_that_the_pattern_does_not_use_is_an_error() -> None:

@@ -106,6 +106,23 @@ def test_dump_ir(options: tuple[str, ...], expected: str) -> None:
     assert result.stderr == ""
 
 
+def test_what_a_model_prints_is_not_among_the_json(tmp_path: Path) -> None:
+    source = tmp_path / "chatty.py"
+    source.write_text(
+        "import torch\n"
+        "print('imported')\n"
+        "def model(x):\n"
+        "    print('called')\n"
+        "    return x + 1\n"
+        "def make_model():\n"
+        "    return model, (torch.zeros(2),)\n"
+    )
+    result = run("dump-ir", f"{source}:make_model", "--json")
+    assert json.loads(result.stdout)["stage"] == "final"
+    assert "imported" in result.stderr
+    assert "called" in result.stderr
+
+
 def test_dump_ir_as_json() -> None:
     data = run_json("dump-ir", TINY, "--stage", "captured", "--json")
     assert (data["model"], data["stage"]) == (TINY, "captured")
@@ -157,6 +174,8 @@ def test_an_error_is_one_line() -> None:
     result = run("dump-ir", "zoo:bart", code=1)
     assert result.stdout == ""
     assert result.stderr.startswith("error: there is no model zoo:bart; there are: ")
+    near = run("dump-ir", "zoo:bertbase", code=result.exit_code)
+    assert near.stderr == "error: there is no model zoo:bertbase; did you mean bert-base?\n"
     assert "Traceback" not in result.output
 
 
