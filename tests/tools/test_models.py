@@ -76,7 +76,8 @@ def test_a_module_of_the_current_folder(file: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("zoo:bert", "no model zoo:bert; there are: nn-transformer, "),
+        ("zoo:qqq", "no model zoo:qqq; there are: nn-transformer, "),
+        ("zoo:bert", "did you mean bert-base?"),
         ("zoo:two-layer-mlp:small", "no variant 'small'"),
         ("nowhere.py:make_model", "no file nowhere.py"),
         ("some/folder", "no file some/folder"),
