@@ -17,8 +17,14 @@ from ..program import Expr, Load, Program
 from ..schedule import MatmulSchedule, panel_layout
 from .contraction import Strided, unflatten
 from .expression import Scope, bound, element_text, index_text, scalar
+from .matmul import Matmul, emit_with
 from .operands import Operands
 from .source import Source
+
+
+def emit_product(program: Program, schedule: MatmulSchedule, src: Source) -> None:
+    """Write the loops of a MATMUL kernel."""
+    emit_with(Matmul if schedule.group == 1 else DotMatmul, program, schedule, src)
 
 
 class Groups(Operands):
@@ -163,3 +169,7 @@ class Groups(Operands):
         if param.type.dtype == torch.int8:
             element = f'T.reinterpret("uint8", {element})'
         return f'T.Cast("uint32", {element})'
+
+
+class DotMatmul(Groups, Matmul):
+    """The loops of a product over groups of terms, by an instruction that multiplies and adds a whole group."""

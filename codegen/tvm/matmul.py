@@ -16,23 +16,21 @@ from ..prologue import HELD_ROW, phases
 from ..schedule import MatmulSchedule
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar, store_line
-from .groups import Groups
 from .operands import Operands
 from .prologue import RowsPhase
 from .source import Source
 
 
-def emit_matmul(program: Program, schedule: MatmulSchedule, src: Source) -> None:
-    """Write the loops of a MATMUL kernel."""
-    loops = _Matmul if schedule.group == 1 else _DotMatmul
+def emit_with(kind: type[Matmul], program: Program, schedule: MatmulSchedule, src: Source) -> None:
+    """Write the loops of a MATMUL kernel, its product as ``kind`` writes it."""
     computed = phases(program)
     if computed is None:
-        loops(program, schedule, src).emit()
+        kind(program, schedule, src).emit()
     else:
         rows = RowsPhase(computed, schedule, src)
         with rows.passes() as (base, count):
             rows.emit(base, count)
-            loops(computed.product, schedule, src).emit(base, count)
+            kind(computed.product, schedule, src).emit(base, count)
 
 
 def tile_heights(tile_m: int) -> tuple[int, ...]:
@@ -40,7 +38,7 @@ def tile_heights(tile_m: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
 
 
-class _Matmul(Operands):
+class Matmul(Operands):
     """The loops: tasks, blocks of terms, tiles of rows, the epilogue."""
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -213,7 +211,3 @@ class _Matmul(Operands):
         for store in self.program.stores:
             param = self.program.param(store.param)
             self.line(store_line(param, store.index, scalar(store.value, scope), scope))
-
-
-class _DotMatmul(Groups, _Matmul):
-    """The same loops over groups of terms, by an instruction that multiplies and adds a group."""
