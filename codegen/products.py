@@ -31,10 +31,12 @@ def contraction(lowering: Lowering, node: Node) -> None:
     else:
         left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
         right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, index[-1])
-    if node.is_a(ops.linear) and isinstance(k.size, int) and k.size > 1 and is_computed(lowering, a):
-        rows: Expr = rows_stage(lowering, a, (*axes[:-1], k))
+    source = a.inputs[0] if _is_widening(a) else a  # bytes stay bytes where rows are held
+    if node.is_a(ops.linear) and isinstance(k.size, int) and k.size > 1 and is_computed(lowering, source):
+        rows: Expr = rows_stage(lowering, source, (*axes[:-1], k))
     else:
-        rows = lowering.value(a, left)
+        rows = lowering.value(source, left)
+    rows = rows if source is a else Apply("cast", (rows,), a.dtype)
     product = Apply("mul", (rows, _right(lowering, b, right, node)), node.dtype)
     _anchor(lowering, node, axes, Stage(_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
 
@@ -49,17 +51,32 @@ def _anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage
 
 
 def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
-    """The right operand of a product: a weight that only this product reads is packed in panels."""
+    """The right operand of a product: a weight that only this product reads is packed in panels.
+
+    Of bytes that are widened for the product, the bytes are packed.
+    """
     base, transposed, region = b, node.is_a(ops.linear), lowering.region
-    if base.is_a(ops.permute) and base.attrs["dims"] == (1, 0):
-        base, transposed = base.inputs[0], not transposed
+    between = {b}
+    while base.is_a(ops.permute, ops.cast) and (_is_transpose(base) or _is_widening(base)):
+        base, transposed = base.inputs[0], transposed ^ _is_transpose(base)
+        between.add(base)
     if base in region.inputs and base.tensor_type.rank == 2:
         position = region.inputs.index(base)
-        if lowering.operands[position].weight and all(_is_read_once(region, x) for x in {base, b}):
+        if lowering.operands[position].weight and all(_is_read_once(region, x) for x in between):
             lowering.packed[f"in{position}"] = transposed
             k, n = index[::-1] if node.is_a(ops.linear) else index
-            return Load(f"in{position}", (k, n), base.dtype)
+            load = Load(f"in{position}", (k, n), base.dtype)
+            return load if base.dtype == b.dtype else Apply("cast", (load,), b.dtype)
     return lowering.value(b, index)
+
+
+def _is_transpose(node: Node) -> bool:
+    return node.is_a(ops.permute) and node.attrs["dims"] == (1, 0)
+
+
+def _is_widening(node: Node) -> bool:
+    """Whether a node makes int32 of bytes."""
+    return node.is_a(ops.cast) and node.dtype == torch.int32 and node.inputs[0].dtype in (torch.int8, torch.uint8)
 
 
 def _is_read_once(region: Graph, node: Node) -> bool:

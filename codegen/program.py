@@ -73,7 +73,7 @@ class Format(Enum):
     """How a parameter lies in memory."""
 
     STRIDED = "strided"
-    PANELS = "panels"  # a matrix [K, N] as [ceil(N / tile), K, tile], padded with zeros
+    PANELS = "panels"  # a matrix [K, N] in panels of columns, as the schedule's ``PanelLayout`` says
 
 
 class Role(Enum):
@@ -88,7 +88,7 @@ class Param:
     """A tensor in memory.
 
     ``strides`` are in elements, one for each axis of ``type.shape``; the data starts at the parameter's pointer. For
-    ``Format.PANELS`` the type is the logical matrix [K, N], the schedule gives the tile, and ``transposed`` says that
+    ``Format.PANELS`` the type is the logical matrix [K, N], the schedule gives the layout, and ``transposed`` says that
     the weight to be packed is held as [N, K].
     """
 

@@ -12,6 +12,7 @@ import sympy
 import torch
 
 from ..ir.types import Dim, canonical_dim, product
+from .dot import terms_at_once
 from .program import Combiner, Format, Param, Program, Skeleton, postorder
 from .prologue import Phases, phases
 
@@ -28,6 +29,7 @@ class Machine:
         registers: how many vector registers there are.
         l1_bytes, l2_bytes: data caches of one core.
         has_bf16_dot: whether pairs of bfloat16 can be multiplied and added in one instruction.
+        has_vnni: whether quads of int8 can.
     """
 
     threads: int = 2
@@ -36,6 +38,7 @@ class Machine:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
     has_bf16_dot: bool = False
+    has_vnni: bool = False
 
     def lanes(self, dtype: torch.dtype) -> int:
         """How many values of a dtype, in its compute type, fit one vector register."""
@@ -69,6 +72,8 @@ class MatmulSchedule:
             operand stays in cache; otherwise each tile of rows runs over all terms.
         held_rows: rows of a left operand that the kernel computes itself, at a time; 0 where it computes none.
         pack_left, pack_right: copy the operand to a local buffer first, block by block; implies ``blocked``.
+        group: how many terms stand side by side in a 32-bit lane, for an instruction that multiplies and adds them all:
+            2 of bfloat16, 4 of int8; 1 where terms are multiplied one by one.
     """
 
     tile_m: int
@@ -82,6 +87,7 @@ class MatmulSchedule:
     pack_left: bool = False
     pack_right: bool = False
     held_rows: int = 0
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,41 @@ def schedule_text(schedule: Schedule) -> str:
     return f"{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
 
 
-def panel_tile(schedule: Schedule) -> int:
-    """The columns of one panel in parameters of Format.PANELS.
+@dataclass(frozen=True)
+class PanelLayout:
+    """How a matrix [K, N] lies in memory for a kernel: as [ceil(N / tile), ceil(K / group), tile, group], zero-padded.
+
+    Quads have one row of ``tile`` lanes more, the first of each panel: int32 numbers, -128 times the sum of a column,
+    for an instruction that takes its left operand as unsigned is given what is signed with 128 added.
+    """
+
+    tile: int
+    group: int = 1
+
+    @property
+    def extra_rows(self) -> int:
+        """Rows of a panel before those of the matrix."""
+        return 1 if self.group == 4 else 0
+
+    def rows(self, k: int) -> int:
+        """How many rows of ``tile`` groups a panel has."""
+        return -(-k // self.group) + self.extra_rows
+
+    def elements(self, k: int, n: int) -> int:
+        """How many elements of the matrix's dtype all panels take."""
+        return -(-n // self.tile) * self.rows(k) * self.tile * self.group
+
+
+def panel_layout(schedule: Schedule) -> PanelLayout:
+    """How parameters of Format.PANELS lie in memory.
 
     Raises:
         ValueError: kernels of this kind have no such parameters.
     """
-    if isinstance(schedule, MatmulSchedule | RecurrenceSchedule):
-        return schedule.tile_n
+    if isinstance(schedule, MatmulSchedule):
+        return PanelLayout(schedule.tile_n, schedule.group)
+    if isinstance(schedule, RecurrenceSchedule):
+        return PanelLayout(schedule.tile_n)
     raise ValueError(f"{schedule_text(schedule)} packs nothing")
 
 
@@ -187,7 +220,8 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     panels = next((p for p in program.params if p.format is Format.PANELS), None)
     columns: Dim = panels.type.shape[1] if panels else stage.axes[-1].size if stage.axes else 1
     terms = product(a.size for a in stage.combine.axes)
-    half = any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
+    group = terms_at_once(program, machine)
+    half = group == 1 and any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
     computed = phases(program)
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
@@ -202,6 +236,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             pack_left=half,
             pack_right=panels is None,
             held_rows=0 if computed is None else _held_rows(computed, rows, machine),
+            group=group,
         )
         for rows, width in tiles
     )

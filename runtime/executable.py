@@ -108,7 +108,7 @@ class Executable:
             return _stand_in(value)
         if buffer.packing is None:
             return value if is_dense(value) else value.contiguous().clone()
-        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.tile)
+        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout)
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""

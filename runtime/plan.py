@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 
 from ..codegen.program import Format, Param
-from ..codegen.schedule import panel_tile
+from ..codegen.schedule import PanelLayout, panel_layout
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
 from ..ir.node import Node, through_views
@@ -37,9 +37,9 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Packing:
-    """A weight as panels of ``tile`` columns of its (transposed) matrix."""
+    """A weight in panels of columns of its (transposed) matrix."""
 
-    tile: int
+    layout: PanelLayout
     transposed: bool
 
 
@@ -193,7 +193,7 @@ class _Planner:
         """The buffer that a kernel reads: a weight's packed copy where it asks for panels."""
         if param.format is not Format.PANELS:
             return self.plan.home[value]
-        packing = Packing(panel_tile(kernel.schedule), param.transposed)
+        packing = Packing(panel_layout(kernel.schedule), param.transposed)
         key = (str(value.attrs["name"]), packing)
         if key not in self.packed:
             position = len(self.plan.buffers)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..codegen.lower import strides_of
 from ..codegen.program import Format
-from ..codegen.schedule import panel_tile
+from ..codegen.schedule import panel_layout
 from ..codegen.tvm.packing import pack_panels
 from ..ir import ops
 from ..ir.errors import UnsupportedError
@@ -65,7 +65,7 @@ class Probes:
     def _operand(step: KernelStep, at: int, tensor: Tensor, sizes: Sizes) -> Tensor:
         param = step.kernel.program.inputs[at]
         if param.format is Format.PANELS:
-            return pack_panels(tensor.T if param.transposed else tensor, panel_tile(step.kernel.schedule))
+            return pack_panels(tensor.T if param.transposed else tensor, panel_layout(step.kernel.schedule))
         return laid_out(step.node.inputs[at], tensor, sizes)
 
 

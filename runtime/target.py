@@ -114,6 +114,7 @@ def machine_of(features: Iterable[str], architecture: str, threads: int) -> Mach
         vector: dict[str, Any] = {"vector_bits": 128, "registers": 32}
     elif {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= present:
         vector = {"vector_bits": 512, "registers": 32, "has_bf16_dot": "avx512bf16" in present}
+        vector["has_vnni"] = "avx512vnni" in present
     else:
         vector = {"vector_bits": 256 if {"avx2", "fma"} <= present else 128, "registers": 16}
     return Machine(threads=threads, **(vector | _cache_sizes()))

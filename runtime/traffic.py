@@ -147,9 +147,9 @@ class _Account:
         """The bytes of a weight's panels, the last one padded."""
         if buffer.packing is None:
             return amount
-        terms, columns = (self.at(d) for d in buffer.type.shape)
-        tile = buffer.packing.tile
-        return terms * (-(-columns // tile) * tile) * buffer.type.dtype.itemsize
+        shape = [self.at(d) for d in buffer.type.shape]
+        terms, columns = reversed(shape) if buffer.packing.transposed else shape
+        return buffer.packing.layout.elements(terms, columns) * buffer.type.dtype.itemsize
 
     def around(self) -> Moved:
         """Copies that the runtime makes: of results that are not alone in fresh memory, and of changed state."""

@@ -48,6 +48,7 @@ __all__ = [
     "bound",
     "compute_type",
     "const_text",
+    "element_text",
     "from_storage",
     "index_text",
     "load_text",
@@ -308,16 +309,17 @@ def _in_place(root: Expr, scope: Scope) -> str:
 
 def load_text(param: Param, index: Sequence[Index], scope: Scope) -> str:
     """The TIR text of an element, in the param's compute type."""
-    return from_storage(f"{param.name}[{_element(param, index, scope)}]", param.type.dtype)
+    return from_storage(f"{param.name}[{element_text(param, index, scope)}]", param.type.dtype)
 
 
-def _element(param: Param, index: Sequence[Index], scope: Scope) -> str:
+def element_text(param: Param, index: Sequence[Index], scope: Scope) -> str:
+    """The TIR text of an element's offset in its flat buffer; an index may come from data."""
     return _offset_text(param, index, {i: scalar(i, scope) for i in index if isinstance(i, Expr)}, scope)
 
 
 def store_line(param: Param, index: Sequence[Index], value: str, scope: Scope) -> str:
     """One TIR statement that stores a value."""
-    element = _element(param, index, scope)
+    element = element_text(param, index, scope)
     if param.type.dtype == torch.bfloat16:  # its rounding has the value more than once
         value = bound(value, torch.float32, scope)
     return f"{param.name}[{element}] = {to_storage(value, param.type.dtype)}"

@@ -23,10 +23,11 @@ from . import llvm
 Expr = Any  # a tvm.ir.Expr of primitive type: tvm has no type stubs
 Function = Callable[..., Expr]
 Body = Callable[..., llvm.Value]
+Definition = Callable[[str, int], tuple[str, set[str]]]  # LLVM text for a symbol and lanes, and its declarations
 
 _PREFIX: Final = "smelt."
 _PURE: Final = 1  # tirx.CallEffectKind.Pure, as the number that the operator's attribute holds
-_BODIES: Final[dict[str, Body]] = {}
+_DEFINITIONS: Final[dict[str, Definition]] = {}
 # What the module being built calls: operators with their lanes.
 _called: ContextVar[set[tuple[str, int]] | None] = ContextVar("called", default=None)
 
@@ -35,7 +36,7 @@ def intrinsic(float64: Function) -> Callable[[Body], Function]:
     """Make the body of a float32 function an operator, ``smelt.NAME``; ``float64`` is the function for that dtype."""
 
     def decorate(body: Body) -> Function:
-        operator = _register(body)
+        operator = register(body.__name__, body.__doc__ or "", lambda symbol, lanes: llvm.define(symbol, lanes, body))
 
         def function(*arguments: Expr) -> Expr:
             dtypes = {str(argument.ty.dtype) for argument in arguments}
@@ -51,15 +52,16 @@ def intrinsic(float64: Function) -> Callable[[Body], Function]:
     return decorate
 
 
-def _register(body: Body) -> Any:
-    name = _PREFIX + body.__name__
+def register(name: str, description: str, definition: Definition) -> Any:
+    """The operator ``smelt.NAME``, pure and vectorisable, which LLVM text of ours computes."""
+    name = _PREFIX + name
     if name not in Op.list_op_names():
-        tvm.get_global_func("ir.RegisterOp")(name, body.__doc__ or "")
+        tvm.get_global_func("ir.RegisterOp")(name, description)
         register_op_attr(name, "TCallEffectKind", _PURE)
         register_op_attr(name, "TVectorizable", True)
         register_op_attr(name, "TScriptPrinterName", name)
         register_op_attr(name, "llvm.FLowerIntrinsic", _lower)
-    _BODIES[name] = body
+    _DEFINITIONS[name] = definition
     return Op.get(name)
 
 
@@ -79,7 +81,7 @@ def library(calls: set[tuple[str, int]]) -> str:
     """The LLVM text that defines operators, each for a number of lanes."""
     definitions, declarations = [], set()
     for operator, lanes in sorted(calls):
-        text, needed = llvm.define(_symbol(operator, lanes), lanes, _BODIES[operator])
+        text, needed = _DEFINITIONS[operator](_symbol(operator, lanes), lanes)
         definitions.append(text)
         declarations |= needed
     return "\n\n".join([*definitions, *sorted(declarations)])

@@ -21,16 +21,16 @@ from .prologue import RowsPhase
 from .source import Source
 
 
-def emit_matmul(program: Program, schedule: MatmulSchedule, src: Source) -> None:
-    """Write the loops of a MATMUL kernel."""
+def emit_with(kind: type[Matmul], program: Program, schedule: MatmulSchedule, src: Source) -> None:
+    """Write the loops of a MATMUL kernel, its product as ``kind`` writes it."""
     computed = phases(program)
     if computed is None:
-        _Matmul(program, schedule, src).emit()
+        kind(program, schedule, src).emit()
     else:
         rows = RowsPhase(computed, schedule, src)
         with rows.passes() as (base, count):
             rows.emit(base, count)
-            _Matmul(computed.product, schedule, src).emit(base, count)
+            kind(computed.product, schedule, src).emit(base, count)
 
 
 def tile_heights(tile_m: int) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ def tile_heights(tile_m: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
 
 
-class _Matmul(Operands):
+class Matmul(Operands):
     """The loops: tasks, blocks of terms, tiles of rows, the epilogue."""
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class _Matmul(Operands):
         with self.loop("tile", self["tiles"]) as tile:
             row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
             count = self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
-            self._clear(str(s.tile_m))
+            self.clear(str(s.tile_m))
             with self._term_blocks():
                 self._dispatch("0")
             with self.loop("r", count) as r:
@@ -122,10 +122,10 @@ class _Matmul(Operands):
         s = self.schedule
         self.buffer("part", s.block_m * s.tile_m * s.tile_n, self.acc)
         if self.pack_right:
-            self.buffer("right", s.block_k * s.tile_n, self.acc)
+            self.buffer("right", s.block_k * s.tile_n, self.element)
         if self.pack_left:
-            self.buffer("left", s.block_m * s.tile_m * s.block_k, self.acc)
-        self._clear(f"{self['tiles']} * {s.tile_m}")
+            self.buffer("left", s.block_m * s.tile_m * s.block_k, self.element)
+        self.clear(f"{self['tiles']} * {s.tile_m}")
         with self._term_blocks():
             if self.pack_right:
                 self.copy_right()
@@ -137,10 +137,6 @@ class _Matmul(Operands):
                 self._dispatch(f"{tile} * {s.tile_m * s.tile_n}")
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             self._epilogue(f"({self['first']} + {r})", f"{r} * {s.tile_n}")
-
-    def _clear(self, rows: str) -> None:
-        with self.vectors(f"{rows} * {self.schedule.tile_n // self.schedule.vector}", "range") as e:
-            self.line(f"{self['part']}[{e}] = T.{self.acc}(0)")
 
     @contextmanager
     def _term_blocks(self) -> Iterator[None]:
@@ -176,7 +172,7 @@ class _Matmul(Operands):
         self.fill(acc, rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
         with self.loop("k", self["terms"]) as k, self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
             to = f"{acc}[{r} * {s.tile_n} + {e}]"
-            self.line(f"{to} = {to} + {self.left_text(r, k)} * {self.right_text(k, e)}")
+            self.line(f"{to} = {self.multiply_add(to, self.left_text(r, k), self.right_text(k, e))}")
         with self.vectors(rows * width) as e:
             to = f"{self['part']}[{part} + {e}]"
             self.line(f"{to} = {to} + {acc}[{e}]")

@@ -25,12 +25,12 @@ from tvm.script import tirx as script_tirx
 from ...ir.errors import BackendError
 from ...ir.types import product
 from ..program import Format, Param, Program, Skeleton
-from ..schedule import MatmulSchedule, RecurrenceSchedule, Schedule, scratch
-from . import floats, helpers, integers, vmath
+from ..schedule import Schedule, panel_layout, scratch
+from . import dots, floats, helpers, integers, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
+from .groups import emit_product
 from .map import emit_map
-from .matmul import emit_matmul
 from .pipeline import compile_module
 from .recurrence import emit_recurrence
 from .rows import emit_rows
@@ -41,7 +41,7 @@ from .storage import storage_type
 _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MAP: emit_map,
     Skeleton.ROWS: emit_rows,
-    Skeleton.MATMUL: emit_matmul,
+    Skeleton.MATMUL: emit_product,
     Skeleton.ATTENTION: emit_attention,
     Skeleton.RECURRENCE: emit_recurrence,
     Skeleton.SCATTER: emit_scatter,
@@ -51,6 +51,7 @@ _NAMES = {
     "I": script_ir,
     "T": script_tirx,
     "vmath": vmath,
+    "dots": dots,
     "helpers": helpers,
     "floats": SimpleNamespace(**floats.FUNCTIONS),
     "integers": SimpleNamespace(**integers.INTEGER),
@@ -116,9 +117,9 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
 
 def _elements(param: Param, schedule: Schedule, scope: Scope) -> str:
     if param.format is Format.PANELS:
-        assert isinstance(schedule, MatmulSchedule | RecurrenceSchedule)
-        k, n = param.type.shape
-        return index_text(k * (n + schedule.tile_n), scope)
+        (k, n), layout = param.type.shape, panel_layout(schedule)
+        rows = k + (layout.extra_rows + 1) * layout.group if layout.group > 1 else k
+        return index_text(rows * (n + layout.tile), scope)
     return index_text(product(param.type.shape), scope)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sympy
 
+from ..dot import is_row_major
 from ..program import Axis, Program
 from ..prologue import HELD_ROW
 from ..schedule import MatmulSchedule
@@ -32,7 +33,7 @@ class Operands(Nest):
         self.schedule = schedule
         self.c: Contraction = contraction(program, dot_stage(program))
         self.scope = Scope(program, src)
-        self.acc = compute_type(self.c.dtype)
+        self.acc = self.element = compute_type(self.c.dtype)  # of sums, and of what local buffers hold
         self.panel = panel_load(program, self.c.right)
         self.left: Strided | None = None
         if len(self.c.reduced) == 1 and not schedule.pack_left:
@@ -87,19 +88,29 @@ class Operands(Nest):
         """The right operand at term ``k`` of the block and column ``e`` of the panel."""
         if self.pack_right:
             return f"{self['right']}[{k} * {self.schedule.tile_n} + {e}]"
-        return self._panel_text(k, e, self.scope)
+        return self.panel_element(k, e, self.scope)
 
-    def _panel_text(self, k: str, e: str, scope: Scope) -> str:
+    def panel_element(self, k: str, e: str, scope: Scope) -> str:
+        """The packed weight at term ``k`` of the block and column ``e`` of the panel."""
         assert self.panel is not None
         term = f"({self['start']} + {k})"
         index = self.panel.index[0]
         assert isinstance(index, sympy.Expr | int)
         named = scope.at(unflatten(self.c.reduced, term, scope))
-        if not _row_major(self.c.reduced, index):
+        if not is_row_major(self.c.reduced, index):
             term = index_text(index, named)
         size = index_text(self.terms, scope)
         element = f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
         return panel_text(self.c.right, self.panel, element, named)
+
+    def multiply_add(self, total: str, left: str, right: str) -> str:
+        """A sum with one more product."""
+        return f"{total} + {left} * {right}"
+
+    def clear(self, rows: str) -> None:
+        """What sums start from, for some rows of the panel."""
+        with self.vectors(f"{rows} * {self.schedule.tile_n // self.schedule.vector}", "range") as e:
+            self.line(f"{self['part']}[{e}] = T.{self.acc}(0)")
 
     # --- copies of the operands ---------------------------------------------------------------------------------------
 
@@ -111,37 +122,42 @@ class Operands(Nest):
             if self.panel is not None:
                 with self.loop("k", self["terms"]) as k, self.lanes() as v:
                     e = f"{j} * {s.vector} + {v}"
-                    self.line(f"{to.format(k, e)} = {self._panel_text(k, e, self.scope)}")
+                    self.line(f"{to.format(k, e)} = {self.panel_element(k, e, self.scope)}")
                 return
             base = self.let("base", f"{self['column']} + {j} * {s.vector}")
             total = index_text(self.columns, self.scope)
             with self.src.block(f"if {base} + {s.vector} <= {total}"):
-                self._copy_columns(base, to.format("{}", f"{j} * {s.vector} + {{}}"))
+                self.copy_columns(base, to.format("{}", f"{j} * {s.vector} + {{}}"))
             with self.src.block("else"), self.loop("k", self["terms"]) as k, self.loop("n", s.vector) as n:
                 at = to.format(k, f"{j} * {s.vector} + {n}")
                 with self.src.block(f"if {base} + {n} < {total}"):
-                    self.line(f"{at} = {self._right_element(k, base, n, scalar_columns=True)}")
+                    self.line(f"{at} = {self.right_element(k, base, n, scalar_columns=True)}")
                 with self.src.block("else"):
-                    self.line(f"{at} = T.{self.acc}(0)")
+                    self.line(f"{at} = T.{self.element}(0)")
 
-    def _copy_columns(self, base: str, to: str) -> None:
+    def copy_columns(self, base: str, to: str) -> None:
         """A vector of columns; where memory runs along the terms, squares are read so and transposed."""
         n, done = self.vector, "T.int64(0)"
-        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
-        if along is not None and along.step == 1:
+        if self.runs_along_terms():
             done = f"{self['terms']} // {n} * {n}"
             with self.loop("ka", f"{self['terms']} // {n}") as ka:
                 self.transpose(
-                    self.acc,
-                    lambda i, v: self._right_element(f"({ka} * {n} + {v})", base, i, scalar_columns=True),
+                    self.element,
+                    lambda i, v: self.right_element(f"({ka} * {n} + {v})", base, i, scalar_columns=True),
                     lambda i, v, x: self.line(f"{to.format(f'({ka} * {n} + {i})', v)} = {x}"),
                 )
         with self.loop("k", f"{self['terms']} - {done}") as k, self.lanes() as v:
             term = f"({done} + {k})"
-            value = self._right_element(term, base, v, scalar_columns=not self.vectorisable())
+            value = self.right_element(term, base, v, scalar_columns=not self.vectorisable())
             self.line(f"{to.format(term, v)} = {value}")
 
-    def _right_element(self, k: str, base: str, n: str, *, scalar_columns: bool) -> str:
+    def runs_along_terms(self) -> bool:
+        """Whether neighbours in memory of the right operand are terms."""
+        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
+        return along is not None and along.step == 1
+
+    def right_element(self, k: str, base: str, n: str, *, scalar_columns: bool) -> str:
+        """The right operand at term ``k`` of the block and column ``base + n``."""
         scope = self.scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", self.scope))
         return scalar(self.c.right, scope.at(self.column_axes(base, n, scalar_columns)))
 
@@ -158,11 +174,3 @@ class Operands(Nest):
     def _copy_left_element(self, r: str, k: str, scope: Scope) -> None:
         at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
         self.line(f"{self['left']}[{r} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
-
-
-def _row_major(axes: tuple[Axis, ...], index: sympy.Expr | int) -> bool:
-    """Whether an index is the row-major one over some axes."""
-    flat: sympy.Expr | int = 0
-    for axis in axes:
-        flat = flat * axis.size + axis.symbol
-    return bool(sympy.expand(flat - index) == 0)

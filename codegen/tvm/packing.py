@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..schedule import PanelLayout
+
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 
 
@@ -18,19 +20,35 @@ def aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return flat[offset : offset + count].view(shape)
 
 
-def pack_panels(matrix: torch.Tensor, tile: int) -> torch.Tensor:
-    """A matrix [K, N] of any strides as panels [ceil(N / tile), K, tile], padded with zeros, aligned to 64 bytes."""
-    k, n = matrix.shape
-    full, rest = divmod(n, tile)
-    panels = aligned_empty((full + (rest > 0), k, tile), matrix.dtype)
-    panels[:full] = matrix[:, : full * tile].reshape(k, full, tile).permute(1, 0, 2)
+def pack_panels(matrix: torch.Tensor, layout: PanelLayout) -> torch.Tensor:
+    """A matrix [K, N] of any strides in panels: [ceil(N / tile), rows, tile, group], aligned to 64 bytes."""
+    (k, n), group, extra = matrix.shape, layout.group, layout.extra_rows
+    panels = aligned_empty((-(-n // layout.tile), layout.rows(k), layout.tile, group), matrix.dtype)
+    whole, rest = divmod(k, group)
+    _fill(panels[:, extra : extra + whole], matrix[: whole * group].reshape(whole, group, n))
     if rest:
-        panels[full, :, :rest] = matrix[:, full * tile :]
-        panels[full, :, rest:] = 0
+        panels[:, -1] = 0
+        _fill(panels[:, -1:, :, :rest], matrix[whole * group :].unsqueeze(0))
+    if extra:
+        sums = matrix.new_zeros(len(panels) * layout.tile, dtype=torch.int32)
+        sums[:n] = -128 * matrix.sum(0, dtype=torch.int32)
+        panels[:, 0] = sums.view(matrix.dtype).view(-1, layout.tile, group)
     return panels
 
 
-def unpack_panels(panels: torch.Tensor, columns: int) -> torch.Tensor:
-    """The matrix [K, columns] that :func:`pack_panels` packed."""
-    count, k, tile = panels.shape
-    return panels.permute(1, 0, 2).reshape(k, count * tile)[:, :columns].contiguous()
+def _fill(panels: torch.Tensor, matrix: torch.Tensor) -> None:
+    """A matrix [rows, group, N] as [ceil(N / tile), rows, tile, group], padded with zeros."""
+    (rows, group, n), tile = matrix.shape, panels.shape[2]
+    full, rest = divmod(n, tile)
+    panels[:full] = matrix[:, :, : full * tile].reshape(rows, group, full, tile).permute(2, 0, 3, 1)
+    if rest:
+        panels[full, :, :rest] = matrix[:, :, full * tile :].permute(0, 2, 1)
+        panels[full, :, rest:] = 0
+
+
+def unpack_panels(panels: torch.Tensor, k: int, n: int, layout: PanelLayout) -> torch.Tensor:
+    """The matrix [k, n] that :func:`pack_panels` packed; the shape of ``panels`` does not matter."""
+    count, rows = -(-n // layout.tile), layout.rows(k)
+    groups = panels.reshape(count, rows, layout.tile, layout.group)[:, layout.extra_rows :]
+    terms = groups.permute(1, 3, 0, 2).reshape((rows - layout.extra_rows) * layout.group, count * layout.tile)
+    return terms[:k, :n].contiguous()

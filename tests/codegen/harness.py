@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smelt.codegen.lower import strides_of
 from smelt.codegen.program import Format, Param, Program
-from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_tile, scratch
+from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_layout, scratch
 from smelt.ir.errors import BackendError
 
 from .cases import ATOL, RTOL, Buffer, Case, Sizes, laid_out, numbers, operand, random_tensor, region, same
@@ -70,7 +70,7 @@ class Kernel:
     def _operand(self, position: int, tensor: Tensor) -> Buffer:
         param = self.program.inputs[position]
         if param.format is Format.PANELS:
-            panels = pack_panels(tensor.T if param.transposed else tensor, panel_tile(self.schedule))
+            panels = pack_panels(tensor.T if param.transposed else tensor, panel_layout(self.schedule))
             return laid_out(panels, range(panels.ndim))
         return laid_out(tensor, self.case.layout(position))
 

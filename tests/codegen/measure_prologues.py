@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smelt.codegen.lower import Operand, lower
 from smelt.codegen.program import Format, Program
-from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_tile
+from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_layout
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.packing import aligned_empty, pack_panels
 from smelt.ir import ops
@@ -87,8 +87,8 @@ def measure(terms: int, columns: int, stored: bool, turns: int) -> None:
     calls = [module.Call("k0", fused)], [module.Call("k1", (0, 1, 2, 6, 7)), module.Call("k2", (6, 3, 4, 5, 7))]
     hosts = [module.Host(f"main{i}", tuple(c), 8, (M,)) for i, c in enumerate(calls)]
     built = module.build(texts, hosts, module.host_cpu())
-    weight = pack_panels(aligned(terms, columns), panel_tile(one[0][1]))
-    assert panel_tile(one[0][1]) == panel_tile(two[1][1])
+    weight = pack_panels(aligned(terms, columns), panel_layout(one[0][1]))
+    assert panel_layout(one[0][1]) == panel_layout(two[1][1])
     assert any(p.format is Format.PANELS for p in one[0][0].params)
     roofs = Roofs()
     for rows in ROWS:

@@ -3,33 +3,59 @@
 import pytest
 import torch
 
+from smelt.codegen.schedule import PanelLayout
 from smelt.codegen.tvm.packing import ALIGNMENT, aligned_empty, pack_panels, unpack_panels
+
+LAYOUTS = [PanelLayout(t, g) for t, g in ((1, 1), (16, 1), (48, 1), (16, 2), (48, 2), (16, 4), (48, 4))]
+DTYPES = {1: torch.float32, 2: torch.bfloat16, 4: torch.int8}
+
+
+def drawn(k: int, n: int, group: int = 1) -> torch.Tensor:
+    """A random matrix of what is packed in such groups."""
+    return (40 * torch.randn(k, n)).clamp(-128, 127).to(DTYPES[group])
 
 
 @pytest.mark.parametrize("columns", [0, 1, 15, 16, 17, 64, 100])
-@pytest.mark.parametrize("tile", [1, 16, 48])
-def test_packing_is_undone(columns: int, tile: int) -> None:
-    matrix = torch.randn(7, columns)
-    panels = pack_panels(matrix, tile)
-    assert panels.shape == (-(-columns // tile), 7, tile)
-    assert torch.equal(unpack_panels(panels, columns), matrix)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_packing_is_undone(columns: int, layout: PanelLayout) -> None:
+    for terms in (0, 1, 7, 8):
+        matrix = drawn(terms, columns, layout.group)
+        panels = pack_panels(matrix, layout)
+        assert panels.shape == (-(-columns // layout.tile), layout.rows(terms), layout.tile, layout.group)
+        assert panels.numel() == layout.elements(terms, columns)
+        assert torch.equal(unpack_panels(panels, terms, columns, layout), matrix)
 
 
-def test_padding_is_zero() -> None:
-    panels = pack_panels(torch.ones(3, 5), 4)
-    assert panels[1, :, 1:].abs().sum() == 0
+def test_terms_of_a_group_lie_side_by_side() -> None:
+    matrix = torch.arange(12, dtype=torch.bfloat16).reshape(4, 3)
+    assert pack_panels(matrix, PanelLayout(3, 2))[0, 0].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_quads_come_after_what_makes_up_for_signs() -> None:
+    matrix = drawn(9, 5, 4)
+    panels = pack_panels(matrix, PanelLayout(4, 4))
+    assert panels[:, 0].reshape(-1).view(torch.int32).tolist() == [*(-128 * matrix.sum(0)).tolist(), 0, 0, 0]
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_padding_is_zero(group: int) -> None:
+    panels = pack_panels(torch.ones(3, 5).to(DTYPES[group]), PanelLayout(4, group))
+    extra = 1 if group == 4 else 0
+    assert panels[1, extra:, 1:].abs().sum() == 0
+    assert panels[:, extra:].float().sum() == 15
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_panels_are_aligned(dtype: torch.dtype) -> None:
     for rows in range(1, 9):
-        assert pack_panels(torch.randn(rows, 5).to(dtype), 16).data_ptr() % ALIGNMENT == 0
+        assert pack_panels(torch.randn(rows, 5).to(dtype), PanelLayout(16)).data_ptr() % ALIGNMENT == 0
 
 
-def test_any_strides_and_no_rows() -> None:
-    matrix = torch.randn(40, 6, 2)[::2, :, 1].T
-    assert torch.equal(unpack_panels(pack_panels(matrix, 16), 20), matrix)
-    assert pack_panels(torch.randn(0, 5), 16).shape == (1, 0, 16)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_any_strides_and_no_rows(layout: PanelLayout) -> None:
+    matrix = drawn(40, 12, layout.group).view(40, 6, 2)[::2, :, 1].T
+    assert torch.equal(unpack_panels(pack_panels(matrix, layout), 6, 20, layout), matrix)
+    assert pack_panels(drawn(0, 5, layout.group), layout).numel() == layout.elements(0, 5)
 
 
 def test_aligned_memory_of_no_elements() -> None:

@@ -9,11 +9,12 @@ from smelt.codegen.schedule import (
     Machine,
     MapSchedule,
     MatmulSchedule,
+    PanelLayout,
     RecurrenceSchedule,
     RowsSchedule,
     candidates,
     default_schedule,
-    panel_tile,
+    panel_layout,
     register_tiles,
     schedule_text,
 )
@@ -84,11 +85,11 @@ def test_lanes_follow_the_compute_type() -> None:
 
 
 def test_only_kernels_with_weights_pack() -> None:
-    assert panel_tile(MatmulSchedule(8, 48)) == 48
-    assert panel_tile(RecurrenceSchedule(tile_n=32)) == 32
+    assert panel_layout(MatmulSchedule(8, 48, group=2)) == PanelLayout(48, 2)
+    assert panel_layout(RecurrenceSchedule(tile_n=32)) == PanelLayout(32)
     for schedule in (MapSchedule(), RowsSchedule(), AttentionSchedule()):
         with pytest.raises(ValueError, match="packs nothing"):
-            panel_tile(schedule)
+            panel_layout(schedule)
 
 
 def test_other_skeletons() -> None:

@@ -89,10 +89,8 @@ def _packed(plan: Plan, position: int, address: int, sizes: Sizes) -> Tensor:
     assert buffer.packing is not None
     shape = _numbers(buffer.type.shape, sizes)
     k, n = (shape[1], shape[0]) if buffer.packing.transposed else shape
-    tile = buffer.packing.tile
-    panels = -(-n // tile)
-    memory = _memory(address, panels * k * tile, buffer.type.dtype)
-    return unpack_panels(memory.reshape(panels, k, tile), n)
+    layout = buffer.packing.layout
+    return unpack_panels(_memory(address, layout.elements(k, n), buffer.type.dtype), k, n, layout)
 
 
 def _memory(address: int, count: int, dtype: torch.dtype) -> Tensor:

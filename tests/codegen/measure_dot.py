@@ -1,0 +1,140 @@
+"""Times products by dot instructions: ``THREADS=2 python -m tests.codegen.measure_dot [bf16 | int8] [MxKxN ...]``.
+
+The schedules and PyTorch take turns, and the median time of each gives operations per second, beside the roof that
+multiply-adds between registers reach in the same run. Weights are packed before, as in a compilation.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smelt.codegen.lower import Operand, lower
+from smelt.codegen.schedule import Machine, Schedule, candidates, panel_layout, scratch
+from smelt.codegen.tvm import module
+from smelt.codegen.tvm.packing import aligned_empty, pack_panels
+from smelt.codegen.tvm.peak import kinds, peak_rate
+from smelt.codegen.tvm.processor import host_processor
+from smelt.ir import ops
+from smelt.ir.types import symbol
+from smelt.runtime.target import machine_of
+
+from .cases import region
+
+M = symbol("m")
+SHAPES = (
+    "128x768x768",
+    "128x768x2304",
+    "128x768x3072",
+    "128x3072x768",
+    "384x768x3072",
+    "1x768x3072",
+    "8x768x3072",
+    "17x768x3072",
+)
+Run = Callable[[], Any]
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """A copy at the address of a cache line."""
+    return aligned_empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+
+
+def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Small random numbers."""
+    if dtype == torch.int8:
+        return torch.randint(-128, 128, shape, dtype=dtype)
+    return torch.randn(shape).to(dtype)
+
+
+def kernels(terms: int, columns: int, dtype: torch.dtype, machine: Machine) -> dict[Schedule, tuple[Run, Any]]:
+    """For each schedule, a function of rows, operands and result that runs the kernel."""
+    x, w = (ops.input(name=n, shape=s, dtype=dtype) for n, s in (("0", (M, terms)), ("1", (columns, terms))))
+    if dtype == torch.int8:
+        wide = [ops.cast(v, dtype=torch.int32) for v in (x, w)]
+        result = ops.linear(*wide)
+    else:
+        result = ops.linear(x, w)
+    operands = [Operand((terms, 1), False), Operand((terms, 1), True)]
+    program = lower(region([x, w], [result]), operands, [range(2)])
+    found = {}
+    schedules = candidates(program, machine)
+    texts = [module.kernel_text(f"k{i}", program, s) for i, s in enumerate(schedules)]
+    count = len(program.params) + 1
+    hosts = [
+        module.Host(f"main{i}", (module.Call(f"k{i}", tuple(range(count))),), count, (M,)) for i in range(len(texts))
+    ]
+    built = module.build(texts, hosts, module.host_cpu())
+    for i, schedule in enumerate(schedules):
+        assert not scratch(program, schedule)
+        found[schedule] = built[f"main{i}"]
+    return found
+
+
+def runs(rows: int, terms: int, columns: int, dtype: torch.dtype, machine: Machine) -> dict[str, Run]:
+    """What is timed, by name: the default schedule, the others, and PyTorch."""
+    x, w = aligned(drawn((rows, terms), dtype)), drawn((columns, terms), dtype)
+    result = torch.int32 if dtype == torch.int8 else dtype
+    found: dict[str, Run] = {}
+    error = aligned(torch.zeros(1, dtype=torch.int64))
+    for number, (schedule, main) in enumerate(kernels(terms, columns, dtype, machine).items()):
+        panels = pack_panels(w.T, panel_layout(schedule))
+        out = aligned_empty((rows, columns), result)
+        table = torch.tensor([t.data_ptr() for t in (x, panels, out, error)])
+        sizes = torch.tensor([rows])
+        name = "smelt" if not number else f"{schedule.tile_m}x{schedule.tile_n}"  # type: ignore[union-attr]
+        found[name] = lambda main=main, table=table, sizes=sizes, keep=(panels, out): main(table, sizes)
+    if dtype == torch.int8:
+        right = w.T
+        found["torch"] = lambda: torch._int_mm(x, right)
+    else:
+        found["torch"] = lambda: torch.nn.functional.linear(x, w)
+    return found
+
+
+def medians(timed: dict[str, Run], seconds: float) -> dict[str, float]:
+    """The median time of each, taking turns, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["torch"]) < 5:
+        for name, run in timed.items():
+            run()
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(ts) for name, ts in times.items()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one line for each shape."""
+    wanted = [a for a in arguments if a in ("bf16", "int8")] or ["bf16", "int8"]
+    shapes = [a for a in arguments if a not in wanted] or list(SHAPES)
+    processor, threads = host_processor(), int(os.environ.get("THREADS", "2"))
+    machine = machine_of(processor.features, "x86_64", threads)
+    torch.set_num_threads(threads)
+    module.set_threads(threads)
+    roofs = {k.name: peak_rate(k, threads, processor.name) / 1e9 for k in kinds(machine, processor.features)}
+    for kind in wanted:
+        dtype, roof = (torch.bfloat16, roofs["bfloat16"]) if kind == "bf16" else (torch.int8, roofs["int8"])
+        print(f"{kind}: roof {roof:.0f} Gop/s")
+        for shape in shapes:
+            rows, terms, columns = map(int, shape.split("x"))
+            if kind == "int8" and rows <= 16:
+                continue  # torch._int_mm takes more than 16 rows
+            found = medians(runs(rows, terms, columns, dtype, machine), 0.7)
+            rates = {name: 2e-9 * rows * terms * columns / t for name, t in found.items()}
+            line = "  ".join(f"{name} {rate:6.0f}" for name, rate in rates.items())
+            print(f"{shape:14} {1e6 * found['smelt']:8.1f} us {100 * rates['smelt'] / roof:5.1f} %  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    with torch.no_grad():
+        main(sys.argv[1:])
