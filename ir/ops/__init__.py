@@ -65,6 +65,8 @@ from .pointwise import (
     trunc_div,
     where,
 )
+from .quantize import quantize_weight, weight_scale, weight_zero
+from .quantized import dequantize, int8_linear, quantize_rows, quantized_linear, row_scale
 from .recurrent import GATES, recurrence
 from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduced_axes, sum
 from .rounding import HALF, accumulated_dtype
@@ -99,6 +101,7 @@ __all__ = [
     "concat",
     "cos",
     "cumsum",
+    "dequantize",
     "div",
     "embedding",
     "eq",
@@ -120,6 +123,7 @@ __all__ = [
     "index",
     "index_put",
     "input",
+    "int8_linear",
     "is_float",
     "isnan",
     "item",
@@ -144,6 +148,9 @@ __all__ = [
     "permute",
     "pow",
     "prod",
+    "quantize_rows",
+    "quantize_weight",
+    "quantized_linear",
     "reciprocal",
     "recurrence",
     "reduced_axes",
@@ -156,6 +163,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "round",
+    "row_scale",
     "rsqrt",
     "safe_softmax",
     "scalar",
@@ -181,5 +189,7 @@ __all__ = [
     "unsqueeze",
     "var",
     "weight",
+    "weight_scale",
+    "weight_zero",
     "where",
 ]
