@@ -26,24 +26,31 @@ def contraction(lowering: Lowering, node: Node) -> None:
     k = lowering.axis("k", node.inputs[0].shape[-1])
     a, b = node.inputs[:2]
     if node.is_a(ops.linear):
-        left: Position = (*index[:-1], k.symbol)
         right: Position = (index[-1], k.symbol)
+        rows = left_rows(lowering, node, axes, k)
     else:
         left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
         right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, index[-1])
-    if node.is_a(ops.linear) and isinstance(k.size, int) and k.size > 1 and is_computed(lowering, a):
-        rows: Expr = rows_stage(lowering, a, (*axes[:-1], k))
-    else:
         rows = lowering.value(a, left)
     product = Apply("mul", (rows, _right(lowering, b, right, node)), node.dtype)
-    _anchor(lowering, node, axes, Stage(_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
+    anchor(lowering, node, axes, Stage(stage_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
 
 
-def _name(lowering: Lowering) -> str:
+def left_rows(lowering: Lowering, node: Node, axes: tuple[Axis, ...], k: Axis) -> Expr:
+    """The left operand of a product with a weight: read where it lies, or computed row by row first."""
+    a = node.inputs[0]
+    if isinstance(k.size, int) and k.size > 1 and is_computed(lowering, a):
+        return rows_stage(lowering, a, (*axes[:-1], k))
+    return lowering.value(a, (*index_of(axes)[:-1], k.symbol))
+
+
+def stage_name(lowering: Lowering) -> str:
+    """The name of the stage that is made next."""
     return f"t{len(lowering.stages)}"
 
 
-def _anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
+def anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
+    """Make a stage the one that a product's result is read from."""
     lowering.stages.append(stage)
     lowering.anchors[node] = (axes, Ref(stage.name, index_of(stage.axes), stage.dtype))
 
@@ -55,14 +62,14 @@ def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
         base, transposed = base.inputs[0], not transposed
     if base in region.inputs and base.tensor_type.rank == 2:
         position = region.inputs.index(base)
-        if lowering.operands[position].weight and all(_is_read_once(region, x) for x in {base, b}):
+        if lowering.operands[position].weight and all(is_read_once(region, x) for x in {base, b}):
             lowering.packed[f"in{position}"] = transposed
             k, n = index[::-1] if node.is_a(ops.linear) else index
             return Load(f"in{position}", (k, n), base.dtype)
     return lowering.value(b, index)
 
 
-def _is_read_once(region: Graph, node: Node) -> bool:
+def is_read_once(region: Graph, node: Node) -> bool:
     """Whether a value has one reader, which reads it as one operand."""
     reads = sum(user.inputs.count(node) for user in region.users[node])
     return reads == 1 and node not in region.outputs
@@ -107,7 +114,7 @@ def attention(lowering: Lowering, node: Node) -> None:
     start = None if offset is None else lowering.value(offset, ())
     score, bound = _masked(lowering, node, start, Ref("t0", point, wide), point)
     value = at(v, b.symbol, kv_head, t.symbol, e.symbol)
-    _anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound, start)))
+    anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound, start)))
 
 
 def _kv_head(head: Axis, heads: Dim, groups: Dim) -> Index:

@@ -21,16 +21,16 @@ from .prologue import RowsPhase
 from .source import Source
 
 
-def emit_matmul(program: Program, schedule: MatmulSchedule, src: Source) -> None:
-    """Write the loops of a MATMUL kernel."""
+def emit_with(kind: type[Matmul], program: Program, schedule: MatmulSchedule, src: Source) -> None:
+    """Write the loops of a MATMUL kernel, its product as ``kind`` writes it."""
     computed = phases(program)
     if computed is None:
-        _Matmul(program, schedule, src).emit()
+        kind(program, schedule, src).emit()
     else:
         rows = RowsPhase(computed, schedule, src)
         with rows.passes() as (base, count):
             rows.emit(base, count)
-            _Matmul(computed.product, schedule, src).emit(base, count)
+            kind(computed.product, schedule, src).emit(base, count)
 
 
 def tile_heights(tile_m: int) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ def tile_heights(tile_m: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
 
 
-class _Matmul(Operands):
+class Matmul(Operands):
     """The loops: tasks, blocks of terms, tiles of rows, the epilogue."""
 
     # --- tasks --------------------------------------------------------------------------------------------------------

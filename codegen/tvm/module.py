@@ -30,8 +30,8 @@ from . import floats, helpers, integers, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
 from .map import emit_map
-from .matmul import emit_matmul
 from .pipeline import compile_module
+from .quantized import emit_product
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .scatter import emit_scatter
@@ -41,7 +41,7 @@ from .storage import storage_type
 _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MAP: emit_map,
     Skeleton.ROWS: emit_rows,
-    Skeleton.MATMUL: emit_matmul,
+    Skeleton.MATMUL: emit_product,
     Skeleton.ATTENTION: emit_attention,
     Skeleton.RECURRENCE: emit_recurrence,
     Skeleton.SCATTER: emit_scatter,
