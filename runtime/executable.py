@@ -21,6 +21,7 @@ from ..ir.types import concrete
 from ..rewrites.check import Verdicts
 from ..rewrites.fusion import FusionReport
 from ..rewrites.memory import Interval, place, place_within
+from ..rewrites.quantization import Quantized
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 from .tensors import ALIGNMENT, is_dense
@@ -61,6 +62,7 @@ class Executable:
         timings: seconds that each stage of the compilation took.
         checks: what ``check=`` found.
         fusion: what was refused.
+        quantized: what became of the weights where ``quantize`` asked for few bits; None where it did not.
         prepare: what must be done before native code runs.
     """
 
@@ -75,6 +77,7 @@ class Executable:
     checks: Verdicts | None = None
     timings: dict[str, float] = field(default_factory=dict)
     fusion: FusionReport = field(default_factory=FusionReport)
+    quantized: Quantized | None = None
     prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ from .pointwise import (
     where,
 )
 from .quantize import quantize_weight, weight_scale, weight_zero
-from .quantized import dequantize, int8_linear, quantize_rows, quantized_linear, row_scale
+from .quantized import MOST_TERMS, dequantize, int8_linear, quantize_rows, quantized_linear, row_scale
 from .recurrent import GATES, recurrence
 from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduced_axes, sum
 from .rounding import HALF, accumulated_dtype
@@ -77,6 +77,7 @@ from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose
 __all__ = [
     "GATES",
     "HALF",
+    "MOST_TERMS",
     "abs",
     "accumulated_dtype",
     "add",
