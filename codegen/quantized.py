@@ -16,6 +16,7 @@ import torch
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.node import Node
+from ..ir.ops.quantize import WORD
 from ..ir.types import DTYPE_NAMES, Dim
 from . import attrs
 from .lowering import Lowering, Position, index_of, loops
@@ -71,11 +72,11 @@ def _weight(lowering: Lowering, node: Node, n: Dim, k: sympy.Symbol) -> Expr:
     bits, group, dtype = attrs.integer(node, "bits"), attrs.integer(node, "group"), node.dtype
     grouped = int(node.inputs[2].shape[1]) > 1
     at = sympy.floor(k / group) if grouped else 0
-    wanted = [(node.inputs[1], n, k if bits == 8 else sympy.floor(k / 2))]
+    wanted = [(node.inputs[1], n, k if bits == 8 else sympy.floor(k / WORD))]
     wanted += [(node.inputs[3], n, at)] if node.attrs["zeros"] else []
     wanted += [(node.inputs[2], n, at)] if grouped else []
     q, *rest = _elements(lowering, wanted)
-    value = Apply("cast", (q if bits == 8 else _half_of(q, k),), dtype)
+    value = Apply("cast", (q if bits == 8 else _place_of(q, k),), dtype)
     if node.attrs["zeros"]:
         value = Apply("sub", (value, Apply("cast", (rest[0],), dtype)), dtype)
     elif bits == 4:
@@ -83,14 +84,19 @@ def _weight(lowering: Lowering, node: Node, n: Dim, k: sympy.Symbol) -> Expr:
     return Apply("mul", (value, rest[-1]), dtype) if grouped else value
 
 
-def _half_of(byte: Expr, k: sympy.Symbol) -> Expr:
-    """The low four bits of a byte for an even term, the high ones for an odd one."""
-    whole = torch.int32
-    wide = Apply("cast", (byte,), whole)
-    low = Apply("bit_and", (wide, Const(15, whole)), whole)
-    high = Apply("floor_div", (wide, Const(16, whole)), whole)
-    even = Apply("eq", (IndexValue(sympy.Mod(k, 2), torch.int64), Const(0, torch.int64)), torch.bool)
-    return Apply("where", (even, low, high), whole)
+def _place_of(word: Expr, k: sympy.Symbol) -> Expr:
+    """The four bits of a word that are term k."""
+    place = IndexValue(sympy.Mod(k, WORD), torch.int64)
+    value = _bits_at(word, WORD - 1)
+    for at in reversed(range(WORD - 1)):
+        here = Apply("eq", (place, Const(at, torch.int64)), torch.bool)
+        value = Apply("where", (here, _bits_at(word, at), value), value.dtype)
+    return value
+
+
+def _bits_at(word: Expr, place: int) -> Expr:
+    shifted = Apply("floor_div", (word, Const(16**place, word.dtype)), word.dtype)
+    return Apply("bit_and", (shifted, Const(15, word.dtype)), word.dtype)
 
 
 def _elements(lowering: Lowering, wanted: Sequence[tuple[Node, Dim, Dim]]) -> list[Expr]:
@@ -144,17 +150,20 @@ class FewBits:
     """The right operand of a DOT stage that is a packed weight of few bits.
 
     Attributes:
-        q: the load of its numbers; with ``pairs`` of bytes that hold two terms each.
+        q: the load of its numbers, or of words that hold several terms each.
         value: the number that it stands for, without ``scale``.
         scale: the load of a factor that is the same for each ``group`` of terms; None where there is none.
+        zero: the load of what stands for 0; None where that is one number for all.
         group: the terms that share a scale and a zero; None where all of them do.
+        word: the terms in an element of ``q``.
     """
 
     q: Load
     value: Expr
     scale: Load | None
+    zero: Load | None
     group: int | None
-    pairs: bool
+    word: int
 
 
 def few_bits(program: Program, stage: Stage) -> FewBits | None:
@@ -173,9 +182,10 @@ def _few_bits(right: Expr, loads: Sequence[Load]) -> FewBits:
     value = right
     if isinstance(right, Apply) and right.op == "mul" and isinstance(right.args[1], Load):
         value, scale = right.args[0], right.args[1]
-    pairs = any(isinstance(e, IndexValue) for e in postorder([value]))
+    zero = next((load for load in loads[1:] if load is not scale), None)
     groups = [_divisor(load) for load in loads[1:]]
-    return FewBits(loads[0], value, scale, next(filter(None, groups), None), pairs)
+    word = WORD if loads[0].dtype == torch.int32 else 1
+    return FewBits(loads[0], value, scale, zero, next(filter(None, groups), None), word)
 
 
 def _is_panels(program: Program, load: Load) -> bool:
@@ -190,13 +200,12 @@ def _divisor(load: Load) -> int | None:
     return int(as_fraction(at.args[0])[1])
 
 
-def of_half(expr: Expr, odd: int) -> Expr:
-    """The value of a pair's even or odd term, without asking which it is."""
+def at_place(expr: Expr, place: int) -> Expr:
+    """The value of the term at a place in its word, without asking which it is."""
     if not isinstance(expr, Apply):
         return expr
-    if expr.op == "where" and any(isinstance(e, IndexValue) for e in postorder([expr.args[0]])):
-        return expr.args[1 + odd]
-    return Apply(expr.op, tuple(of_half(a, odd) for a in expr.args), expr.dtype)
-
-
-__all__ = ["QUANTIZED", "FewBits", "contraction", "few_bits", "of_half", "result"]
+    if expr.op == "where" and isinstance(expr.args[0], Apply) and isinstance(expr.args[0].args[0], IndexValue):
+        asked = expr.args[0].args[1]
+        assert isinstance(asked, Const)
+        return expr.args[1] if asked.value == place else at_place(expr.args[2], place)
+    return Apply(expr.op, tuple(at_place(a, place) for a in expr.args), expr.dtype)

@@ -14,6 +14,7 @@ import torch
 from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait, topological
+from ..ir.ops.quantize import WORD
 from .check import defined
 from .context import Context
 from .hoist import constant_nodes
@@ -106,9 +107,9 @@ class _Quantizer:
         return y if dtype == wide else ops.cast(y, dtype=dtype)
 
     def group_of(self, layer: Node) -> int:
-        """How many terms of a row share a scale: a whole row, made even, where it is no longer than a group."""
+        """How many terms of a row share a scale: a whole row, as whole words, where it is no longer than a group."""
         terms = int(layer.inputs[1].shape[1])
-        whole = terms + terms % 2
+        whole = terms + -terms % WORD
         return min(self.settings.group_size or whole, whole)
 
     def parts_of(self, layer: Node) -> tuple[Node, ...]:

@@ -7,11 +7,11 @@ bits        zeros  q
 ==========  =====  =================================================================
 8           no     int8 [N, K] in -127 .. 127, worth q * scale
 8           yes    uint8 [N, K], worth (q - zero) * scale
-4           no     uint8 [N, ceil(K / 2)], two to a byte, worth (q - 8) * scale
-4           yes    uint8 [N, ceil(K / 2)], two to a byte, worth (q - zero) * scale
+4           no     int32 [N, ceil(K / 8)], eight to a word, worth (q - 8) * scale
+4           yes    int32 [N, ceil(K / 8)], eight to a word, worth (q - zero) * scale
 ==========  =====  =================================================================
 
-Of a byte the low four bits are the even term, the high ones the odd term. ``ir.ops.quantized`` reads such weights.
+Of a word the lowest four bits are the first term. ``ir.ops.quantized`` reads such weights.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .base import declare, is_float, per_input_element, require, require_dtype
 from .rounding import accumulated_dtype
 
 BITS = (4, 8)
+WORD = 8  # numbers of four bits in a word
 MIDDLE = 8  # what stands for 0 in four bits without zeros
 _SETTINGS = {"bits": REQUIRED, "group": REQUIRED}
 
@@ -37,19 +38,21 @@ def groups_of(features: int, group: int) -> int:
 
 def stored_shape(rows: int, features: int, bits: int) -> tuple[int, int]:
     """The shape in which a weight of few bits is held."""
-    return (rows, features if bits == 8 else groups_of(features, 2))
+    return (rows, features if bits == 8 else groups_of(features, WORD))
 
 
 def stored_dtype(bits: int, zeros: bool) -> torch.dtype:
     """The dtype in which a weight of few bits is held."""
-    return torch.int8 if bits == 8 and not zeros else torch.uint8
+    if bits == 4:
+        return torch.int32
+    return torch.uint8 if zeros else torch.int8
 
 
 def check_settings(name: str, bits: int, group: int) -> None:
     """Raise TypeRuleError for numbers of bits and terms that no weight has."""
     require(bits in BITS, f"{name}: {bits} bits; it is 4 or 8")
     require(isinstance(group, int) and group > 0, f"{name}: a group of {group} terms")
-    require(bits == 8 or group % 2 == 0, f"{name}: a group of {group} terms of 4 bits, where two share a byte")
+    require(bits == 8 or group % WORD == 0, f"{name}: a group of {group} terms of 4 bits, where {WORD} share a word")
 
 
 def check_matrix(name: str, x: TensorType) -> None:
@@ -157,14 +160,16 @@ def _quantize(w: torch.Tensor, scale: torch.Tensor, *zero: torch.Tensor, bits: i
     middle: Any = zero[0][:, :, None] if zero else MIDDLE if bits == 4 else 0
     low, high = (-127, 127) if bits == 8 and not zero else (0, 2**bits - 1)
     q = (q + middle).clamp(low, high).flatten(1)[:, :features]
-    return q.to(stored_dtype(bits, bool(zero))) if bits == 8 else _in_pairs(q.to(torch.uint8))
+    return q.to(stored_dtype(bits, bool(zero))) if bits == 8 else _in_words(q.to(torch.int32))
 
 
-def _in_pairs(q: torch.Tensor) -> torch.Tensor:
-    """Numbers of four bits, two to a byte; beside the last of an odd count stands 0."""
-    if q.shape[1] % 2:
-        q = torch.cat([q, q.new_zeros(len(q), 1)], 1)
-    return q[:, ::2] | q[:, 1::2] << 4
+def _in_words(q: torch.Tensor) -> torch.Tensor:
+    """Numbers of four bits, eight to a word; after the last stand zeros."""
+    q = torch.nn.functional.pad(q, (0, -q.shape[1] % WORD))
+    words = q[:, ::WORD].clone()
+    for place in range(1, WORD):
+        words |= q[:, place::WORD] << 4 * place
+    return words
 
 
 # quantize_weight(w [N, K], scale [N, G] [, zero [N, G]]) -> q, rounded to nearest, half to even

@@ -10,7 +10,7 @@ from ..types import Dim, TensorType
 from .base import declare, elements, is_float, per_element, require, require_dtype, same_dtype
 from .composite import linear
 from .pointwise import abs, add, bit_and, cast, div, floor_div, ge, le, mul, reciprocal, round, sub, where
-from .quantize import MIDDLE, check_matrix, check_settings, groups_of, stored_dtype, stored_shape
+from .quantize import MIDDLE, WORD, check_matrix, check_settings, groups_of, stored_dtype, stored_shape
 from .reduction import amax
 from .rounding import accumulated_dtype, evaluated_in_float32
 from .source import scalar, scalar_like
@@ -49,11 +49,11 @@ def _dequantize_type(*parts: TensorType, bits: int, group: int, features: int) -
 
 
 def _unpacked(q: Node, features: int) -> Node:
-    """Two numbers of four bits from each byte, [N, ceil(K / 2)] as [N, K]."""
-    n, half = q.shape
-    parts = (bit_and(q, scalar(15, q.dtype)), floor_div(q, scalar(16, q.dtype)))
-    pairs = concat(*(reshape(x, shape=(n, half, 1)) for x in parts), dim=2)
-    return slice_(reshape(pairs, shape=(n, 2 * half)), dim=1, stop=features)
+    """Eight numbers of four bits from each word, [N, ceil(K / 8)] as [N, K]."""
+    n, words = q.shape
+    shifted = (floor_div(q, scalar(16**place, q.dtype)) for place in range(WORD))
+    parts = [reshape(bit_and(x, scalar(15, q.dtype)), shape=(n, words, 1)) for x in shifted]
+    return slice_(reshape(concat(*parts, dim=2), shape=(n, WORD * words)), dim=1, stop=features)
 
 
 def _each_term(x: Node, group: int, features: int) -> Node:
@@ -82,7 +82,7 @@ def _dequantize_value(
     q: torch.Tensor, scale: torch.Tensor, *zero: torch.Tensor, bits: int, group: int, features: int
 ) -> torch.Tensor:
     if bits == 4:
-        q = torch.stack([q & 15, q >> 4], 2).flatten(1)[:, :features]
+        q = torch.stack([q >> 4 * place & 15 for place in range(WORD)], 2).flatten(1)[:, :features]
     return _numbers(scale, q, *zero, bits=bits, group=group)
 
 

@@ -35,7 +35,7 @@ def few_bits(
     sizes: object = ROWS,
 ) -> Case:
     """A product of ``rows`` with a weight [columns, terms] of few bits; ``group=None`` is one scale for each column."""
-    group = group or terms + terms % 2
+    group = group or terms + -terms % 8
     count = groups_of(terms, group)
     x = operand(0, (*rows, terms))  # type: ignore[arg-type]
     weight = [
@@ -47,7 +47,8 @@ def few_bits(
     left = ops.rms_norm(x) if norm else x
     y = ops.quantized_linear(left, *inputs[1:], bits=bits, group=group, zeros=zeros)
     weights = frozenset(range(1, len(weight) + 1)) if packed else frozenset()
-    given = {"low": -127, "high": 128} if bits == 8 and not zeros else {"low": 0, "high": 256}
+    given = {"low": -127, "high": 128} if not zeros else {"low": 0, "high": 256}
+    given = given if bits == 8 else {"low": -(2**31), "high": 2**31}
     return Case(inputs, [y], sizes, weights=weights, rtol=1e-4, **given)  # type: ignore[arg-type]
 
 
@@ -108,7 +109,7 @@ def test_product(kernels: dict[str, Kernel], name: str) -> None:
 def test_a_weight_is_read_in_few_bits(kernels: dict[str, Kernel]) -> None:
     program = kernels["4 bits zeros 100x50 by 32"].program
     read = [(str(p.type), p.format.value) for p in program.inputs[1:4]]
-    assert read == [("u8[50, 50]", "panels"), ("f32[4, 50]", "panels"), ("u8[4, 50]", "panels")]
+    assert read == [("i32[13, 50]", "panels"), ("f32[4, 50]", "panels"), ("u8[4, 50]", "panels")]
 
 
 def test_infinities_and_nan_reach_their_rows(kernels: dict[str, Kernel]) -> None:
