@@ -13,7 +13,6 @@ from .context import Context, PassRecord, Step
 from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
-from .quantize import NAME as QUANTIZE_NAME
 from .quantize import quantize
 from .rule import RuleError
 
@@ -65,7 +64,7 @@ SEARCH = Pass("search", _search, "products and sums in the cheapest of the order
 SEARCH_PIPELINE = tuple(p for step in PIPELINE for p in ([step, SEARCH] if step.name == "simplify" else [step]))
 
 # With ``quantize=...``, after all others.
-QUANTIZE = Pass(QUANTIZE_NAME, quantize, "linear layers on weights of few bits")
+QUANTIZE = Pass("quantize", quantize, "linear layers on weights of few bits")
 
 
 def passes_for(context: Context) -> tuple[Pass, ...]:

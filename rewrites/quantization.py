@@ -143,8 +143,15 @@ class KeptWeight:
 
 @dataclass
 class Quantized:
-    """What the pass did."""
+    """What the pass did.
+
+    Attributes:
+        hoisted: the weights that were computed at load before the pass, by name.
+        weights: those in few bits.
+        kept: the matrices of floats that are still read.
+    """
 
     settings: Quantization
+    hoisted: dict[str, Node] = field(default_factory=dict)
     weights: list[QuantizedWeight] = field(default_factory=list)
     kept: list[KeptWeight] = field(default_factory=list)

@@ -15,12 +15,11 @@ from ..ir import ops
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait, topological
 from ..ir.ops.quantize import WORD
-from .check import defined
+from .check import QUANTIZE, defined
 from .context import Context
 from .hoist import constant_nodes
 from .quantization import KeptWeight, Quantization, Quantized, QuantizedWeight
 
-NAME = "quantize"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -42,6 +41,7 @@ class _Quantizer:
 
     def run(self) -> Graph:
         """The new graph."""
+        self.record.hoisted.update(self.context.derived)
         layers = {node: self.refuse(node) for node in self.graph.nodes if node.is_a(ops.linear)}
 
         def transform(node: Node, inputs: tuple[Node, ...]) -> Node:
@@ -52,7 +52,7 @@ class _Quantizer:
                 self.reasons.update(dict.fromkeys(_sources(node.inputs[1]), str(layers[node])))
                 return same
             made = self.replacement(node, inputs).keep_origin(node.origin)
-            if self.context.take(NAME, node, made):
+            if self.context.take(QUANTIZE, node, made):
                 return made
             self.reasons.update(dict.fromkeys(_sources(node.inputs[1]), "the fuel of the compilation was used up"))
             return same

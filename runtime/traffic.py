@@ -148,6 +148,8 @@ class _Account:
         if buffer.packing is None:
             return amount
         terms, columns = (self.at(d) for d in buffer.type.shape)
+        if buffer.packing.transposed:
+            terms, columns = columns, terms
         tile = buffer.packing.tile
         return terms * (-(-columns // tile) * tile) * buffer.type.dtype.itemsize
 
