@@ -17,12 +17,14 @@ from .ir.errors import (
     GraphError,
     InputError,
     ParseError,
+    QuantizationError,
     SmeltError,
     UnsupportedError,
     VerifyError,
 )
 
 if TYPE_CHECKING:
+    from .rewrites.quantization import Quantization
     from .rewrites.registry import register_rule, unregister_rule
     from .rewrites.rule import Rule
     from .runtime.compile import compile
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # Loaded when they are first asked for: the pipeline behind them takes longer to import than smelt may.
 _LAZY = {
     "CompiledModule": "runtime.module",
+    "Quantization": "rewrites.quantization",
     "Rule": "rewrites.rule",
     "Target": "runtime.target",
     "compile": "runtime.compile",
@@ -51,6 +54,8 @@ __all__ = [
     "GraphError",
     "InputError",
     "ParseError",
+    "Quantization",
+    "QuantizationError",
     "Rule",
     "SmeltError",
     "Target",

@@ -14,7 +14,7 @@ from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
 from ..ir.node import Node, Trait
 from ..ir.types import Dim, Shape, contiguous_strides
-from . import products, scatter
+from . import products, quantized, scatter
 from .bounds import Bounds
 from .indexing import affine, broadcast_index, plus
 from .inplace import InPlace, updating
@@ -128,7 +128,9 @@ class _Lowering:
             if skeleton is Skeleton.ROWS:
                 self._find_rows()
             for node in self.region.nodes:
-                if node.has(Trait.CONTRACTION):
+                if node.is_a(*quantized.QUANTIZED):
+                    quantized.contraction(self, node)
+                elif node.has(Trait.CONTRACTION):
                     products.contraction(self, node)
                 elif node.has(Trait.ATTENTION):
                     products.attention(self, node)
@@ -213,7 +215,8 @@ class _Lowering:
 
     def _compute(self, node: Node, index: Position) -> Expr:
         if node in self.anchors:
-            return products.result(self, node, index)
+            how = quantized if node.is_a(*quantized.QUANTIZED) else products
+            return how.result(self, node, index)
         if node in self.region.inputs:
             return Load(f"in{self.region.inputs.index(node)}", index, node.dtype)
         if node.op in _REDUCERS:

@@ -26,26 +26,34 @@ def contraction(lowering: Lowering, node: Node) -> None:
     k = lowering.axis("k", node.inputs[0].shape[-1])
     a, b = node.inputs[:2]
     if node.is_a(ops.linear):
-        left: Position = (*index[:-1], k.symbol)
         right: Position = (index[-1], k.symbol)
+        rows = left_rows(lowering, node, axes, k)
     else:
         left = (*broadcast_index(a.shape[:-1], index[:-1]), k.symbol)
         right = (*broadcast_index(b.shape[:-2], index[:-2]), k.symbol, index[-1])
+        rows = lowering.value(a, left)
+    product = Apply("mul", (rows, _right(lowering, b, right, node)), node.dtype)
+    anchor(lowering, node, axes, Stage(stage_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
+
+
+def left_rows(lowering: Lowering, node: Node, axes: tuple[Axis, ...], k: Axis) -> Expr:
+    """The left operand of a product with a weight: read where it lies, or computed row by row first."""
+    a = node.inputs[0]
     source = a.inputs[0] if _is_widening(a) else a  # bytes stay bytes where rows are held
-    if node.is_a(ops.linear) and isinstance(k.size, int) and k.size > 1 and is_computed(lowering, source):
+    if isinstance(k.size, int) and k.size > 1 and is_computed(lowering, source):
         rows: Expr = rows_stage(lowering, source, (*axes[:-1], k))
     else:
-        rows = lowering.value(source, left)
-    rows = rows if source is a else Apply("cast", (rows,), a.dtype)
-    product = Apply("mul", (rows, _right(lowering, b, right, node)), node.dtype)
-    _anchor(lowering, node, axes, Stage(_name(lowering), loops(axes), product, Combine(Combiner.DOT, (k,))))
+        rows = lowering.value(source, (*index_of(axes)[:-1], k.symbol))
+    return rows if source is a else Apply("cast", (rows,), a.dtype)
 
 
-def _name(lowering: Lowering) -> str:
+def stage_name(lowering: Lowering) -> str:
+    """The name of the stage that is made next."""
     return f"t{len(lowering.stages)}"
 
 
-def _anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
+def anchor(lowering: Lowering, node: Node, axes: tuple[Axis, ...], stage: Stage) -> None:
+    """Make a stage the one that a product's result is read from."""
     lowering.stages.append(stage)
     lowering.anchors[node] = (axes, Ref(stage.name, index_of(stage.axes), stage.dtype))
 
@@ -62,7 +70,7 @@ def _right(lowering: Lowering, b: Node, index: Position, node: Node) -> Expr:
         between.add(base)
     if base in region.inputs and base.tensor_type.rank == 2:
         position = region.inputs.index(base)
-        if lowering.operands[position].weight and all(_is_read_once(region, x) for x in between):
+        if lowering.operands[position].weight and all(is_read_once(region, x) for x in between):
             lowering.packed[f"in{position}"] = transposed
             k, n = index[::-1] if node.is_a(ops.linear) else index
             load = Load(f"in{position}", (k, n), base.dtype)
@@ -79,7 +87,7 @@ def _is_widening(node: Node) -> bool:
     return node.is_a(ops.cast) and node.dtype == torch.int32 and node.inputs[0].dtype in (torch.int8, torch.uint8)
 
 
-def _is_read_once(region: Graph, node: Node) -> bool:
+def is_read_once(region: Graph, node: Node) -> bool:
     """Whether a value has one reader, which reads it as one operand."""
     reads = sum(user.inputs.count(node) for user in region.users[node])
     return reads == 1 and node not in region.outputs
@@ -124,7 +132,7 @@ def attention(lowering: Lowering, node: Node) -> None:
     start = None if offset is None else lowering.value(offset, ())
     score, bound = _masked(lowering, node, start, Ref("t0", point, wide), point)
     value = at(v, b.symbol, kv_head, t.symbol, e.symbol)
-    _anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound, start)))
+    anchor(lowering, node, axes, Stage("t1", axes, value, Combine(Combiner.SOFTMAX_SUM, (t,), score, bound, start)))
 
 
 def _kv_head(head: Axis, heads: Dim, groups: Dim) -> Index:

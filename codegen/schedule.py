@@ -15,6 +15,7 @@ from ..ir.types import Dim, canonical_dim, product
 from .dot import terms_at_once
 from .program import Combiner, Format, Param, Program, Skeleton, postorder
 from .prologue import Phases, phases
+from .quantized import few_bits
 
 HELD_BYTES = 4 << 20  # of computed rows: a part of a third-level cache that is not large
 
@@ -223,6 +224,8 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     group = terms_at_once(program, machine)
     half = group == 1 and any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
     computed = phases(program)
+    weight = few_bits(program, stage)
+    itemsize = stage.dtype.itemsize if weight is None else 1
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
         MatmulSchedule(
@@ -230,9 +233,9 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             tile_n=width,
             vector=lanes,
             block_m=max((256 if panels is None else 96) // rows, 1),
-            block_k=256 if half or panels is None else 512,
+            block_k=(weight.group if weight else None) or (256 if half or panels is None else 512),
             tasks=4 * machine.threads,
-            blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),
+            blocked=half or panels is None or _large(terms, width * itemsize, machine),
             pack_left=half,
             pack_right=panels is None,
             held_rows=0 if computed is None else _held_rows(computed, rows, machine),

@@ -56,5 +56,9 @@ class BackendError(SmeltError, RuntimeError):
     """A backend is missing or refused a kernel."""
 
 
+class QuantizationError(SmeltError, ValueError):
+    """What ``compile(quantize=...)`` asks for is not possible; the message says what is."""
+
+
 class CacheError(SmeltError, RuntimeError):
     """The kernel cache cannot be used where it must be."""

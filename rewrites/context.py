@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..ir.graph import Graph
 from ..ir.node import Node
 from .log import Application, Fuel, Log, Replaced
+from .quantization import Quantized
 from .registry import all_rules
 from .rule import Rule
 from .search.settings import SearchSettings
@@ -64,6 +65,7 @@ class Context:
         rules: the rules of each stage.
         target: facts about the machine.
         search: the limits of ``optimize="search"``; None for the usual ones.
+        quantized: what ``quantize`` asks for, and what becomes of it; None where nothing was asked for.
         verify: check the graph before the first pass and after each.
         derived: weights computed once at load: their definitions by name, in an order in which they can be evaluated.
         snapshots: the graph after each pass, and as ``"captured"`` before the first.
@@ -76,6 +78,7 @@ class Context:
     rules: Mapping[str, Sequence[Rule]] = field(default_factory=all_rules)
     target: TargetFacts = field(default_factory=TargetFacts)
     search: SearchSettings | None = None
+    quantized: Quantized | None = None
     verify: bool = False
     derived: dict[str, Node] = field(default_factory=dict)
     snapshots: dict[str, Graph] = field(default_factory=dict)

@@ -13,9 +13,10 @@ from .context import Context, PassRecord, Step
 from .driver import RuleSet, rewrite
 from .hoist import hoist
 from .merge import merge_linears
+from .quantize import quantize
 from .rule import RuleError
 
-__all__ = ["CAPTURED", "PIPELINE", "SEARCH_PIPELINE", "Context", "Pass", "apply_rules", "run_pipeline"]
+__all__ = ["CAPTURED", "PIPELINE", "SEARCH_PIPELINE", "Context", "Pass", "apply_rules", "passes_for", "run_pipeline"]
 
 CAPTURED = "captured"  # the name of the snapshot before the first pass
 
@@ -61,6 +62,15 @@ PIPELINE: tuple[Pass, ...] = (
 # With ``optimize="search"``.
 SEARCH = Pass("search", _search, "products and sums in the cheapest of the orders that are equal")
 SEARCH_PIPELINE = tuple(p for step in PIPELINE for p in ([step, SEARCH] if step.name == "simplify" else [step]))
+
+# With ``quantize=...``, after all others.
+QUANTIZE = Pass("quantize", quantize, "linear layers on weights of few bits")
+
+
+def passes_for(context: Context) -> tuple[Pass, ...]:
+    """The passes of a compilation."""
+    passes = PIPELINE if context.search is None else SEARCH_PIPELINE
+    return passes if context.quantized is None else (*passes, QUANTIZE)
 
 
 def run_pipeline(

@@ -28,7 +28,7 @@ def refuse_rows(linear: Node, rows: Node, nodes: Sequence[Node], escaping: Itera
         escaping: those of the group's values that are read elsewhere too.
     """
     shape = rows.shape
-    if not linear.is_a(ops.linear) or linear.inputs[0] is not rows:
+    if not linear.is_a(ops.linear, ops.quantized_linear) or linear.inputs[0] is not rows:
         return "operands of a product are read many times"
     terms = shape[-1]
     if not isinstance(terms, int) or terms < 2:

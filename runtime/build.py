@@ -20,7 +20,8 @@ from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
-from ..rewrites.pipeline import PIPELINE, SEARCH_PIPELINE, run_pipeline
+from ..rewrites.pipeline import passes_for, run_pipeline
+from ..rewrites.quantization import Quantization, Quantized
 from ..rewrites.search.settings import SearchSettings
 from .check import Check, Checker
 from .executable import Executable
@@ -72,9 +73,12 @@ def build_executable(
     fuel: Fuel | None = None,
     search: SearchSettings | None = None,
     check: Check = None,
+    quantize: Quantization | None = None,
     native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
 ) -> Executable:
     """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
+
+    With ``quantize``, linear layers are on weights of few bits.
 
     ``native`` makes what runs a plan's segments, instead of native code.
 
@@ -84,10 +88,11 @@ def build_executable(
     """
     work = Compilation(target, verify)
     graph = work.keep("captured", capture.graph)
-    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search)
+    quantized = None if quantize is None else Quantized(quantize)
+    context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search, quantized=quantized)
     checker = None if check is None else Checker(check, capture, context)
     with work.stage("rewrite"):
-        graph = run_pipeline(graph, context, passes=PIPELINE if search is None else SEARCH_PIPELINE)
+        graph = run_pipeline(graph, context, passes=passes_for(context))
     work.graphs.update(context.snapshots)
     report = FusionReport()
     with work.stage("fuse"):
@@ -117,6 +122,7 @@ def build_executable(
             applications=context.log,
             fusion=report,
             timings=work.timings,
+            quantized=quantized,
             prepare=thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )
     if checker is not None:

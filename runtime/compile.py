@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from ..ir.errors import UnsupportedError
+from ..rewrites.quantization import Quantization, quantization_of
 from .cache import KernelCache
 from .check import Check
 from .expect import Expectations
@@ -27,6 +28,7 @@ def compile(
     optimize: Literal["rules", "search"] = "rules",
     check: Check = None,
     expect: Expectations | None = None,
+    quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -50,6 +52,10 @@ def compile(
         expect: what the first capture is held to: how often an operator was recognised (``{"attention": 12}``), and
             bounds on ``kernels``, ``kernels_per_layer``, ``fallbacks`` and ``bytes_over_minimum``; a range or a
             function of what was found may stand for a number. A call that makes another capture is not held to it.
+        quantize: hold the weights of linear layers in few bits: ``"int8"`` (a scale for each output), ``"int4"`` (a
+            scale for each 128 terms of it), ``"int8-dynamic"`` (also each row of a layer's input as int8, when it is
+            called), or a ``smelt.Quantization``. Results then differ from the model's: ``smelt.verify`` holds them to
+            the model with the quantised weights, and says how far they moved; the report lists every weight.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -57,12 +63,16 @@ def compile(
     Raises:
         BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed.
         UnsupportedError: there is no such target yet, or the model is TorchScript.
+        QuantizationError: ``quantize`` is none of these, or keeps a layer that the model does not have.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
     found = Target.detect(target, threads)
-    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}))
+    settings = quantization_of(quantize)
+    if settings is not None and isinstance(plain, torch.nn.Module):
+        settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
+    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

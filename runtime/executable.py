@@ -21,6 +21,7 @@ from ..ir.types import concrete
 from ..rewrites.check import Verdicts
 from ..rewrites.fusion import FusionReport
 from ..rewrites.memory import Interval, place, place_within
+from ..rewrites.quantization import Quantized
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 from .tensors import ALIGNMENT, is_dense
@@ -61,6 +62,8 @@ class Executable:
         timings: seconds that each stage of the compilation took.
         checks: what ``check=`` found.
         fusion: what was refused.
+        quantized: what became of the weights where ``quantize`` asked for few bits; None where it did not.
+        weight_errors: of each weight in few bits; None until they are computed.
         prepare: what must be done before native code runs.
     """
 
@@ -75,6 +78,8 @@ class Executable:
     checks: Verdicts | None = None
     timings: dict[str, float] = field(default_factory=dict)
     fusion: FusionReport = field(default_factory=FusionReport)
+    quantized: Quantized | None = None
+    weight_errors: list[float] | None = None
     prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -97,10 +102,20 @@ class Executable:
             values = dict(weights)
             for name, node in self.derived.items():
                 (values[name],) = evaluate([node], values)
-            self._values = {name: value.detach() for name, value in values.items()}
+            self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
+            self.weight_errors = None
             self._packed = {b.position: self._pack(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
+
+    @property
+    def values(self) -> Mapping[str, Tensor]:
+        """The weights that the final graph reads, by name: the model's, and those computed at load."""
+        return self._values
+
+    def _is_read(self, name: str) -> bool:
+        """Whether a weight is the model's or read by the graph, and not only a step to another one."""
+        return name not in self.derived or any(b.name == name for b in self.plan.buffers)
 
     def _pack(self, buffer: Buffer) -> Tensor:
         value = self._values[buffer.name]

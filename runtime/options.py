@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..rewrites.quantization import Quantization
 from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
 from .check import CHECKS, Check
@@ -28,6 +29,7 @@ class Options:
     optimize: Literal["rules", "search"] = "rules"
     check: Check = None
     expect: Expectations = field(default_factory=dict)
+    quantize: Quantization | None = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:

@@ -13,6 +13,7 @@ from ..rewrites.check import Verdicts
 from ..rewrites.log import FUSE, PLACE
 from .entry import Entry
 from .kernels import KernelInfo
+from .quantized import QuantizationReport, quantization_lines, report_quantization
 from .target import Target
 from .traffic import least_by_kernel, moved_by_kernel, traffic_of
 
@@ -83,6 +84,7 @@ class CaptureReport:
         checks: what ``check=`` found; None where nothing was asked for.
         notes: other remarks.
         bytes_over_minimum: bytes moved in the last call, copies included, over the least possible; None before it.
+        quantization: what became of the weights; None where ``quantize`` was not asked for.
     """
 
     inputs: tuple[str, ...]
@@ -99,6 +101,7 @@ class CaptureReport:
     notes: tuple[str, ...]
     checks: CheckReport | None = None
     bytes_over_minimum: float | None = None
+    quantization: QuantizationReport | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -195,6 +198,7 @@ def report_entry(entry: Entry) -> CaptureReport:
         notes=capture.notes,
         checks=None if executable.checks is None else _checks(executable.checks),
         bytes_over_minimum=None if traffic is None else traffic.ratio,
+        quantization=report_quantization(executable),
     )
 
 
@@ -234,6 +238,8 @@ def capture_lines(capture: CaptureReport) -> list[str]:
     came = {"hit": "; kernels from the cache", "miss": "; kernels compiled", None: "; no cache"}[capture.cache]
     lines += _item("compile", f"{capture.total_seconds:.2f} s: {stages}{came}")
     lines += _kernel_lines(capture)
+    if capture.quantization is not None:
+        lines += [line for label, text in quantization_lines(capture.quantization) for line in _item(label, text)]
     lines += _items("fallbacks", capture.fallbacks) or _item("fallbacks", "none")
     lines += _items("fixed", capture.specialised)
     lines += _items("guards", capture.guards)

@@ -20,6 +20,8 @@ from ..ir.interpret import interpret
 from .contract import OutputResult, compare
 from .module import CompiledModule
 from .state import buffers_of, preserved, same
+from .verify_quantized import Judge, Moved, judged
+from .verify_quantized import path_of as _path
 
 __all__ = ["OutputResult", "VerifyResult", "compare", "verify"]
 
@@ -28,10 +30,16 @@ HINT = "to find the step that broke it: smelt bisect MODEL, or smelt.runtime.bis
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """How a compiled model compares. ``reference`` says how the float64 reference was made."""
+    """How a compiled model compares.
+
+    Attributes:
+        reference: how the float64 reference was made.
+        moved: of a quantised model, how far quantisation moved each output from the model's own.
+    """
 
     outputs: tuple[OutputResult, ...]
     reference: str
+    moved: tuple[Moved, ...] = ()
 
     @property
     def worst(self) -> OutputResult | None:
@@ -43,15 +51,17 @@ class VerifyResult:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.outputs), f"reference: {self.reference}"])
+        return "\n".join([*map(str, self.outputs), f"reference: {self.reference}", *map(str, self.moved)])
 
 
 def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     """Hold a compiled model's results against eager's and a float64 reference.
 
-    The model runs three times on copies of the arguments; buffers that it changes are put back.
+    The model runs three times on copies of the arguments; buffers that it changes are put back. A quantised model is
+    held to the model with the quantised weights, and the result says how far those moved it from the model.
 
     Raises:
+        UnsupportedError: the model is quantised and split into several graphs.
         VerifyError: an output breaks the numeric contract; the message names the worst one.
         TypeError: the model is not compiled.
     """
@@ -65,13 +75,26 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
         raise VerifyError(f"the result has another structure than eager's: {', '.join(differing)}")
     reference, how = _reference(fast, args, kwargs, eager.values)
     shown = [path for path in eager.values if path not in eager.unwritten & ours.unwritten]
-    results = tuple(compare(path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
-    result = VerifyResult(results, how)
+    if getattr(fast, "options", None) is not None and fast.options.quantize is not None:
+        judge = Judge(*fast.entry_for(tuple(args), kwargs), _leaf_paths(args, kwargs))
+        results, moved = judged(ours.values, shown, reference, judge, fast.options.quantize.activations is not None)
+        result = VerifyResult(results, "the model with its quantised weights, interpreted in float64", moved)
+    else:
+        pairs = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
+        result = VerifyResult(tuple(compare(*pair) for pair in pairs), how)
     worst = result.worst
     if worst is not None and not worst.passed:
-        failed = sum(not output.passed for output in results)
-        raise VerifyError(f"{failed} of {len(results)} outputs break the numeric contract; the worst: {worst}\n{HINT}")
+        failed = sum(not output.passed for output in result.outputs)
+        raise VerifyError(
+            f"{failed} of {len(result.outputs)} outputs break the numeric contract; the worst: {worst}\n{HINT}"
+        )
     return result
+
+
+def _leaf_paths(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, str]:
+    """The paths of the tensors among the arguments, by identity."""
+    given = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]
+    return {id(leaf): f"argument {_path(path[1:])}" for path, leaf in given if isinstance(leaf, Tensor)}
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -103,12 +126,6 @@ def _observe(
 
 def _copy(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _path(path: Sequence[Any]) -> str:
-    """``last_hidden_state`` for a key, ``[0]`` for a place; ``result`` for a result that is one tensor."""
-    text = "".join(f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path)
-    return text.removeprefix(".") or "result"
 
 
 def _reference(

@@ -79,7 +79,7 @@ def _reads_panels(program: Program, expr: Expr) -> bool:
 
 
 def panel_load(program: Program, expr: Expr) -> Load | None:
-    """The load of a packed weight in an expression."""
+    """The load of a packed weight in an expression: the first, which scales and zeros may follow."""
     loads = (e for e in postorder([expr]) if isinstance(e, Load))
     return next((e for e in loads if program.param(e.param).format is Format.PANELS), None)
 

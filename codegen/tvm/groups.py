@@ -17,14 +17,9 @@ from ..program import Expr, Load, Program
 from ..schedule import MatmulSchedule, panel_layout
 from .contraction import Strided, unflatten
 from .expression import Scope, bound, element_text, index_text, scalar
-from .matmul import Matmul, emit_with
+from .matmul import Matmul
 from .operands import Operands
 from .source import Source
-
-
-def emit_product(program: Program, schedule: MatmulSchedule, src: Source) -> None:
-    """Write the loops of a MATMUL kernel."""
-    emit_with(Matmul if schedule.group == 1 else DotMatmul, program, schedule, src)
 
 
 class Groups(Operands):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.script import tirx as script
 
 from . import floats
 
@@ -69,3 +70,15 @@ def maximum(a: Expr, b: Expr) -> Expr:
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is NaN."""
     return floats.minimum(a, b) if _is_float(a) else tirx.min(a, b)
+
+
+def prefetch(element: Expr) -> Expr:
+    """Ask for the cache line of an element of a buffer, which may lie outside of it, for reading."""
+    return script.evaluate(tirx.call_intrin("void", "tirx.prefetch", script.address_of(element), 0, 3, 1))
+
+
+def from_four_bits(word: Expr, place: int) -> Expr:
+    """Four bits of an int32 as float32, less 8: in the mantissa of 2^23 they are that much more than it, exactly."""
+    shifted = word if place == 0 else word >> tirx.const(4 * place, "int32")
+    bits = (shifted & tirx.const(15, "int32")) | tirx.const(0x4B000000, "int32")
+    return tirx.reinterpret("float32", bits) - tirx.const(2.0**23 + 8, "float32")

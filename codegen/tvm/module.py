@@ -29,9 +29,9 @@ from ..schedule import Schedule, panel_layout, scratch
 from . import dots, floats, helpers, integers, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
-from .groups import emit_product
 from .map import emit_map
 from .pipeline import compile_module
+from .product import emit_product
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .scatter import emit_scatter

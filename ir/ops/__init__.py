@@ -65,6 +65,8 @@ from .pointwise import (
     trunc_div,
     where,
 )
+from .quantize import quantize_weight, weight_scale, weight_zero
+from .quantized import MOST_TERMS, dequantize, int8_linear, quantize_rows, quantized_linear, row_scale
 from .recurrent import GATES, recurrence
 from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduced_axes, sum
 from .rounding import HALF, accumulated_dtype
@@ -75,6 +77,7 @@ from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose
 __all__ = [
     "GATES",
     "HALF",
+    "MOST_TERMS",
     "abs",
     "accumulated_dtype",
     "add",
@@ -99,6 +102,7 @@ __all__ = [
     "concat",
     "cos",
     "cumsum",
+    "dequantize",
     "div",
     "embedding",
     "eq",
@@ -120,6 +124,7 @@ __all__ = [
     "index",
     "index_put",
     "input",
+    "int8_linear",
     "is_float",
     "isnan",
     "item",
@@ -144,6 +149,9 @@ __all__ = [
     "permute",
     "pow",
     "prod",
+    "quantize_rows",
+    "quantize_weight",
+    "quantized_linear",
     "reciprocal",
     "recurrence",
     "reduced_axes",
@@ -156,6 +164,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "round",
+    "row_scale",
     "rsqrt",
     "safe_softmax",
     "scalar",
@@ -181,5 +190,7 @@ __all__ = [
     "unsqueeze",
     "var",
     "weight",
+    "weight_scale",
+    "weight_zero",
     "where",
 ]

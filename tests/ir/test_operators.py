@@ -34,6 +34,8 @@ KINDS: Mapping[str, tuple[torch.dtype | None, Callable[[tuple[int, ...]], torch.
     "nonzero": (I64, lambda shape: torch.randint(1, 9, shape)),
     "index": (I64, lambda shape: torch.randint(0, 3, shape)),
     "byte": (torch.uint8, lambda shape: torch.randint(0, 3, shape, dtype=torch.uint8)),
+    "word": (torch.int32, lambda shape: torch.randint(-(2**31), 2**31, shape, dtype=torch.int32)),
+    "int8": (torch.int8, lambda shape: torch.randint(-127, 128, shape, dtype=torch.int8)),
     "bool": (torch.bool, lambda shape: torch.rand(shape) > 0.3),
 }
 
@@ -142,6 +144,22 @@ SAMPLES = [
     sample("matmul", "int: s 4", "int: 4 t"),
     sample("linear", "s t 4", "5 4", "5"),
     sample("linear", "4", "5 4"),
+    # few bits
+    sample("weight_scale", "5 7", bits=8, group=4),
+    sample("weight_scale", "5 11", bits=4, group=8, zeros=True),
+    sample("weight_zero", "5 7", "5 2", bits=8, group=4),
+    sample("quantize_weight", "5 7", "5 2", bits=8, group=4),
+    sample("quantize_weight", "5 11", "5 2", "byte: 5 2", bits=4, group=8),
+    sample("dequantize", "int8: 5 7", "5 2", bits=8, group=4, features=7),
+    sample("dequantize", "word: 5 2", "5 2", bits=4, group=8, features=11),
+    sample("dequantize", "word: 5 1", "5 1", "byte: 5 1", bits=4, group=8, features=8),
+    sample("quantized_linear", "s t 7", "int8: 5 7", "5 1", bits=8, group=7),
+    sample("quantized_linear", "s 7", "word: 5 1", "5 1", "5", bits=4, group=8),
+    sample("quantized_linear", "s 7", "byte: 5 7", "5 2", "byte: 5 2", "5", bits=8, group=4, zeros=True),
+    sample("row_scale", "s t 7"),
+    Sample("quantize_rows", ("s t 7",), lambda nodes, dims: ops.quantize_rows(nodes[0], ops.row_scale(nodes[0]))),
+    sample("int8_linear", "int8: s t 7", "s t 1", "int8: 5 7", "5 1"),
+    sample("int8_linear", "int8: s 7", "s 1", "int8: 5 7", "5 1", "5"),
     # views
     sample("reshape", "s 4", attrs=lambda d: {"shape": (2, d.s, 2)}),
     sample("permute", "s 4 t", dims=(2, 0, -2)),
@@ -196,7 +214,7 @@ input weight full arange
 add sub mul div floor_div trunc_div remainder fmod pow maximum minimum atan2 neg abs sign reciprocal
 floor ceil round trunc exp exp2 expm1 log log1p log2 sqrt rsqrt sin cos tan tanh sigmoid erf
 eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast
-sum prod amax amin any all argmax argmin cumsum matmul recurrence
+sum prod amax amin any all argmax argmin cumsum matmul recurrence weight_scale weight_zero quantize_weight
 reshape permute expand slice flip concat pad index gather index_put scatter slice_put
 item fused aten.call
 """)

@@ -1,0 +1,21 @@
+"""Which loops a matrix product gets: of numbers as they are, of groups for dot instructions, of weights in few bits."""
+
+from __future__ import annotations
+
+from ..program import Program
+from ..quantized import few_bits
+from ..schedule import MatmulSchedule
+from .contraction import dot_stage
+from .groups import DotMatmul
+from .matmul import Matmul, emit_with
+from .quantized import QuantizedMatmul
+from .source import Source
+
+
+def emit_product(program: Program, schedule: MatmulSchedule, src: Source) -> None:
+    """Write the loops of a MATMUL kernel."""
+    if few_bits(program, dot_stage(program)) is not None:
+        loops: type[Matmul] = QuantizedMatmul
+    else:
+        loops = Matmul if schedule.group == 1 else DotMatmul
+    emit_with(loops, program, schedule, src)

@@ -1,0 +1,111 @@
+"""Matrix products with packed weights of few bits: numbers become floats in registers, each time they are read.
+
+A panel row of ``tile_n`` columns has so many bytes of one term each, or words of eight neighbouring terms. Scales of
+groups of terms lie in panels of their own, one row for each group; a block of terms is one group, so that the sum of a
+block is scaled when it leaves the registers.
+"""
+
+from __future__ import annotations
+
+from ..program import Apply, Expr, Load, Program, Ref
+from ..quantized import FewBits, at_place, few_bits
+from ..schedule import MatmulSchedule
+from .contraction import dot_stage
+from .expression import from_storage, index_text, scalar
+from .matmul import Matmul
+from .nest import LINE
+from .source import Source
+
+ONE_ROW_TERMS = 16  # terms of one row in a step of the loop: whole cache lines of any panel
+AHEAD = 4096  # bytes: how far before they are read weights of one row are asked for
+
+
+class QuantizedMatmul(Matmul):
+    """The loops of a product whose weight is packed in few bits."""
+
+    def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
+        super().__init__(program, schedule, src)
+        weight = few_bits(program, dot_stage(program))
+        assert weight is not None
+        assert weight.group in (None, schedule.block_k)
+        self.weight: FewBits = weight
+
+    # --- the register tile --------------------------------------------------------------------------------------------
+
+    def _microkernel(self, rows: int, part: str) -> None:
+        s = self.schedule
+        sums = 2 if rows == 1 else 1  # side by side, so that a sum need not wait for the one before
+        acc = self.registers("acc", sums * rows * s.tile_n, self.acc)
+        if self.left is not None:
+            self.row_bases(rows)
+        self.let("group", "T.int64(0)" if self.weight.group is None else f"{self['start']} // {self.weight.group}")
+        self.fill(acc, sums * rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
+        step = ONE_ROW_TERMS if rows == 1 else self.weight.word
+        with self.loop("k", f"{self['terms']} // {step}") as k:
+            if rows == 1:
+                self._prefetch(f"({self['start']} + {k} * {step})", step)
+            for i in range(step):
+                self._add(rows, acc, f"({k} * {step})", i, sums)
+        self._rest(rows, acc, step, sums)
+        with self.loop("r", rows, "T.unroll") as r, self.vectors(s.tile_n // s.vector) as e:
+            total = " + ".join(f"{acc}[{n * rows * s.tile_n} + {r} * {s.tile_n} + {e}]" for n in range(sums))
+            if self.weight.scale is not None:
+                total = f"({total}) * {self._element(self.weight.scale, self['group'], e)}"
+            to = f"{self['part']}[{part} + {r} * {s.tile_n} + {e}]"
+            self.line(f"{to} = {to} + {total}")
+
+    def _rest(self, rows: int, acc: str, step: int, sums: int) -> None:
+        """The terms that are no whole step: words of them, then those of the last word."""
+        terms, word = self["terms"], self.weight.word
+        known = isinstance(self.terms, int) and self.schedule.block_k % step == 0
+        left = int(self.terms) % step if known else step - 1
+        if left >= word and step > word:
+            with self.loop("k", f"{terms} % {step} // {word}") as k:
+                for i in range(word):
+                    self._add(rows, acc, f"({terms} // {step} * {step} + {k} * {word})", i, sums)
+        if left % word:
+            with self.src.block(f"if {terms} % {word} > 0"):
+                for i in range(left % word):
+                    self._add(rows, acc, f"({terms} // {word} * {word})", i, sums)
+
+    def _prefetch(self, term: str, count: int) -> None:
+        """Ask for what is read a little later: few instructions wait at a time, which reach less far than memory."""
+        s, q = self.schedule, self.weight.q
+        size = self.program.param(q.param).type.dtype.itemsize
+        first = f"({self['panel']} * {self._rows_of(q)} + {term} // {self.weight.word}) * {s.tile_n}"
+        for line in range(0, count // self.weight.word * s.tile_n * size, LINE):
+            self.line(f"helpers.prefetch({q.param}[{first} + {(AHEAD + line) // size}])")
+
+    def _add(self, rows: int, acc: str, base: str, i: int, sums: int) -> None:
+        """Add term ``base + i`` of the block to all sums; ``base`` is the first of a word."""
+        s, word = self.schedule, self.weight.word
+        row = f"(({self['start']} + {base}) // {word} + {i // word})"
+        first = i % sums * rows * s.tile_n
+        with self.loop("r", rows, "T.unroll") as r, self.vectors(s.tile_n // s.vector) as e:
+            to = f"{acc}[{first} + {r} * {s.tile_n} + {e}]"
+            self.line(f"{to} = {to} + {self.left_text(r, f'({base} + {i})')} * {self._number(row, i % word, e)}")
+
+    # --- elements -----------------------------------------------------------------------------------------------------
+
+    def _number(self, row: str, place: int, e: str) -> str:
+        """The number at a row and column of the panel, its group's scale left out."""
+        weight = self.weight
+        if weight.word > 1 and weight.zero is None and self.acc == "float32":
+            return f"helpers.from_four_bits({self._element(weight.q, row, e)}, {place})"
+        texts: dict[str, str] = {}
+
+        def named(expr: Expr) -> Expr:
+            if isinstance(expr, Load):
+                texts[expr.param] = self._element(expr, row if expr is weight.q else self["group"], e)
+                return Ref(expr.param, (), expr.dtype)
+            return Apply(expr.op, tuple(map(named, expr.args)), expr.dtype) if isinstance(expr, Apply) else expr
+
+        return scalar(named(at_place(weight.value, place)), self.scope.knowing(texts))
+
+    def _element(self, load: Load, row: str, e: str) -> str:
+        param = self.program.param(load.param)
+        first = f"({self['panel']} * {self._rows_of(load)} + {row})"
+        return from_storage(f"{param.name}[{first} * {self.schedule.tile_n} + {e}]", param.type.dtype)
+
+    def _rows_of(self, load: Load) -> str:
+        return index_text(self.program.param(load.param).type.shape[0], self.scope)

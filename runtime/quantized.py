@@ -1,0 +1,111 @@
+"""What became of a model's weights where few bits were asked for, as data and as lines of the report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..ir import ops
+from ..ir.interpret import evaluate
+from ..rewrites.quantization import KeptWeight, QuantizedWeight
+from .executable import Executable
+
+SHOWN = 3  # the weights with the largest errors that the text names
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """A weight in few bits.
+
+    Attributes:
+        name: of the layers that read it.
+        shape: [N, K].
+        bits: of a number.
+        group: the terms that share a scale.
+        error: the root mean square of what it changed by, over that of the weight; 0 for a weight of zeros.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    group: int
+    bytes_before: int
+    bytes_after: int
+    error: float
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """All weights of a capture.
+
+    Attributes:
+        settings: what was asked for.
+        weights: those in few bits, in the order in which they are read.
+        kept: matrices that stay as they are, and why.
+    """
+
+    settings: str
+    weights: tuple[WeightReport, ...]
+    kept: tuple[KeptWeight, ...]
+
+    @property
+    def bytes_before(self) -> int:
+        """The bytes of the weights in few bits before."""
+        return sum(w.bytes_before for w in self.weights)
+
+    @property
+    def bytes_after(self) -> int:
+        """Their bytes now, with scales and zeros; panels may be padded beyond that."""
+        return sum(w.bytes_after for w in self.weights)
+
+    @property
+    def worst(self) -> tuple[WeightReport, ...]:
+        """The weights by their errors, the largest first."""
+        return tuple(sorted(self.weights, key=lambda w: -w.error))
+
+
+def report_quantization(executable: Executable) -> QuantizationReport | None:
+    """What became of the weights; None where nothing was asked for. The errors are computed when first asked for."""
+    done = executable.quantized
+    if done is None:
+        return None
+    if executable.weight_errors is None:
+        executable.weight_errors = [_error(executable, weight) for weight in done.weights]
+    pairs = zip(done.weights, executable.weight_errors, strict=True)
+    return QuantizationReport(str(done.settings), tuple(_report(w, error) for w, error in pairs), tuple(done.kept))
+
+
+def _report(weight: QuantizedWeight, error: float) -> WeightReport:
+    shape = tuple(int(d) for d in weight.definition.shape)
+    sizes = weight.bytes_before, weight.bytes_after
+    return WeightReport(weight.name, shape, weight.bits, weight.group, *sizes, error)
+
+
+def _error(executable: Executable, weight: QuantizedWeight) -> float:
+    (before,) = evaluate([weight.definition], executable.weights)
+    parts = [executable.values[str(part.attrs["name"])] for part in weight.parts]
+    after = ops.dequantize.evaluate(*parts, bits=weight.bits, group=weight.group, features=before.shape[1])
+    size = before.double().norm()
+    return float((after.double() - before.double()).norm() / size) if size else 0.0
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def quantization_lines(report: QuantizationReport) -> Iterator[tuple[str, str]]:
+    """Labels and texts of the report."""
+    before, after = (f"{n / 1e6:.3g} MB" for n in (report.bytes_before, report.bytes_after))
+    count = len(report.weights)
+    yield "quantised", f"{count} weight{'' if count == 1 else 's'}: {report.settings}; {before} before, {after} after"
+    worst = ", ".join(f"{w.name} {w.error:.2%}" for w in report.worst[:SHOWN])
+    if worst:
+        yield "", f"error (rms, of the weight's): {worst}{', …' if count > SHOWN else ''}"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for kept in report.kept:
+        reasons[kept.reason].append(f"{kept.name} {list(kept.shape)}")
+    for reason, names in reasons.items():
+        yield (
+            "as it was",
+            f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: {reason}",
+        )

@@ -1,0 +1,134 @@
+"""``smelt.verify`` of a quantised model: kernels and quantisation judged apart.
+
+Three things are compared, on the arguments of a call:
+
+- the graph before its weights were quantised with the model, both in float64: rewriting must not have changed it;
+- our results with the graph on the quantised weights, by the numeric contract: what PyTorch gives for that graph in its
+  own dtypes stands for eager, and what it gives in float64 is the reference;
+- the graph on the quantised weights with the model, both in float64: how far quantisation moved the result. That is
+  reported and not judged.
+
+A row of activations that is rounded to int8 may round another way for a difference in its last bit, in PyTorch as in
+our kernels. Where activations are quantised, a result also passes within ``TIES`` of how far quantisation moved it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from ..ir import ops
+from ..ir.errors import VerifyError
+from ..ir.graph import Graph
+from ..ir.interpret import evaluate, interpret
+from .calls import Call
+from .check_passes import wide_difference
+from .contract import OutputResult, compare
+from .entry import Entry, Sizes
+
+TIES = 0.5
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far quantisation moved an output: the root mean square of the difference, and of the output before."""
+
+    path: str
+    rmse: float
+    size: float
+
+    def __str__(self) -> str:
+        share = f", {self.rmse / self.size:.2%} of its size" if self.size else ""
+        return f"quantisation moved {self.path} by {self.rmse:.2e} (rms){share}"
+
+
+class Judge:
+    """The graphs of one capture on the arguments of one call. ``name_of`` gives the path of a leaf of the arguments."""
+
+    def __init__(self, entry: Entry, sizes: Sizes, call: Call, paths: Mapping[int, str]) -> None:
+        self.entry, self.sizes, self.call, self.paths = entry, sizes, call, paths
+        self.graphs = entry.executable.graphs
+        self.names = list(self.graphs)
+
+    def quantised(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """What the graph on the quantised weights gives, by path."""
+        return self.values(self.graphs["quantize"], self.entry.executable.values, dtype)
+
+    def plain(self) -> dict[str, Any]:
+        """What the graph before gives in float64, by path."""
+        done = self.entry.executable.quantized
+        assert done is not None
+        weights = {name: tensor.detach() for name, tensor in self.entry.executable.weights.items()}
+        for name, node in done.hoisted.items():
+            (weights[name],) = evaluate([node], weights, dtype=torch.float64)
+        return self.values(self.graphs[self.names[self.names.index("quantize") - 1]], weights, torch.float64)
+
+    def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
+        """A graph's outputs in the model's structure, and what it writes."""
+        inputs = [
+            leaf
+            for leaf, spec in zip(self.call.leaves, self.entry.capture.inputs, strict=True)
+            if spec.kind == "tensor"
+        ]
+        found = interpret(graph, inputs, weights, sizes=self.sizes, dtype=dtype)
+        result = self.entry.capture.unflatten(list(found.outputs), self.call.leaves, self.sizes)
+        values = {path_of(path): leaf for path, leaf in pytree.tree_flatten_with_path(result)[0]}
+        for mutation, value in zip(graph.mutations, found.mutations, strict=True):
+            name = str(mutation.target.attrs["name"])
+            is_weight = mutation.target.is_a(ops.weight)
+            place = graph.inputs.index(mutation.target) if not is_weight else 0
+            values[f"buffer {name}" if is_weight else self.paths.get(id(inputs[place]), name)] = value
+        return values
+
+
+def path_of(path: Sequence[Any]) -> str:
+    """``last_hidden_state`` for a key, ``[0]`` for a place; ``result`` for a result that is one tensor."""
+    text = "".join(f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path)
+    return text.removeprefix(".") or "result"
+
+
+def judged(
+    ours: Values, shown: Sequence[str], model: Values, judge: Judge, ties: bool
+) -> tuple[tuple[OutputResult, ...], tuple[Moved, ...]]:
+    """How our values compare, and how far quantisation moved them. ``model`` are the model's own in float64.
+
+    Raises:
+        VerifyError: rewriting changed the model before its weights were quantised.
+    """
+    before, eager, reference = judge.plain(), judge.quantised(), judge.quantised(torch.float64)
+    results, moved = [], []
+    for path in shown:
+        if path not in eager:
+            continue  # a buffer that the graph does not write
+        fault = _changed(before.get(path), model.get(path))
+        if fault:
+            raise VerifyError(f"{path} was changed before the weights were quantised: {fault}")
+        how_far = _moved(path, reference.get(path), before.get(path))
+        result = compare(path, ours[path], eager[path], reference.get(path))
+        if ties and how_far is not None and result.rmse is not None and result.rmse <= TIES * how_far.rmse:
+            result = replace(result, fault=None)
+        results.append(result)
+        moved += [] if how_far is None else [how_far]
+    return tuple(results), tuple(moved)
+
+
+def _changed(found: Any, expected: Any) -> str:
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor) or found.shape != expected.shape:
+        return ""
+    return wide_difference(found, expected) if expected.dtype == found.dtype == torch.float64 else ""
+
+
+def _moved(path: str, now: Any, before: Any) -> Moved | None:
+    if not isinstance(now, Tensor) or not isinstance(before, Tensor) or not now.dtype.is_floating_point:
+        return None
+    finite = now.isfinite() & before.isfinite()
+    if not bool(finite.any()):
+        return None
+    difference, size = (now - before)[finite], before[finite]
+    return Moved(path, float(difference.square().mean().sqrt()), float(size.square().mean().sqrt()))
