@@ -36,9 +36,15 @@ def _check_range(index: torch.Tensor, size: int, wrap: bool) -> None:
         raise IndexError(f"index out of range: an index is outside [{low}, {size})")
 
 
+def _check_ranges(x: torch.Tensor, indices: tuple[torch.Tensor, ...], dim: int, wrap: bool) -> None:
+    """Check the indices of some axes: only where there is anything else to pick, as eager does."""
+    if 0 not in (*x.shape[:dim], *x.shape[dim + len(indices) :]):
+        for offset, i in enumerate(indices):
+            _check_range(i, x.shape[dim + offset], wrap)
+
+
 def _index(x: torch.Tensor, *indices: torch.Tensor, dim: int, wrap: bool) -> torch.Tensor:
-    for offset, i in enumerate(indices):
-        _check_range(i, x.shape[dim + offset], wrap)
+    _check_ranges(x, indices, dim, wrap)
     return x[(slice(None),) * dim + tuple(i.long() for i in indices)]
 
 
@@ -91,8 +97,7 @@ def _index_put_type(x: TensorType, value: TensorType, *indices: TensorType, dim:
 def _index_put(
     x: torch.Tensor, value: torch.Tensor, *indices: torch.Tensor, dim: int, accumulate: bool
 ) -> torch.Tensor:
-    for offset, i in enumerate(indices):
-        _check_range(i, x.shape[dim + offset], wrap=True)
+    _check_ranges(x, indices, dim, wrap=True)
     picks: list[Any] = [torch.arange(n, device=x.device) for n in x.shape[:dim]]
     rank = max(i.ndim for i in indices)
     picks = [p.reshape(-1, *([1] * (len(picks) - 1 - n + rank))) for n, p in enumerate(picks)]

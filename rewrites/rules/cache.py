@@ -205,7 +205,7 @@ WRITES = (
         when=lambda x, a, d: _is_inside(x, d, a, 1),
         after=lambda x, v, a, d: slice_put(x, broadcast_to(v, _picked(x, 1, d)), dim=d, start=a),
         samples=[shapes("m 8 k", "m 1 k", a=5, d=1), shapes("3 n", "n", a=0, d=0)],
-        near_misses=[shapes("m 4 k", "m 1 k", a=-1, d=1), shapes("m n k", "m 1 k", a=3, d=1)],
+        near_misses=[shapes("m 4 k", "m 1 k", a=-1, d=1), shapes("m 3 k", "m 1 k", a=3, d=1)],
     ),
     # x[a, i[b], c] = v[a, b, c], by an index for each element -> the same by one for each place along the axis
     Rule(

@@ -210,3 +210,20 @@ def test_regions() -> None:
     same, total = interpret(graph, [tensor], {}).outputs
     assert torch.equal(same, tensor)
     torch.testing.assert_close(total, tensor.sum(0))
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_indices_count_only_where_there_is_something_to_pick(write: bool) -> None:
+    """As in eager: with no rows an index out of range is none."""
+    n = symbol("n")
+    x, i = ops.input(name="x", shape=(n, 9), dtype=torch.float32), ops.input(name="i", shape=(1,), dtype=torch.int64)
+    v = ops.input(name="v", shape=(n, 1), dtype=torch.float32)
+    result = ops.index_put(x, v, i, dim=1) if write else ops.add(ops.index(x, i, dim=1), v)
+    graph = Graph([x, i, v], [result], (), [SymbolRange(n, 0, 8)])
+
+    def run(rows: int) -> list[torch.Tensor]:
+        return list(interpret(graph, [torch.ones(rows, 9), torch.tensor([20]), torch.ones(rows, 1)], {}).outputs)
+
+    assert [x.shape[0] for x in run(0)] == [0]
+    with pytest.raises(IndexError, match="out of range"):
+        run(1)
