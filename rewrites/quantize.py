@@ -7,7 +7,6 @@ is recorded in the context: nothing stays as it is without a reason.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -172,7 +171,8 @@ def together(names: Iterable[str]) -> str:
     parts = [name.split(".") for name in dict.fromkeys(names)]
     if len(parts) < 2:
         return ".".join(parts[0]) if parts else ""
-    shared = len(os.path.commonprefix(parts))
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    shared = len(list(columns))
     rest = ", ".join(".".join(part[shared:]) for part in parts)
     return ".".join([*parts[0][:shared], f"{{{rest}}}"])
 

@@ -202,7 +202,9 @@ def build_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
     """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
     cache = options.open_cache()
     search = SearchSettings(_first_sizes(captured, leaves)) if options.optimize == "search" else None
-    executable = build_executable(captured, options.target, cache=cache, search=search, check=options.check, quantize=options.quantize)
+    executable = build_executable(
+        captured, options.target, cache=cache, search=search, check=options.check, quantize=options.quantize
+    )
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 

@@ -105,4 +105,7 @@ def quantization_lines(report: QuantizationReport) -> Iterator[tuple[str, str]]:
     for kept in report.kept:
         reasons[kept.reason].append(f"{kept.name} {list(kept.shape)}")
     for reason, names in reasons.items():
-        yield "as it was", f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: {reason}"
+        yield (
+            "as it was",
+            f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: {reason}",
+        )

@@ -87,7 +87,9 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     worst = result.worst
     if worst is not None and not worst.passed:
         failed = sum(not output.passed for output in result.outputs)
-        raise VerifyError(f"{failed} of {len(result.outputs)} outputs break the numeric contract; the worst: {worst}\n{HINT}")
+        raise VerifyError(
+            f"{failed} of {len(result.outputs)} outputs break the numeric contract; the worst: {worst}\n{HINT}"
+        )
     return result
 
 

@@ -49,7 +49,7 @@ class Moved:
 
 
 class Judge:
-    """The graphs of one capture on the arguments of one call. ``name_of`` gives the path of a leaf of the arguments."""
+    """The graphs of one capture on the arguments of one call; ``paths`` are those of its tensors, by identity."""
 
     def __init__(self, entry: Entry, sizes: Sizes, call: Call, paths: Mapping[int, str]) -> None:
         self.entry, self.sizes, self.call, self.paths = entry, sizes, call, paths
@@ -71,7 +71,11 @@ class Judge:
 
     def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
         """A graph's outputs in the model's structure, and what it writes."""
-        inputs = [leaf for leaf, spec in zip(self.call.leaves, self.entry.capture.inputs, strict=True) if spec.kind == "tensor"]
+        inputs = [
+            leaf
+            for leaf, spec in zip(self.call.leaves, self.entry.capture.inputs, strict=True)
+            if spec.kind == "tensor"
+        ]
         found = interpret(graph, inputs, weights, sizes=self.sizes, dtype=dtype)
         result = self.entry.capture.unflatten(list(found.outputs), self.call.leaves, self.sizes)
         values = {path_of(path): leaf for path, leaf in pytree.tree_flatten_with_path(result)[0]}

@@ -14,7 +14,7 @@ from .quantize import MIDDLE, WORD, check_matrix, check_settings, groups_of, sto
 from .reduction import amax
 from .rounding import accumulated_dtype, evaluated_in_float32
 from .source import scalar, scalar_like
-from .view import concat, expand, permute, reshape, slice_
+from .view import concat, expand, reshape, slice_
 
 LEAST_SCALE = 2.0**-120  # a row of smaller numbers counts as zeros: the reciprocal of its scale might overflow
 MOST_TERMS = 2**31 // 127**2 - 1  # of products of int8 whose sum an int32 holds
@@ -95,9 +95,7 @@ dequantize = declare(
     attrs={"bits": REQUIRED, "group": REQUIRED, "features": REQUIRED},
     traits={Trait.COMPOSITE},
     flops=per_element(2),
-    decompose=lambda q, scale, *zero, **attrs: cast(
-        _dequantize(q, _up(scale), *zero, **attrs), dtype=scale.dtype
-    ),
+    decompose=lambda q, scale, *zero, **attrs: cast(_dequantize(q, _up(scale), *zero, **attrs), dtype=scale.dtype),
 )
 
 
@@ -227,9 +225,7 @@ def _int8(x: Node, rows: Node, q: Node, scale: Node, *bias: Node) -> Node:
 
 
 @evaluated_in_float32
-def _scaled(
-    rows: torch.Tensor, scale: torch.Tensor, *bias: torch.Tensor, whole: torch.Tensor
-) -> torch.Tensor:
+def _scaled(rows: torch.Tensor, scale: torch.Tensor, *bias: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     y = whole.to(scale.dtype) * rows * scale[:, 0]
     return y + bias[0] if bias else y
 

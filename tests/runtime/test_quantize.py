@@ -139,9 +139,7 @@ def _spoil(executable: Executable, dtype: torch.dtype) -> None:
     packed[0, 0, :8] = packed[0, 1, :8].clone() + 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8)]
-)
+@pytest.mark.parametrize(("kind", "dtype"), [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8)])
 def test_a_wrong_kernel_is_found(kind: Any, dtype: torch.dtype) -> None:
     fast = smelt.compile(mlp(), quantize=kind)
     x = torch.randn(3, 48)
