@@ -215,8 +215,9 @@ class _Lowering:
 
     def _compute(self, node: Node, index: Position) -> Expr:
         if node in self.anchors:
-            how = quantized if node.is_a(*quantized.QUANTIZED) else products
-            return how.result(self, node, index)
+            if node.is_a(*quantized.QUANTIZED):
+                return quantized.result(self, node, index)
+            return products.result(self, node, index)
         if node in self.region.inputs:
             return Load(f"in{self.region.inputs.index(node)}", index, node.dtype)
         if node.op in _REDUCERS:

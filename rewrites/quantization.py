@@ -47,7 +47,7 @@ class Quantization:
             raise QuantizationError(f"symmetric is {self.symmetric!r}: say True or False")
         if self.activations not in (None, "int8"):
             raise QuantizationError(f'activations is {self.activations!r}: say "int8" or None')
-        if isinstance(self.keep, str) or not all(isinstance(name, str) and name for name in self.keep):
+        if not _are_names(self.keep):
             raise QuantizationError(f'keep is {self.keep!r}: give a tuple of names, such as ("lm_head",)')
         object.__setattr__(self, "keep", tuple(self.keep))
         if self.activations and (self.weights, self.group_size, self.symmetric) != ("int8", None, True):
@@ -79,6 +79,10 @@ class Quantization:
         how = "each row" if self.group_size is None else f"each {self.group_size} terms"
         text = f"{self.weights} weights, a scale for {how}{'' if self.symmetric else ' and a zero'}"
         return text + (", int8 activations" if self.activations else "")
+
+
+def _are_names(keep: object) -> bool:
+    return isinstance(keep, tuple | list) and all(isinstance(name, str) and name for name in keep)
 
 
 def _is_group(size: object) -> bool:

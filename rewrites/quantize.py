@@ -7,7 +7,7 @@ is recorded in the context: nothing stays as it is without a reason.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -123,7 +123,7 @@ class _Quantizer:
         zeros = () if settings.symmetric else (self.as_weight(ops.weight_zero(definition, scale, **how)),)
         q = self.as_weight(ops.quantize_weight(definition, scale, *zeros, **how))
         parts = self.made[weight] = (q, scale, *zeros)
-        name = " + ".join(dict.fromkeys(n for n in self.names_of(layer)[1:] if n)) or layer.origin.module
+        name = together(n for n in self.names_of(layer)[1:] if n) or layer.origin.module
         self.record.weights.append(QuantizedWeight(name, definition, parts, settings.bits, group))
         return parts
 
@@ -155,7 +155,7 @@ class _Quantizer:
                 continue
             names = [str(w.attrs["name"]) for w in _sources(self.definition(weight))]
             shape = tuple(int(d) for d in weight.shape)
-            yield KeptWeight(" + ".join(names), shape, self.reasons.get(weight) or self.why(weight, result))
+            yield KeptWeight(together(names), shape, self.reasons.get(weight) or self.why(weight, result))
 
     def why(self, weight: Node, result: Graph) -> str:
         """Why a weight that no linear layer reads stays."""
@@ -164,6 +164,17 @@ class _Quantizer:
             return "a table: of it only the rows that are looked up are read"
         names = ", ".join(dict.fromkeys(user.op.name for user in readers))
         return f"no linear layer reads it, but {names or 'the caller'}"
+
+
+def together(names: Iterable[str]) -> str:
+    """Names as one text: ``layers.0.{q_proj, k_proj}``."""
+    parts = [name.split(".") for name in dict.fromkeys(names)]
+    if len(parts) < 2:
+        return ".".join(parts[0]) if parts else ""
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    shared = len(list(columns))
+    rest = ", ".join(".".join(part[shared:]) for part in parts)
+    return ".".join([*parts[0][:shared], f"{{{rest}}}"])
 
 
 def _sources(node: Node) -> list[Node]:

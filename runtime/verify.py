@@ -51,7 +51,9 @@ class VerifyResult:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.outputs), f"reference: {self.reference}", *map(str, self.moved)])
+        lines = [*map(str, self.outputs), f"reference: {self.reference}"]
+        results = [moved for moved in self.moved if not moved.path.startswith("buffer ")]
+        return "\n".join([*lines, *map(str, results or self.moved)])
 
 
 def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:

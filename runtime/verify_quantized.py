@@ -49,7 +49,7 @@ class Moved:
 
 
 class Judge:
-    """The graphs of one capture on the arguments of one call. ``name_of`` gives the path of a leaf of the arguments."""
+    """The graphs of one capture on the arguments of one call; ``paths`` are those of its tensors, by identity."""
 
     def __init__(self, entry: Entry, sizes: Sizes, call: Call, paths: Mapping[int, str]) -> None:
         self.entry, self.sizes, self.call, self.paths = entry, sizes, call, paths

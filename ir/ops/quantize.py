@@ -1,7 +1,7 @@
 """Weights in few bits: made once, when a model is loaded, by round to nearest (RTN).
 
-A weight [N, K] has a scale for each row, or for each group of ``group`` terms of a row: ``G = ceil(K / group)`` of
-them.
+A weight [N, K] has a scale for each row, or for each group of ``group`` terms of a row: ``G = ceil(K / group)`` scales
+a row.
 
 ==========  =====  =================================================================
 bits        zeros  q
@@ -97,11 +97,13 @@ def _scale(w: torch.Tensor, *, bits: int, group: int, zeros: bool) -> torch.Tens
     parts = _in_groups(_wide(w), group)
     low, high = parts.amin(2), parts.amax(2)
     if zeros:
-        return (high.clamp_min(0) - low.clamp_max(0)) / (2**bits - 1)
+        steps: int = 2**bits - 1
+        return (high.clamp_min(0) - low.clamp_max(0)) / steps
     if bits == 8:
         return torch.maximum(high, -low) / 127
     # four bits hold -8 but not 8: at -8 is the number that is largest without its sign
-    return torch.where(high >= -low, high, low) / -8
+    largest: torch.Tensor = torch.where(high >= -low, high, low)
+    return largest / -8
 
 
 # weight_scale(w [N, K]) -> [N, G]
