@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,6 +154,9 @@ def _library(
     plan: Plan, native: Mapping[str, Sequence[KernelStep]], target: Target, cache: Cache | None
 ) -> Mapping[str, Any]:
     # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
     from ..codegen.tvm import module
 
     kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
@@ -171,16 +174,18 @@ def _library(
         except Exception as error:  # whatever the dynamic linker or TVM raises: the kernels are built again
             warnings.warn(f"kept kernels cannot be loaded and are built again: {error}", stacklevel=2)
     built = module.build(sources, hosts, target.cpu)
-    if cache is not None:
-        cache.put(key, built.export_library)
+    kept = None if cache is None else cache.put(key, built.export_library)
+    if kept is not None:
+        with suppress(Exception):  # whatever the dynamic linker or TVM raises: the code is compiled once more, in memory
+            return module.load(kept, list(native))
     return {name: built[name] for name in native}
 
 
 def thread_pool(threads: int) -> Callable[[], None]:
     """What sizes the thread pool before a run: it is one for the process, and another model may have sized it."""
-    from ..codegen.tvm import module
+    from ..codegen.tvm import native
 
-    return lambda: module.set_threads(threads)
+    return lambda: native.set_threads(threads)
 
 
 def _digest(parts: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..frontend.capture import Capture
 from ..frontend.export import capture
+from ..ir.collection import no_collection
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
@@ -131,6 +132,10 @@ class Captures:
                 "again for the other kind of calls."
             )
         check_model(self.model, self.name)
+        with no_collection():
+            return self._capture_anew(call, refusal)
+
+    def _capture_anew(self, call: Call, refusal: str) -> Entry:
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback

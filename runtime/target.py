@@ -99,10 +99,10 @@ def _host(threads: int) -> Target:
     os.environ.setdefault("TVM_NUM_THREADS", str(usable_cores()))
     # imported when a target asks for it: the GPU path runs on a machine without TVM
     try:
-        from ..codegen.tvm.processor import host_processor
+        from .processor import kept_processor
     except ImportError as error:
         raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL_TVM}") from error
-    processor = host_processor()
+    processor = kept_processor()
     machine = machine_of(processor.features, platform.machine(), threads)
     return Target("cpu", processor.name, processor.features, threads, machine)
 
