@@ -159,13 +159,7 @@ def _library(
     load_tvm()
     from ..codegen.tvm import module
 
-    kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
-    sources = [k.source for k in kernels.values()]
-    symbols = tuple(r.symbol for r in plan.graph.symbols)
-    hosts = [
-        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
-        for name, steps in native.items()
-    ]
+    sources, hosts = _made_of(plan, native)
     key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
     kept = cache.get(key) if cache is not None else None
     if kept is not None:
@@ -176,9 +170,35 @@ def _library(
     built = module.build(sources, hosts, target.cpu)
     kept = None if cache is None else cache.put(key, built.export_library)
     if kept is not None:
-        with suppress(Exception):  # whatever the dynamic linker or TVM raises: the code is compiled once more, in memory
+        # whatever the dynamic linker raises: the code is compiled once more, in memory
+        with suppress(Exception):
             return module.load(kept, list(native))
     return {name: built[name] for name in native}
+
+
+def library_key(plan: Plan, target: Target) -> str | None:
+    """What the cache keeps the native code of a plan under; None where it has none."""
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm import module
+
+    native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
+    if not native:
+        return None
+    sources, hosts = _made_of(plan, native)
+    return _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+
+
+def _made_of(plan: Plan, native: Mapping[str, Sequence[KernelStep]]) -> tuple[list[str], list[Any]]:
+    """The sources of a plan's kernels, and the host functions that call them."""
+    from ..codegen.tvm import module
+
+    kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
+    symbols = tuple(r.symbol for r in plan.graph.symbols)
+    hosts = [
+        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
+        for name, steps in native.items()
+    ]
+    return [k.source for k in kernels.values()], hosts
 
 
 def thread_pool(threads: int) -> Callable[[], None]:

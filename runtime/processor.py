@@ -8,11 +8,13 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..codegen.tvm.native import tvm_version
-from ..codegen.tvm.processor import Processor, host_name, host_processor
 from ..ir.errors import CacheError
 from .cache import KernelCache
+
+if TYPE_CHECKING:
+    from ..codegen.tvm.processor import Processor
 
 FORMAT = 1
 _CPUINFO = Path("/proc/cpuinfo")
@@ -24,6 +26,10 @@ def kept_processor() -> Processor:
     It is kept under what decides it: LLVM's name, the flags that the system tells, and the version of TVM. Where the
     system tells none, it is found anew in each process.
     """
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.native import tvm_version
+    from ..codegen.tvm.processor import host_name, host_processor
+
     flags = _flags()
     if flags is None:
         return host_processor()
@@ -60,6 +66,8 @@ def _read(path: Path, key: str) -> Processor | None:
         return None
     if not isinstance(name, str) or not isinstance(features, list) or not all(isinstance(f, str) for f in features):
         return None
+    from ..codegen.tvm.processor import Processor
+
     found = Processor(name, tuple(features))
     return found if digest == _digest(key, found) else None
 
