@@ -6,14 +6,20 @@ written one is an error. What nothing returned needs is read and dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import sympy
 
 from . import ops
 from .graph import Graph, Mutation
 from .node import OPS, AttrValue, Node, Trait
 from .parse_values import ValueParser
 from .tokens import Token, Tokens
-from .types import SymbolRange, TensorType, symbol
+from .types import Dim, SymbolRange, TensorType, Type, symbol
+
+T = TypeVar("T")
 
 assert ops  # imported for the operators that it registers
 
@@ -28,6 +34,32 @@ def parse_graph(text: str) -> Graph:
     graph = parser.graph()
     parser.tokens.expect_kind("end", "the end of the text")
     return graph
+
+
+def parse_type(text: str, symbols: Iterable[sympy.Symbol]) -> Type:
+    """The type that ``print_type`` wrote, of sizes in these symbols.
+
+    Raises:
+        ParseError: the text is not a type.
+    """
+    return _read(text, symbols, lambda values: values.type())
+
+
+def parse_dim(text: str, symbols: Iterable[sympy.Symbol]) -> Dim:
+    """The size that ``print_dim`` wrote, in these symbols.
+
+    Raises:
+        ParseError: the text is not a size.
+    """
+    return _read(text, symbols, lambda values: values.dim())
+
+
+def _read(text: str, symbols: Iterable[sympy.Symbol], read: Callable[[ValueParser], T]) -> T:
+    parser = _GraphParser(Tokens(text))
+    parser.values.symbols = {s.name: s for s in symbols}
+    found = read(parser.values)
+    parser.tokens.expect_kind("end", "the end of the text")
+    return found
 
 
 @dataclass

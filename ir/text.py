@@ -30,11 +30,11 @@ from .dims import print_dim
 from .errors import GraphError
 from .graph import Graph
 from .node import WILDCARD, Node, Trait, Var, attr_key
-from .parse import parse_graph
+from .parse import parse_graph, parse_type
 from .parse_values import MAX_DEPTH
 from .types import DTYPE_NAMES, TensorType, TupleType, Type
 
-__all__ = ["parse_graph", "print_graph", "print_node", "value_names"]
+__all__ = ["parse_graph", "parse_type", "print_graph", "print_node", "print_type", "value_names"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ def print_graph(graph: Graph, *, origins: bool = False) -> str:
         GraphError: a value has no text: a dtype that is not in ``types.DTYPES``, or attributes nested too deep.
     """
     return _graph(graph, _Style(origins)) + "\n"
+
+
+def print_type(type_: Type) -> str:
+    """The text of a type: ``f32[s0, 128]``."""
+    return _type(type_)
 
 
 def print_node(graph: Graph, node: Node) -> str:

@@ -23,6 +23,11 @@ def all_rules() -> Mapping[str, Sequence[Rule]]:
     return {name: (*rules, *(rule for stage, rule in added if stage == name)) for name, rules in RULES.items()}
 
 
+def has_added() -> bool:
+    """Whether users have registered rules."""
+    return bool(_ADDED)
+
+
 @contextmanager
 def uncertified() -> Iterator[None]:
     """Meanwhile rules are registered as they are: for those who certify them afterwards."""

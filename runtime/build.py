@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -160,15 +160,12 @@ def _library(
     plan: Plan, native: Mapping[str, Sequence[KernelStep]], target: Target, cache: Cache | None
 ) -> Mapping[str, Any]:
     # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
     from ..codegen.tvm import module
 
-    kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
-    sources = [k.source for k in kernels.values()]
-    symbols = tuple(r.symbol for r in plan.graph.symbols)
-    hosts = [
-        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
-        for name, steps in native.items()
-    ]
+    sources, hosts = _made_of(plan, native)
     key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
     kept = cache.get(key) if cache is not None else None
     if kept is not None:
@@ -177,16 +174,44 @@ def _library(
         except Exception as error:  # whatever the dynamic linker or TVM raises: the kernels are built again
             warnings.warn(f"kept kernels cannot be loaded and are built again: {error}", stacklevel=2)
     built = module.build(sources, hosts, target.cpu)
-    if cache is not None:
-        cache.put(key, built.export_library)
+    kept = None if cache is None else cache.put(key, built.export_library)
+    if kept is not None:
+        # whatever the dynamic linker raises: the code is compiled once more, in memory
+        with suppress(Exception):
+            return module.load(kept, list(native))
     return {name: built[name] for name in native}
+
+
+def library_key(plan: Plan, target: Target) -> str | None:
+    """What the cache keeps the native code of a plan under; None where it has none."""
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm import module
+
+    native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
+    if not native:
+        return None
+    sources, hosts = _made_of(plan, native)
+    return _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+
+
+def _made_of(plan: Plan, native: Mapping[str, Sequence[KernelStep]]) -> tuple[list[str], list[Any]]:
+    """The sources of a plan's kernels, and the host functions that call them."""
+    from ..codegen.tvm import module
+
+    kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
+    symbols = tuple(r.symbol for r in plan.graph.symbols)
+    hosts = [
+        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
+        for name, steps in native.items()
+    ]
+    return [k.source for k in kernels.values()], hosts
 
 
 def thread_pool(threads: int) -> Callable[[], None]:
     """What sizes the thread pool before a run: it is one for the process, and another model may have sized it."""
-    from ..codegen.tvm import module
+    from ..codegen.tvm import native
 
-    return lambda: module.set_threads(threads)
+    return lambda: native.set_threads(threads)
 
 
 def _digest(parts: Sequence[str]) -> str:

@@ -83,11 +83,11 @@ class KernelCache:
         try:
             return self._put(key, build)
         except CacheError as error:
-            self._say("put", str(error))
+            self.say("put", str(error))
         except Exception as error:
             # Whatever the linker or the disk says: the kernels are compiled already and run without being kept.
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            self._say("put", f"kernels cannot be kept in {self.folder} ({reason[0]}): they will be compiled again")
+            self.say("put", f"kernels cannot be kept in {self.folder} ({reason[0]}): they will be compiled again")
         return None
 
     def check(self) -> None:
@@ -142,7 +142,7 @@ class KernelCache:
         return library
 
     def _say_damaged(self, key: str, reason: str) -> None:
-        self._say(f"damaged {key}", f"an entry of the kernel cache {self.folder} is damaged ({reason}): compiled again")
+        self.say(f"damaged {key}", f"an entry of the kernel cache {self.folder} is damaged ({reason}): compiled again")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class KernelCache:
         try:
             self.check()
         except CacheError as error:
-            self._say("folder", f"{error}; kernels are compiled again in every process until then")
+            self.say("folder", f"{error}; kernels are compiled again in every process until then")
             return False
         return True
 
@@ -241,7 +241,8 @@ class KernelCache:
         _say_once("linker", "", f"kernels are compiled again in every process: {LINKER_ADVICE}")
         return False
 
-    def _say(self, topic: str, message: str) -> None:
+    def say(self, topic: str, message: str) -> None:
+        """Warn of what goes wrong in this folder, once for each topic."""
         _say_once(topic, str(self.folder), message)
 
 

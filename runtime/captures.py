@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..frontend.capture import Capture
 from ..frontend.export import capture
+from ..ir.collection import no_collection
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
@@ -21,6 +23,7 @@ from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
 from .expect import hold_to
 from .options import Options
+from .saved.entry import Keeper, KeptEntry
 from .state import preserved
 from .tensors import check_tensor
 
@@ -131,6 +134,31 @@ class Captures:
                 "again for the other kind of calls."
             )
         check_model(self.model, self.name)
+        with no_collection():
+            keeper = Keeper(self.model, call, self.options, weights_of(self.model))
+            entry = self._kept(keeper, call) or self._make(call, refusal)
+            if not isinstance(entry, KeptEntry):
+                keeper.keep(entry)
+                entry.unkept = keeper.reason
+        entry.refusal = refusal
+        self.entries.append(entry)
+        return entry
+
+    def _kept(self, keeper: Keeper, call: Call) -> Entry | None:
+        """An entry for the call that another process made."""
+        entry = keeper.find(self.reader.signature)
+        if entry is not None:
+            examples = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
+            entry.recapture = partial(self._capture_again, call.spec, examples)
+        return entry
+
+    def _capture_again(self, spec: pytree.TreeSpec, examples: Sequence[Any]) -> Entry:
+        """The capture of a call of these types."""
+        leaves = [torch.zeros(leaf[0], dtype=leaf[1]) if isinstance(leaf, tuple) else leaf for leaf in examples]
+        with self._lock, no_collection():
+            return self._make(Call(spec, leaves), "")
+
+    def _make(self, call: Call, refusal: str) -> Entry:
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback
@@ -145,8 +173,6 @@ class Captures:
         if self.options.expect and not self.entries:
             with suppress(Mismatch):  # which the caller reports
                 hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
-        entry.refusal = refusal
-        self.entries.append(entry)
         return entry
 
     def withdraw(self, entry: Entry, call: Call, error: Exception) -> None:

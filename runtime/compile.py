@@ -24,7 +24,7 @@ def compile(
     dynamic: Dynamic = True,
     fallback: Literal["allow", "error"] = "allow",
     threads: int | None = None,
-    cache: bool | KernelCache = True,
+    cache: bool | Literal["kernels"] | KernelCache = True,
     optimize: Literal["rules", "search"] = "rules",
     check: Check = None,
     expect: Expectations | None = None,
@@ -40,8 +40,8 @@ def compile(
             ``{"input_ids": {0: "batch", 1: "seq"}}``.
         fallback: ``"allow"`` lets PyTorch run what smelt cannot; the report lists it. ``"error"`` refuses the model.
         threads: how many threads kernels may use; by default all cores that this process may run on.
-        cache: whether kernels are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache folder; or the
-            cache to keep them in.
+        cache: whether kernels and captures are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache
+            folder; or the cache to keep them in. ``"kernels"`` keeps kernels and captures the model in each process.
         optimize: ``"rules"`` applies each rewrite where it fits; ``"search"`` also compares what products, sums, scales
             and transposes are equal to in real arithmetic, and takes the order that costs least at the sizes of the
             first call. Results then differ from the model's by rounding, within the contract of ``smelt.verify``. It

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ..frontend.dynamo import lower_fx
+from ..ir.collection import no_collection
 from ..ir.errors import InputError
 from .captures import build_entry
 from .check import Check
@@ -87,10 +88,11 @@ def needs_grad(inputs: Sequence[Any]) -> bool:
 def compile_fx(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> GraphFunction:
     """Compile one of Dynamo's graphs."""
     start = time.perf_counter()
-    bound, places = bind_weights(gm, example_inputs)
-    rest = [value for place, value in enumerate(example_inputs) if place not in places.values()]
-    captured = lower_fx(bound, rest, fallback=options.fallback)
-    made = GraphFunction(build_entry(captured, options, time.perf_counter() - start), places, len(example_inputs))
+    with no_collection():
+        bound, places = bind_weights(gm, example_inputs)
+        rest = [value for place, value in enumerate(example_inputs) if place not in places.values()]
+        captured = lower_fx(bound, rest, fallback=options.fallback)
+        made = GraphFunction(build_entry(captured, options, time.perf_counter() - start), places, len(example_inputs))
     made.watch.note(example_inputs)
     return made
 

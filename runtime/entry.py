@@ -42,6 +42,7 @@ class Entry:
         timings: seconds that each stage took, the capture included.
         cached: whether the kernels came from the cache; None without a cache.
         refusal: the guard that failed before this capture was made; "" for the first.
+        unkept: why it is not kept for other processes; "" where it is, or where nothing is.
         sizes: those of the last call that was run; None before one was.
     """
 
@@ -57,7 +58,16 @@ class Entry:
         self.timings = dict(executable.timings if timings is None else timings)
         self.cached = cached
         self.refusal = ""
+        self.unkept = ""
         self.sizes: Sizes | None = None
+        self._arrange()
+
+    def complete(self) -> None:
+        """See to it that the entry can show how it was compiled: nothing to do, unless it was kept."""
+
+    def _arrange(self) -> None:
+        """What a run looks at, from the capture."""
+        capture = self.capture
         self._tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
         targets = {mutation.target for mutation in capture.graph.mutations}
         inputs = zip(self._tensors, capture.graph.inputs, strict=True)

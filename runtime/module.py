@@ -113,7 +113,9 @@ class CompiledModule(nn.Module):
         call = self._reader.read(args, kwargs)
         if self._split is None:
             with suppress(Uncapturable):
-                return *self._captures.find(call), call
+                entry, sizes = self._captures.find(call)
+                entry.complete()
+                return entry, sizes, call
         raise UnsupportedError(f"{self._captures.name} is split into several graphs")
 
     # --- what it did --------------------------------------------------------------------------------------------------
@@ -121,7 +123,10 @@ class CompiledModule(nn.Module):
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The captures, oldest first; those of the parts where the model is split."""
-        return tuple(self._captures.entries if self._split is None else self._split.entries)
+        found = tuple(self._captures.entries if self._split is None else self._split.entries)
+        for entry in found:
+            entry.complete()
+        return found
 
     @property
     def is_split(self) -> bool:
@@ -255,7 +260,7 @@ class CompiledModule(nn.Module):
 
     def extra_repr(self) -> str:
         """The model's class, the target and the number of captures."""
-        return f"{self._captures.name}, {self.options.target}, {len(self.entries)} captured"
+        return f"{self._captures.name}, {self.options.target}, {len(self._captures.entries)} captured"
 
 
 def _forward(module: CompiledModule, signature: Any) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ class Options:
     target: Target
     dynamic: Dynamic = True
     fallback: Literal["allow", "error"] = "allow"
-    cache: bool | KernelCache = True
+    cache: bool | Literal["kernels"] | KernelCache = True
     optimize: Literal["rules", "search"] = "rules"
     check: Check = None
     expect: Expectations = field(default_factory=dict)
@@ -34,6 +34,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f'fallback is {self.fallback!r}: say "allow" or "error"')
+        if not isinstance(self.cache, bool | KernelCache) and self.cache != "kernels":
+            raise ValueError(f'cache is {self.cache!r}: say True, False, "kernels", or give a KernelCache')
         if self.optimize not in OPTIMIZE:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
         if self.optimize == "search":

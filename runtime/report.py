@@ -195,7 +195,7 @@ def report_entry(entry: Entry) -> CaptureReport:
         specialised=tuple(map(str, capture.specialised)),
         guards=tuple(map(str, capture.guards)),
         rules={name: n for name, n in executable.applications.counts().items() if name not in (FUSE, PLACE)},
-        notes=capture.notes,
+        notes=(*capture.notes, *([f"not kept for other processes: {entry.unkept}"] if entry.unkept else [])),
         checks=None if executable.checks is None else _checks(executable.checks),
         bytes_over_minimum=None if traffic is None else traffic.ratio,
         quantization=report_quantization(executable),

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..codegen.schedule import Machine
 from ..ir.errors import BackendError, UnsupportedError
+from .processor import kept_processor
 
 INSTALL_TVM = "pip install 'apache-tvm>=0.27.0.post1'"
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -97,12 +98,10 @@ def _host(threads: int) -> Target:
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     # The most threads that its pool can ever have, half of the cores by default; how many run is said for each call.
     os.environ.setdefault("TVM_NUM_THREADS", str(usable_cores()))
-    # imported when a target asks for it: the GPU path runs on a machine without TVM
     try:
-        from ..codegen.tvm.processor import host_processor
+        processor = kept_processor()
     except ImportError as error:
         raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL_TVM}") from error
-    processor = host_processor()
     machine = machine_of(processor.features, platform.machine(), threads)
     return Target("cpu", processor.name, processor.features, threads, machine)
 

@@ -6,11 +6,8 @@ all size symbols, so that one call from Python runs a whole stretch of the plan.
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +19,7 @@ from tvm import tirx
 from tvm.script import ir as script_ir
 from tvm.script import tirx as script_tirx
 
+from ...ir.collection import no_collection
 from ...ir.errors import BackendError
 from ...ir.types import product
 from ..program import Format, Param, Program, Skeleton
@@ -30,6 +28,7 @@ from . import dots, floats, helpers, integers, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
 from .map import emit_map
+from .native import host_cpu, load, set_threads, tvm_version
 from .pipeline import compile_module
 from .product import emit_product
 from .recurrence import emit_recurrence
@@ -37,6 +36,20 @@ from .rows import emit_rows
 from .scatter import emit_scatter
 from .source import Source
 from .storage import storage_type
+
+# load, set_threads and host_cpu need no TVM package, and stand here for those who build kernels
+__all__ = [
+    "Call",
+    "Host",
+    "build",
+    "host_cpu",
+    "host_function",
+    "kernel_text",
+    "load",
+    "parse_module",
+    "set_threads",
+    "version",
+]
 
 _EMITTERS: dict[Skeleton, Callable[[Program, Any, Source], None]] = {
     Skeleton.MAP: emit_map,
@@ -167,7 +180,7 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
         BackendError: TVM refuses the text or fails to compile it.
     """
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
-    with _no_collection():
+    with no_collection():
         module = parse_module(texts)
         for host in hosts:
             module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
@@ -177,43 +190,9 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
             raise BackendError(f"TVM cannot compile the kernels: {error}") from error
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: a full one takes as long as reading a kernel, and frees nothing of it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@lru_cache(maxsize=1)
-def host_cpu() -> str:
-    """LLVM's name of this machine's processor."""
-    return str(tvm.get_global_func("target.llvm_get_system_cpu")())
-
-
-_pool = threading.local()  # TVM's thread pool is one for each thread that calls it
-
-
-def set_threads(count: int) -> None:
-    """Size TVM's thread pool, within the limit of ``TVM_NUM_THREADS``. Cheap where it has that size already."""
-    if getattr(_pool, "size", None) != count:
-        tvm.get_global_func("runtime.config_threadpool")(1, count)
-        _pool.size = count
-
-
 @lru_cache(maxsize=1)
 def version() -> str:
     """What native code depends on besides its text and processor: TVM, and this emitter, which the text calls."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     emitter = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return f"tvm {tvm.__version__} emitter {emitter}"
-
-
-def load(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Host functions of a library that ``build`` made and ``export_library`` wrote."""
-    library = tvm.runtime.load_module(str(path))
-    return {name: library[name] for name in names}
+    return f"tvm {tvm_version()} emitter {emitter}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import tvm
+from .loading import load_tvm
+from .native import global_function
 
 # The features that generated code may use by itself: vectors and bit manipulation. Others that a name implies, such as
 # wbnoinvd, are often hidden by a hypervisor and never generated.
@@ -27,7 +28,8 @@ def host_processor() -> Processor:
     A virtual machine may hide features that the processor's name stands for, AVX-512 for one. Code for that name would
     end in an illegal instruction, so the widest generic processor takes its place that has nothing hidden.
     """
-    name = str(tvm.get_global_func("tvm.codegen.llvm.GetHostCPUName")())
+    load_tvm()
+    name = host_name()
     present = _host_features()
     if not present:
         return Processor(name, _implied(name))
@@ -36,14 +38,23 @@ def host_processor() -> Processor:
     return Processor(chosen, tuple(sorted(present & set(_implied(chosen)))))
 
 
+def host_name() -> str:
+    """LLVM's name of this machine's processor, which is had without TVM's Python package."""
+    return str(global_function("tvm.codegen.llvm.GetHostCPUName")())
+
+
+# What follows makes objects of TVM's, of which the package must have registered the classes: `load_tvm` comes first.
+
+
 def _host_features() -> set[str]:
-    found = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    found = global_function("tvm.codegen.llvm.GetHostCPUFeatures")()
     return {str(name) for name, there in found.items() if bool(there)} if found else set()
 
 
 def _implied(name: str) -> tuple[str, ...]:
-    target = tvm.target.Target({"kind": "llvm", "mcpu": name})
-    return tuple(sorted(str(feature) for feature in tvm.get_global_func("target.llvm_get_cpu_features")(target)))
+    load_tvm()
+    target = global_function("target.Target")({"kind": "llvm", "mcpu": name})
+    return tuple(sorted(str(feature) for feature in global_function("target.llvm_get_cpu_features")(target)))
 
 
 def _generated(features: tuple[str, ...]) -> set[str]:

@@ -1,0 +1,1 @@
+"""Captures with their plans, kept between processes and found again without running the model's Python."""
