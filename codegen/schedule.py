@@ -69,6 +69,7 @@ class MatmulSchedule:
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
         tasks: how many tasks there should be at least; rows are cut where panels are too few.
         alone: how many multiplications one thread does sooner than others are woken.
+        alone_weights: how many elements of the right operand one thread reads sooner than others are woken.
         blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
             operand stays in cache; otherwise each tile of rows runs over all terms.
         held_rows: rows of a left operand that the kernel computes itself, at a time; 0 where it computes none.
@@ -84,6 +85,7 @@ class MatmulSchedule:
     block_k: int = 512
     tasks: int = 8
     alone: int = 1 << 20
+    alone_weights: int = 1 << 16
     blocked: bool = False
     pack_left: bool = False
     pack_right: bool = False

@@ -12,7 +12,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from ..codegen.tvm.packing import pack_panels
+from ..codegen.tvm.packing import memory, pack_panels
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
@@ -238,7 +238,7 @@ class Executable:
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""
         if self._arena.numel() < binding.arena_bytes + ALIGNMENT:
-            self._arena = torch.empty(binding.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+            self._arena = memory(binding.arena_bytes + ALIGNMENT)
         base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
         if base != binding.arena_base:
             for position, offset in binding.offsets.items():

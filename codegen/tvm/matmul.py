@@ -55,15 +55,16 @@ class Matmul(Operands):
         batch = index_text(flat_size(self.c.batch), self.scope)
         tasks = f"{batch} * {chunks} * {panels}"
         work, count = product((self.terms, self.columns, flat_size(self.c.batch))), flat_size(self.c.rows)
-        if isinstance(work, int) and isinstance(count, int):
-            self._tasks(tasks, "range" if work * count <= s.alone else "T.parallel")
-        elif isinstance(work, int) and work * s.tile_m <= s.alone:
+        least = work * (count if isinstance(count, int) else 1)
+        if not isinstance(least, int) or least > s.alone or work > s.alone_weights:
+            self._tasks(tasks, "T.parallel")
+        elif isinstance(count, int):
+            self._tasks(tasks, "range")
+        else:
             with self.src.block(f"if {rows} * {work} <= {s.alone}"):
                 self._tasks(tasks, "range")
             with self.src.block("else"):
                 self._tasks(tasks, "T.parallel")
-        else:
-            self._tasks(tasks, "T.parallel")
 
     def _tasks(self, tasks: str, kind: str) -> None:
         s, panels, chunks, blocks = self.schedule, self.panels, self["chunks"], self["blocks"]

@@ -7,6 +7,7 @@ all size symbols, so that one call from Python runs a whole stretch of the plan.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ from .rows import emit_rows
 from .scatter import emit_scatter
 from .source import Source
 from .storage import storage_type
+from .team import FEWEST, FUNCTIONS, failed_symbol, open_symbol, team_text
 
 # load, set_threads and host_cpu need no TVM package, and stand here for those who build kernels
 __all__ = [
@@ -73,6 +75,8 @@ _NAMES = {
     "int": int,
 }
 _HEADER = "# from tvm.script import ir as I\n# from tvm.script import tirx as T\n@I.ir_module\nclass Module:\n"
+
+_DEFINED = re.compile(r"^def (\w+)\(", re.MULTILINE)
 
 # TVM tells LLVM that buffers of different names never overlap, which holds within a kernel. LLVM puts small kernels in
 # the host function, where one kernel writes what the next one reads under another name: no access may move past this.
@@ -150,17 +154,43 @@ def parse_module(texts: Sequence[str]) -> Any:
         raise BackendError(f"TVM cannot read a generated kernel: {error}") from error
 
 
-def host_function(host: Host, module: Any) -> Any:
-    """The PrimFunc that makes the calls of a host."""
+def host_function(host: Host, module: Any, *, team: bool = False) -> Any:
+    """The PrimFunc that makes the calls of a host; with ``team`` their parallel loops are shared out by ``team.py``."""
     table = tirx.decl_buffer((host.addresses,), "int64", name="addresses")
     sizes = tirx.decl_buffer((max(len(host.symbols), 1),), "int64", name="sizes")
     calls = [_call(call, host, module, table, sizes) for call in host.calls]
     fence = tirx.Evaluate(tirx.call_extern("int32", _FENCE))
     statements = [part for call in calls for part in (fence, call)]
-    library = tvm.ir.StringImm(_FENCE_TEXT)
-    body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", library, tirx.SeqStmt(statements))
+    body = _imported(_FENCE_TEXT, tirx.SeqStmt(statements))
+    if team:
+        body = _imported(team_text(host.name), _with_team(host, body))
     function = tirx.PrimFunc([table, sizes], body)
     return function.with_attr("global_symbol", host.name).with_attr("s_tir", True)
+
+
+def _imported(text: str, body: Any) -> Any:
+    """A statement with LLVM text beside it."""
+    return tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", tvm.ir.StringImm(text), body)
+
+
+def wants_team(texts: Sequence[str], hosts: Sequence[Host]) -> bool:
+    """Whether a host function may start several parallel loops."""
+    parallel = {name for text in texts if "T.parallel(" in text for name in _DEFINED.findall(text)}
+    return any(sum(call.kernel in parallel for call in host.calls) >= FEWEST for host in hosts)
+
+
+def _with_team(host: Host, body: Any) -> Any:
+    """A parallel loop of one step around the calls, which becomes the team's."""
+    opened = tirx.Evaluate(tirx.call_extern("int32", open_symbol(host.name)))
+    once = tirx.For(tirx.Var("once", "int64"), _int64(0), _int64(1), tirx.ForKind.PARALLEL, body)
+    failed = tirx.call_extern("int32", failed_symbol(host.name))
+    text = tvm.ir.StringImm("a parallel loop failed")
+    check = tirx.AssertStmt(failed == 0, tvm.ir.StringImm("RuntimeError"), [text])
+    return tirx.SeqStmt([opened, once, check])
+
+
+def _int64(value: int) -> Any:
+    return tirx.IntImm("int64", value)
 
 
 def _call(call: Call, host: Host, module: Any, table: Any, sizes: Any) -> Any:
@@ -181,9 +211,10 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
     """
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
     with no_collection():
-        module = parse_module(texts)
+        team = wants_team(texts, hosts)
+        module = parse_module([*texts, FUNCTIONS] if team else texts)
         for host in hosts:
-            module[tvm.ir.GlobalVar(host.name)] = host_function(host, module)
+            module[tvm.ir.GlobalVar(host.name)] = host_function(host, module, team=team)
         try:
             return compile_module(module, target)
         except Exception as error:
