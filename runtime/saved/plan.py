@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...codegen.schedule import PanelLayout
 from ...ir import ops
 from ...ir.graph import Graph, Mutation
 from ...ir.node import Node, Trait
@@ -127,7 +128,9 @@ def _check_operators(node: Node) -> None:
 
 
 def _buffer_data(buffer: Buffer) -> list[Any]:
-    packing = None if buffer.packing is None else [buffer.packing.tile, buffer.packing.transposed]
+    packing = None
+    if buffer.packing is not None:
+        packing = [buffer.packing.layout.tile, buffer.packing.layout.group, buffer.packing.transposed]
     strides = [dim_data(stride) for stride in buffer.strides]
     return [buffer.place.value, print_type(buffer.type), strides, buffer.name, packing]
 
@@ -140,5 +143,8 @@ def _buffer_of(kept: Sequence[Any], position: int, symbols: Symbols, types: dict
         if not isinstance(read, TensorType):
             raise ValueError(f"{text} is several tensors")
         type_ = types[text] = read
-    made = None if packing is None else Packing(*packing)
+    made = None
+    if packing is not None:
+        tile, group, transposed = packing
+        made = Packing(PanelLayout(tile, group), transposed)
     return Buffer(position, Place(place), type_, tuple(dim_of(s, symbols) for s in strides), name, made)

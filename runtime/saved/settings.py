@@ -57,13 +57,15 @@ def own_digest() -> str:
 def _options(options: Options) -> Iterator[str]:
     if options.optimize != "rules" or options.check is not None or options.expect:
         raise Unsure("captures are kept without optimize=, check= and expect= only")
+    if options.quantize is not None:
+        raise Unsure("captures are kept without quantize= only")
     # not imported for this: whoever registered a rule has it loaded
     registry = sys.modules.get(f"{__package__.split('.')[0]}.rewrites.registry")
     if registry is not None and registry.has_added():
         raise Unsure("rules were registered by the user")
     dynamic = options.dynamic
     if not isinstance(dynamic, bool):
-        dynamic = {name: dict(axes) for name, axes in dynamic.items()}  # type: ignore[assignment]
+        dynamic = {name: dict(axes) for name, axes in dynamic.items()}
     yield f"target {options.target!r}"
     yield f"dynamic {dynamic!r}"
     yield f"fallback {options.fallback}"
