@@ -76,12 +76,14 @@ def tiles(machine: Machine, lanes: int) -> Iterator[tuple[int, int]]:
     """Register tiles (rows, columns) that do not spill, and have sums enough under way."""
     for vectors in range(1, MOST_VECTORS + 1):
         for rows in range(1, MOST_ROWS + 1):
-            if 8 <= rows * vectors and rows * vectors + vectors + 1 <= machine.registers:
+            if rows * vectors >= 8 and rows * vectors + vectors + 1 <= machine.registers:
                 yield rows, vectors * lanes
 
 
 def _matmul(program: Program, default: MatmulSchedule, machine: Machine) -> Iterator[Schedule]:
-    terms = product(a.size for s in program.stages if s.combine and s.combine.kind is Combiner.DOT for a in s.combine.axes)
+    terms = product(
+        a.size for s in program.stages if s.combine and s.combine.kind is Combiner.DOT for a in s.combine.axes
+    )
     blocks = [b for b in BLOCKS if b == BLOCKS[0] or not isinstance(terms, int) or b // 2 < terms]
     orders = [(default.blocked, default.pack_left)]
     if not default.pack_left and not default.pack_right:

@@ -27,6 +27,7 @@ def compile(
     optimize: Literal["rules", "search"] = "rules",
     check: Check = None,
     expect: Expectations | None = None,
+    tune: Literal["off", "cached", "full"] = "cached",
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -50,6 +51,10 @@ def compile(
         expect: what the first capture is held to: how often an operator was recognised (``{"attention": 12}``), and
             bounds on ``kernels``, ``kernels_per_layer``, ``fallbacks`` and ``bytes_over_minimum``; a range or a
             function of what was found may stand for a number. A call that makes another capture is not held to it.
+        tune: ``"cached"`` takes the schedules that ``smelt tune`` found for these kernels on this machine, or that
+            ``smelt.lock`` in the working folder names; ``"full"`` also tunes kernels that were not tuned yet, at the
+            sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
+            rounding.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -62,7 +67,7 @@ def compile(
     """
     plain = unwrap(model)
     found = Target.detect(target, threads)
-    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}))
+    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}, tune))
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

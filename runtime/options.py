@@ -15,6 +15,7 @@ from .target import Target
 Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
+TUNE = ("off", "cached", "full")
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Options:
     optimize: Literal["rules", "search"] = "rules"
     check: Check = None
     expect: Expectations = field(default_factory=dict)
+    tune: Literal["off", "cached", "full"] = "cached"
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f'fallback is {self.fallback!r}: say "allow" or "error"')
         if self.optimize not in OPTIMIZE:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
+        if self.tune not in TUNE:
+            raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
         if self.optimize == "search":
             require_egglog()
         if self.check is not None and self.check not in CHECKS:

@@ -10,19 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import sympy
+from torch import Tensor
 
 from ..codegen.program import Program
 from ..codegen.schedule import Schedule, default_schedule
 from ..codegen.space import space
 from .cache import KernelCache
+from .executable import Executable
+from .options import Options
 from .target import Target
 from .tuner_lock import LOCK, read_lock
-from .tuner_records import Choice, Records, key_of, record_to_dict, versions
+from .tuner_records import FILE, Choice, Records, key_of, record_to_dict, versions
 
 Sizes = Mapping[sympy.Symbol, int]
 
@@ -84,5 +88,29 @@ def fault_of(choice: Choice, program: Program, target: Target) -> str | None:
 
 
 def tuned_for(target: Target, cache: KernelCache | None, sizes: Sizes | None = None) -> Tuned:
-    """What is known of a target: the user's records, and over them ``smelt.lock`` in the working folder."""
-    return Tuned(target, [*Records.of_user(cache).choices(), *read_lock(Path(LOCK))], sizes)
+    """What is known of a target: the user's records, unless nothing is kept, and over them the working folder's lock."""
+    kept = Records.of_user(cache).choices() if cache is not None else []
+    return Tuned(target, [*kept, *read_lock(Path(LOCK))], sizes)
+
+
+def schedules_for(options: Options, cache: KernelCache | None, sizes: Sizes) -> Tuned | None:
+    """The schedules that a model is compiled with; None for the default ones."""
+    return None if options.tune == "off" else tuned_for(options.target, cache, sizes)
+
+
+def tuned_now(
+    executable: Executable, tensors: Sequence[Tensor], sizes: Sizes, target: Target, cache: KernelCache | None
+) -> Tuned:
+    """The schedules after the kernels of an executable, as far as they are not tuned yet, were tuned at some sizes."""
+    # only who asks for it pays for importing it
+    from .roofs import roofs_of
+    from .tuner import Settings, Tuner, progress_of
+    from .tuner_task import tasks_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = Records.of_user(cache) if cache is not None else Records(Path(folder) / FILE)
+        kernels = progress_of(tasks_of(executable, tensors, sizes), target, roofs_of(target, cache))
+        found = Tuner(kernels, target, records, Settings(resume=True)).run()
+    choices = [kernel.choice for kernel in found if kernel.choice is not None]
+    known = Records.of_user(cache).choices() if cache is not None else []
+    return Tuned(target, [*known, *read_lock(Path(LOCK)), *choices], sizes)

@@ -1,8 +1,8 @@
 """The tuner: schedules of a model's kernels tried within a budget of time, the fastest kept.
 
-Kernels come in the order of the time that could be gained. For each, schedules are built and held to the oracle in worker
-processes, and only what is right is timed, against the default schedule in turns. The best few then meet once more, in
-more rounds, and one of them wins that is faster than the default by more than the noise.
+Kernels come in the order of the time that could be gained. For each, schedules are built and held to the oracle in
+worker processes, and only what is right is timed, against the default schedule in turns. The best few then meet once
+more, in more rounds, and one of them wins that is faster than the default by more than the noise.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ class Tuner:
                 if ratio is not None:
                     kernel.seconds = min(kernel.seconds, kernel.default_seconds * ratio)
             self.tell(self.kernels, kernel)
-        self._choose(kernel)
+        if kernel.tried or kernel.trials or len(kernel.order) == 1:
+            self._choose(kernel)
 
     def _try(self, kernel: Progress, batch: Sequence[Schedule]) -> list[float | None]:
         """Check schedules side by side, then time those that are right, one after another, against the default."""

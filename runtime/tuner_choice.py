@@ -16,8 +16,8 @@ def ratios(seconds: Sequence[Sequence[float]]) -> list[float]:
 def chosen(seconds: Sequence[Sequence[float]], band: float = BAND) -> int:
     """The number of the schedule that wins, from the seconds of each in rounds in which everyone had a turn.
 
-    Whatever is slower than the fastest by less than the band, or than the noise of its own rounds, ties with it. Of those
-    that tie the first one wins, so schedules come in an order that is always the same, the default first.
+    Whatever is slower than the fastest by less than the band, or than the noise of its own rounds, ties with it. Of
+    those that tie the first one wins, so schedules come in an order that is always the same, the default first.
     """
     found = ratios(seconds)
     best = min(range(len(found)), key=found.__getitem__)
@@ -36,4 +36,4 @@ def _noise(values: Sequence[float]) -> float:
     """Two standard errors of a median, from the median deviation, which a few slow rounds do not move."""
     middle = statistics.median(values)
     deviation = statistics.median(abs(value - middle) for value in values)
-    return 2 * 1.4826 * 1.2533 * deviation / middle / len(values) ** 0.5
+    return float(2 * 1.4826 * 1.2533 * deviation / middle / len(values) ** 0.5)

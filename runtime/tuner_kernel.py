@@ -93,7 +93,9 @@ class Prepared:
             self.built[step.kernel.schedule] = made
         return self.built[step.kernel.schedule]
 
-    def seconds(self, schedules: Sequence[Schedule | None], rounds: int, turn: float = TURN_SECONDS) -> list[list[float]]:
+    def seconds(
+        self, schedules: Sequence[Schedule | None], rounds: int, turn: float = TURN_SECONDS
+    ) -> list[list[float]]:
         """The seconds of a call with each schedule, in rounds in each of which everyone has a turn."""
         kernels = [self.build(schedule) for schedule in schedules]
         runs = [kernel.timed(self.samples[0]) for kernel in kernels]
@@ -164,9 +166,7 @@ class Built:
             raise WrongResult("it reports an index out of range")
         if not all(memory.zones_are_whole()):
             raise WrongResult("it writes outside of a result")
-        faults = [
-            next(filter(None, map(_difference, expected, memory.results)), "") for expected in sample.expected
-        ]
+        faults = [next(filter(None, map(_difference, expected, memory.results)), "") for expected in sample.expected]
         if all(faults):
             raise WrongResult(faults[0])
 
@@ -195,9 +195,7 @@ class _Memory:
         self.held = [Probes.operand(step, i, x.clone(), known) for i, x in enumerate(sample.operands)]
         taken = {result: self.held[operand] for result, operand in step.kernel.in_place}
         self.flat: list[Tensor] = []
-        self.results = [
-            taken[i] if i in taken else self._blank(i, known) for i in range(len(layouts_of(step.node)))
-        ]
+        self.results = [taken[i] if i in taken else self._blank(i, known) for i in range(len(layouts_of(step.node)))]
         shapes = [[concrete(d, known) for d in p.type.shape] for p in step.kernel.scratch]
         self.lent = [torch.empty(n, dtype=p.type.dtype) for n, p in zip(shapes, step.kernel.scratch, strict=True)]
         self.error = torch.zeros(1, dtype=torch.int64)

@@ -1,8 +1,8 @@
 """What was tuned, kept as lines of JSON: one for each schedule that was tried, one for each that was chosen.
 
 A line stands for itself, so that files are merged by putting one behind the other, and a line that is damaged costs
-nothing but itself. A kernel is known by the digest of its program's text, its target and its threads; what was found with
-another version of the emitter or of TVM does not count.
+nothing but itself. A kernel is known by the digest of its program's text, its target and its threads; what was found
+with another version of the emitter or of TVM does not count.
 """
 
 from __future__ import annotations

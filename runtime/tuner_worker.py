@@ -191,11 +191,11 @@ class Worker:
     def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
         """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
         stream: IO[bytes] | None = process.stdout
+        assert stream is not None
         used, end = processor_seconds(process.pid), time.monotonic() + PATIENCE * seconds
         while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
             ready, _, _ = select.select([stream], [], [], min(seconds, 0.5))
             if ready:
-                assert stream is not None
                 return stream.readline()
         return None
 

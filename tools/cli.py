@@ -31,7 +31,7 @@ class Commands(TyperGroup):
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
-_FINDING = ("bisect", "verify-rules", "fuzz")
+_FINDING = ("bisect", "verify-rules", "fuzz", "tune")
 
 app = typer.Typer(
     cls=Commands,
@@ -194,6 +194,46 @@ def bench(
         json_file=json_file,
         picture=plot,
     )
+
+
+@app.command()
+def tune(
+    model: ModelArgument,
+    budget: Annotated[str, typer.Option(help="How long, as 60s or 5m.")] = "60s",
+    trials: Annotated[int, typer.Option(min=1, help="Schedules of one kernel at most.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that build kernels; one at a time is timed.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of kernels; by default all usable cores.")] = None,
+    search: Annotated[
+        str, typer.Option(help="ranked: as a cost model says; optuna: as what was measured says.")
+    ] = "ranked",
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out what was tuned and tried before.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Tune nothing; say what is stale, and end with 1 if any.")
+    ] = False,
+    lock: Annotated[bool, typer.Option("--lock", help="Pin the outcome in smelt.lock, which compile reads.")] = False,
+    merge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take over the records of another machine of this kind first.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find faster schedules for a model's kernels: each is checked, then timed, and wins by more than the noise."""
+    from .tune import tune as run
+
+    code = run(
+        model,
+        budget=budget,
+        trials=trials,
+        workers=workers,
+        threads=threads,
+        search=search,
+        resume=resume,
+        check=check,
+        lock=lock,
+        merge=merge,
+        as_json=as_json,
+    )
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
