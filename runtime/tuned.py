@@ -88,7 +88,7 @@ def fault_of(choice: Choice, program: Program, target: Target) -> str | None:
 
 
 def tuned_for(target: Target, cache: KernelCache | None, sizes: Sizes | None = None) -> Tuned:
-    """What is known of a target: the user's records, unless nothing is kept, and over them the working folder's lock."""
+    """What is known of a target: the user's records, unless nothing is kept, and over them smelt.lock."""
     kept = Records.of_user(cache).choices() if cache is not None else []
     return Tuned(target, [*kept, *read_lock(Path(LOCK))], sizes)
 

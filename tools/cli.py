@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,7 +175,13 @@ def bench(
         str,
         typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
     ] = "eager,inductor",
-    dtype: Annotated[str, typer.Option(help="Of weights and floating-point inputs: f32 or bf16.")] = "f32",
+    dtype: Annotated[
+        str, typer.Option(help="f32 or bf16 for weights and inputs; int8 or int4 for weights that are quantised.")
+    ] = "f32",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes, as b=1,4,16 s=32,128: one compiled model for all, and the worst ratio to a peer."),
+    ] = None,
     start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
@@ -182,6 +189,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
 ) -> None:
     """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
+    # read when PyTorch is loaded: threads of others that spin would slow down whoever has the next turn
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from .bench.command import bench as run
 
     run(
@@ -191,6 +200,7 @@ def bench(
         peers=peers,
         start=start,
         dtype=dtype,
+        sweep=sweep or (),
         json_file=json_file,
         picture=plot,
     )
