@@ -36,12 +36,14 @@ from .target import Target
 from .tuner_task import Task
 
 Sizes = Mapping[sympy.Symbol, int]
+Timed = Callable[[int, int], float]
 
 ZONE = 4096  # bytes on either side of a result
 MOST_POINTS = 1 << 24  # that a program is evaluated at
 MOST_COPIES = 32  # of weights
 COLD_BYTES = 1 << 20  # a weight of so many is found in no cache in a run of the model
 TURN_SECONDS = 2e-3
+BATCH_SECONDS = 5e-5
 # of the largest element; half types are rounded once where they are stored
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
@@ -99,12 +101,12 @@ class Prepared:
         """The seconds of a call with each schedule, in rounds in each of which everyone has a turn."""
         kernels = [self.build(schedule) for schedule in schedules]
         runs = [kernel.timed(self.samples[0]) for kernel in kernels]
-        counts = [_calls(run, turn) for run in runs]
+        counts = [_batches(run, turn) for run in runs]
         found: list[list[float]] = [[] for _ in runs]
         for _ in range(rounds):
             for run, count, seconds in zip(runs, counts, found, strict=True):
-                run(1)
-                seconds.append(run(count))
+                run(1, 1)
+                seconds.append(run(*count))
         return found
 
     def forget(self, schedule: Schedule) -> None:
@@ -170,18 +172,24 @@ class Built:
         if all(faults):
             raise WrongResult(faults[0])
 
-    def timed(self, sample: Sample) -> Callable[[int], float]:
-        """What makes some calls and returns the seconds of one; weights are taken in turns, so that they are cold."""
+    def timed(self, sample: Sample) -> Timed:
+        """What makes some batches of calls and returns the seconds of a call in the best of them.
+
+        So a batch in which others had the processor does not count. Weights are taken in turns, so that they are cold.
+        """
         memory, function = _Memory(self.step, sample), self.function
         tables = memory.tables()
         self.at = 0
 
-        def run(calls: int) -> float:
-            start = time.perf_counter()
-            for _ in range(calls):
-                function(tables[self.at], memory.sizes)
-                self.at = (self.at + 1) % len(tables)
-            return (time.perf_counter() - start) / calls
+        def run(batches: int, calls: int) -> float:
+            best = float("inf")
+            for _ in range(batches):
+                start = time.perf_counter()
+                for _ in range(calls):
+                    function(tables[self.at], memory.sizes)
+                    self.at = (self.at + 1) % len(tables)
+                best = min(best, time.perf_counter() - start)
+            return best / calls
 
         return run
 
@@ -256,6 +264,9 @@ def _points(program: Program, sizes: Sizes) -> int:
     return concrete(product(a.size for a in program_axes(program)), sizes)
 
 
-def _calls(run: Callable[[int], float], seconds: float) -> int:
-    run(1)
-    return max(1, min(1000, int(seconds / max(run(1), 1e-9))))
+def _batches(run: Timed, seconds: float) -> tuple[int, int]:
+    """How many batches of how many calls take some seconds, none shorter than can be timed."""
+    run(1, 1)
+    once = max(run(2, 1), 1e-9)
+    calls = max(1, int(BATCH_SECONDS / once))
+    return max(1, min(1000, int(seconds / (once * calls)))), calls
