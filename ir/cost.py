@@ -7,7 +7,7 @@ term more: what it costs to start a kernel.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -24,11 +24,12 @@ class Roofs:
     """What a machine reaches.
 
     Attributes:
-        matmul_flops: operations per second in products of float32.
+        matmul_flops: operations per second in products of float32: multiply-adds between registers.
         scalar_flops: operations per second elsewhere, where a vector's lanes seldom all have work.
         bytes_per_second: reads of memory that is in no cache.
         launch_seconds: from the end of one kernel to the start of the next.
         cache_bytes_per_second: reads of memory that is in the last cache.
+        peaks: multiplications and additions per second between registers by dtype, where they were measured.
     """
 
     matmul_flops: float = 200e9
@@ -36,6 +37,16 @@ class Roofs:
     bytes_per_second: float = 25e9
     launch_seconds: float = 5e-6
     cache_bytes_per_second: float = 100e9
+    peaks: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def share(self, dtype: str, work: float, moved: float, seconds: float) -> float | None:
+        """The share of the nearer roof: the least time that work in a dtype, or the bytes, take over the time taken.
+
+        None where nothing is known of the dtype.
+        """
+        if dtype not in self.peaks or seconds <= 0:
+            return None
+        return max(work / self.peaks[dtype], moved / self.bytes_per_second) / seconds
 
 
 @dataclass(frozen=True)

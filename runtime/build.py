@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..codegen.program import Program
+from ..codegen.schedule import Schedule
 from ..frontend.capture import Capture, Fallback
 from ..ir import ops
 from ..ir.graph import Graph
@@ -75,12 +77,14 @@ def build_executable(
     check: Check = None,
     quantize: Quantization | None = None,
     native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
+    schedules: Callable[[Program], Schedule | None] | None = None,
 ) -> Executable:
     """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
 
     With ``quantize``, linear layers are on weights of few bits.
 
-    ``native`` makes what runs a plan's segments, instead of native code.
+    ``native`` makes what runs a plan's segments, instead of native code. ``schedules`` gives the schedule of a program
+    for which another than the default one was chosen; it shows in the kernel's source, and so in the cache's key.
 
     Raises:
         CheckError: with ``check``, a step changed what the model means.
@@ -100,7 +104,7 @@ def build_executable(
     if checker is not None:
         with work.stage("check"):
             checker.fused(graph, fused, context)
-    table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations))
+    table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations), schedules)
     with work.stage("lower"):
         legal = legalise(fused, table)
         graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))

@@ -21,11 +21,13 @@ from ..rewrites.search.settings import SearchSettings
 from .build import build_executable
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
+from .executable import Executable
 from .expect import hold_to
 from .options import Options
 from .saved.entry import Keeper, KeptEntry
 from .state import preserved
-from .tensors import check_tensor
+from .tensors import check_tensor, dense
+from .tuned import schedules_for, tuned_now
 
 MAX_CAPTURES = 8
 _MAX_KNOWN = 4096
@@ -228,9 +230,26 @@ def build_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
     """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
     cache = options.open_cache()
     search = SearchSettings(_first_sizes(captured, leaves)) if options.optimize == "search" else None
-    executable = build_executable(
-        captured, options.target, cache=cache, search=search, check=options.check, quantize=options.quantize
-    )
+    sizes = _first_sizes(captured, leaves)
+    schedules = schedules_for(options, cache, sizes)
+
+    def build() -> Executable:
+        return build_executable(
+            captured,
+            options.target,
+            cache=cache,
+            search=search,
+            check=options.check,
+            quantize=options.quantize,
+            schedules=schedules,
+        )
+
+    executable = build()
+    known = leaves is not None and all(r.symbol in sizes for r in captured.graph.symbols)
+    if options.tune == "full" and known and leaves is not None:
+        tensors = [dense(leaf) for spec, leaf in zip(captured.inputs, leaves, strict=True) if spec.kind == "tensor"]
+        schedules = tuned_now(executable, tensors, sizes, options.target, cache)
+        executable = build()
     kept = None if cache is None else cache.hits > 0
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 

@@ -29,6 +29,7 @@ def compile(
     check: Check = None,
     expect: Expectations | None = None,
     quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
+    tune: Literal["off", "cached", "full"] = "cached",
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -56,6 +57,10 @@ def compile(
             scale for each 128 terms of it), ``"int8-dynamic"`` (also each row of a layer's input as int8, when it is
             called), or a ``smelt.Quantization``. Results then differ from the model's: ``smelt.verify`` holds them to
             the model with the quantised weights, and says how far they moved; the report lists every weight.
+        tune: ``"cached"`` takes the schedules that ``smelt tune`` found for these kernels on this machine, or that
+            ``smelt.lock`` in the working folder names; ``"full"`` also tunes kernels that were not tuned yet, at the
+            sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
+            rounding.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -72,7 +77,8 @@ def compile(
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
-    return CompiledModule(plain, Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings))
+    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune)
+    return CompiledModule(plain, options)
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

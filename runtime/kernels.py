@@ -64,10 +64,14 @@ class KernelInfo:
 
 @dataclass
 class KernelTable:
-    """The kernels of a graph, made on demand. ``mutated`` are the weights that the graph changes: never packed."""
+    """The kernels of a graph, made on demand. ``mutated`` are the weights that the graph changes: never packed.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
+    """
 
     machine: Machine
     mutated: frozenset[Node] = frozenset()
+    schedules: Callable[[Program], Schedule | None] | None = None
     kernels: dict[object, Kernel] = field(default_factory=dict)
     refused: dict[object, str] = field(default_factory=dict)
 
@@ -102,7 +106,8 @@ class KernelTable:
         region = region_of(node)
         in_place = in_place_of(node)
         program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node), in_place)
-        schedule = default_schedule(program, self.machine)
+        chosen = self.schedules(program) if self.schedules is not None else None
+        schedule = chosen or default_schedule(program, self.machine)
         name = f"k{len(self.kernels)}_{_label(region)}"
         return Kernel(name, region, program, schedule, from_tvm(name, program, schedule), in_place)
 

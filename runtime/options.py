@@ -16,6 +16,7 @@ from .target import Target
 Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
+TUNE = ("off", "cached", "full")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Options:
     check: Check = None
     expect: Expectations = field(default_factory=dict)
     quantize: Quantization | None = None
+    tune: Literal["off", "cached", "full"] = "cached"
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
@@ -38,6 +40,8 @@ class Options:
             raise ValueError(f'cache is {self.cache!r}: say True, False, "kernels", or give a KernelCache')
         if self.optimize not in OPTIMIZE:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
+        if self.tune not in TUNE:
+            raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
         if self.optimize == "search":
             require_egglog()
         if self.check is not None and self.check not in CHECKS:

@@ -48,21 +48,26 @@ class Probes:
         Raises:
             IndexError: the kernel found an index out of range.
         """
-        held = [self._operand(step, i, x, sizes) for i, x in enumerate(operands)]
+        held = [self.operand(step, i, x, sizes) for i, x in enumerate(operands)]
         results = [_blank(step, i, sizes) for i in range(len(layouts_of(step.node)))]
         shapes = [[concrete(d, sizes) for d in p.type.shape] for p in step.kernel.scratch]
         lent = [torch.empty(n, dtype=p.type.dtype) for n, p in zip(shapes, step.kernel.scratch, strict=True)]
         error = torch.zeros(1, dtype=torch.int64)
         table = torch.tensor([x.data_ptr() for x in (*held, *results, *lent, error)])
         numbers = [sizes[s] for s in step.kernel.program.symbols]
-        function: Callable[..., Any] = self._built[f"probe_{step.kernel.name}"]
-        function(table, torch.tensor(numbers or [0]))
+        self.function(step)(table, torch.tensor(numbers or [0]))
         if error.item():
             raise IndexError("index out of range")
         return results
 
+    def function(self, step: KernelStep) -> Callable[[Tensor, Tensor], Any]:
+        """The native function that calls a step's kernel, of an address table and sizes."""
+        found: Callable[[Tensor, Tensor], Any] = self._built[f"probe_{step.kernel.name}"]
+        return found
+
     @staticmethod
-    def _operand(step: KernelStep, at: int, tensor: Tensor, sizes: Sizes) -> Tensor:
+    def operand(step: KernelStep, at: int, tensor: Tensor, sizes: Sizes) -> Tensor:
+        """An operand of a step's region in memory as the kernel reads it: packed where it asks for panels."""
         param = step.kernel.program.inputs[at]
         if param.format is Format.PANELS:
             return pack_panels(tensor.T if param.transposed else tensor, panel_layout(step.kernel.schedule))

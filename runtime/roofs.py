@@ -30,7 +30,7 @@ from .kernels import KernelTable
 from .plan import KernelStep, make_plan
 from .target import Target
 
-FORMAT = 1
+FORMAT = 2
 MATMUL = 1536
 READ_BYTES = 256 << 20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -62,9 +62,10 @@ def measure(target: Target) -> Roofs:
     What each core has to itself is measured on one and multiplied: waiting for threads is no part of a roof.
     """
     before, threads = torch.get_num_threads(), target.threads
+    peaks = peak_rates(target)
     try:
         torch.set_num_threads(1)
-        matmul, scalar = matmul_rate(torch.float32), scalar_rate(target)
+        scalar = scalar_rate(target)
         cache, alone = read_rate(max(last_cache_bytes() // 8, 1 << 20)), read_rate(READ_BYTES)
         torch.set_num_threads(threads)
         together = read_rate(READ_BYTES)
@@ -72,19 +73,28 @@ def measure(target: Target) -> Roofs:
     finally:
         torch.set_num_threads(before)
     return Roofs(
-        matmul_flops=threads * matmul,
+        matmul_flops=peaks["float32"],
         scalar_flops=threads * scalar,
         bytes_per_second=max(alone, together),
         launch_seconds=launch,
         cache_bytes_per_second=threads * cache,
+        peaks=peaks,
     )
 
 
 # --- one by one -------------------------------------------------------------------------------------------------------
 
 
+def peak_rates(target: Target) -> dict[str, float]:
+    """Multiplications and additions a second between registers, with all threads, by dtype."""
+    from ..codegen.tvm import peak  # only a target that runs on TVM needs it
+
+    kinds = peak.kinds(target.machine, target.features)
+    return {kind.name: peak.peak_rate(kind, target.threads, target.cpu) for kind in kinds}
+
+
 def matmul_rate(dtype: torch.dtype, size: int = MATMUL) -> float:
-    """The best rate of a square matrix product, in floating-point operations a second."""
+    """The best rate of PyTorch's square matrix product, in floating-point operations a second."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2 * size**3 / best_seconds(lambda: torch.mm(a, b))
 
@@ -169,10 +179,12 @@ def _read(path: Path) -> Roofs | None:
     """Kept roofs; None where there are none, or what is kept is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        found = Roofs(**{field.name: float(data[field.name]) for field in fields(Roofs)})
-    except (OSError, ValueError, KeyError, TypeError):
+        rates = {field.name: float(data[field.name]) for field in fields(Roofs) if field.name != "peaks"}
+        peaks = {str(name): float(rate) for name, rate in data["peaks"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if all(0 < rate < float("inf") for rate in asdict(found).values()) else None
+    known = all(0 < rate < float("inf") for rate in (*rates.values(), *peaks.values()))
+    return Roofs(**rates, peaks=peaks) if known else None
 
 
 def _write(path: Path, roofs: Roofs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ class Commands(TyperGroup):
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
-_FINDING = ("bisect", "verify-rules", "fuzz")
+_FINDING = ("bisect", "verify-rules", "fuzz", "tune")
 
 app = typer.Typer(
     cls=Commands,
@@ -184,7 +185,13 @@ def bench(
         str,
         typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
     ] = "eager,inductor",
-    dtype: Annotated[str, typer.Option(help="Of weights and floating-point inputs: f32 or bf16.")] = "f32",
+    dtype: Annotated[
+        str, typer.Option(help="f32 or bf16 for weights and inputs; int8 or int4 for weights that are quantised.")
+    ] = "f32",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes, as b=1,4,16 s=32,128: one compiled model for all, and the worst ratio to a peer."),
+    ] = None,
     start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
@@ -192,6 +199,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
 ) -> None:
     """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
+    # read when PyTorch is loaded: threads of others that spin would slow down whoever has the next turn
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from .bench.command import bench as run
 
     run(
@@ -201,9 +210,50 @@ def bench(
         peers=peers,
         start=start,
         dtype=dtype,
+        sweep=sweep or (),
         json_file=json_file,
         picture=plot,
     )
+
+
+@app.command()
+def tune(
+    model: ModelArgument,
+    budget: Annotated[str, typer.Option(help="How long, as 60s or 5m.")] = "60s",
+    trials: Annotated[int, typer.Option(min=1, help="Schedules of one kernel at most.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that build kernels; one at a time is timed.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of kernels; by default all usable cores.")] = None,
+    search: Annotated[
+        str, typer.Option(help="ranked: as a cost model says; optuna: as what was measured says.")
+    ] = "ranked",
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out what was tuned and tried before.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Tune nothing; say what is stale, and end with 1 if any.")
+    ] = False,
+    lock: Annotated[bool, typer.Option("--lock", help="Pin the outcome in smelt.lock, which compile reads.")] = False,
+    merge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take over the records of another machine of this kind first.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find faster schedules for a model's kernels: each is checked, then timed, and wins by more than the noise."""
+    from .tune import tune as run
+
+    code = run(
+        model,
+        budget=budget,
+        trials=trials,
+        workers=workers,
+        threads=threads,
+        search=search,
+        resume=resume,
+        check=check,
+        lock=lock,
+        merge=merge,
+        as_json=as_json,
+    )
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
@@ -64,6 +65,14 @@ def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with _progress(TextColumn("{task.completed}/{task.total}")) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def measured(what: str, seconds: float) -> Iterator[Callable[[str], None]]:
+    """Show how much of a time is gone, on a terminal; yields what to tell the state of things to."""
+    with _progress() as progress:
+        task, start = progress.add_task(what, total=seconds), time.monotonic()
+        yield lambda text: progress.update(task, completed=time.monotonic() - start, description=f"{what}: {text}")
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

@@ -97,6 +97,21 @@ def wait_for_idle(seconds: float = WAIT_SECONDS) -> float | None:
     return load
 
 
+class LoadClock:
+    """Tells how many cores other processes kept busy since it was made."""
+
+    def __init__(self) -> None:
+        self._start, self._before = time.monotonic(), _ticks()
+
+    def load(self) -> float | None:
+        """Cores; None where the system does not tell, or no time has passed."""
+        now, seconds = _ticks(), time.monotonic() - self._start
+        if now is None or self._before is None or seconds <= 0:
+            return None
+        busy, own = (now[i] - self._before[i] for i in range(2))
+        return max(busy - own, 0.0) / (seconds * os.sysconf("SC_CLK_TCK"))
+
+
 def _ticks() -> tuple[float, float] | None:
     """Clock ticks that the machine was busy, and those of this process."""
     try:

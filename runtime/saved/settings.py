@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..options import Options
+from ..tuned import schedules_for
 from .kinds import Unsure
 
 _PACKAGES = ("torch", "numpy", "sympy", "apache-tvm", "transformers")
@@ -69,6 +70,8 @@ def _options(options: Options) -> Iterator[str]:
     yield f"target {options.target!r}"
     yield f"dynamic {dynamic!r}"
     yield f"fallback {options.fallback}"
+    tuned = schedules_for(options, options.open_cache(), {})
+    yield f"tune {options.tune} {tuned.digest if tuned else ''}"
 
 
 def _pytorch() -> Iterator[str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smelt.ir import ops
-from smelt.ir.cost import at_most, cost_of, reads_of, updates, written_by
+from smelt.ir.cost import Roofs, at_most, cost_of, reads_of, updates, written_by
 from smelt.ir.graph import Graph, Mutation
 from smelt.ir.node import Node
 from smelt.ir.types import concrete, symbol
@@ -94,3 +94,11 @@ def test_the_cost_of_a_region_counts_what_it_reads() -> None:
     assert cost.nbytes == 4 * ROW
     assert cost.products == 0
     assert cost.flops == cost.others > 0
+
+
+def test_a_roof_is_the_nearer_one() -> None:
+    found = Roofs(bytes_per_second=1e8, peaks={"float32": 1e9})
+    assert found.share("float32", 10**9, 0, 2.0) == 0.5
+    assert found.share("float32", 10**9, 3 * 10**8, 4.0) == 0.75
+    assert found.share("bfloat16", 1, 1, 1.0) is None
+    assert hash(found) is not None

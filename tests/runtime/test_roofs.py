@@ -9,7 +9,7 @@ from smelt.runtime import roofs
 from smelt.runtime.cache import KernelCache
 from smelt.runtime.target import Target
 
-FOUND = Roofs(4e9, 3e9, 2e9, 1e-6, 5e9)
+FOUND = Roofs(4e9, 3e9, 2e9, 1e-6, 5e9, {"float32": 4e9, "int8": 2e10})
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_roofs_are_measured_once_for_each_number_of_threads(tmp_path: Path, coun
     assert len(count) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"matmul_flops": "x"}', "nan"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"matmul_flops": "x"}', "nan", '{"peaks": 1}'])
 def test_damaged_roofs_are_measured_again(tmp_path: Path, count: list[Target], text: str) -> None:
     cache, target = KernelCache(tmp_path), Target.detect()
     roofs.roofs_of(target, cache)
@@ -60,11 +60,20 @@ def test_the_kernel_cache_leaves_roofs_alone(tmp_path: Path, count: list[Target]
 
 def test_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofs, "best_seconds", lambda run, budget=0.0: (run(), 1e-3)[1])
+    monkeypatch.setattr(roofs, "peak_rates", lambda target: {"float32": 7e9, "bfloat16": 9e9})
     found = roofs.measure(Target.detect(threads=2))
-    assert found.matmul_flops == pytest.approx(2 * 2 * roofs.MATMUL**3 / 1e-3)
+    assert found.matmul_flops == 7e9
+    assert found.peaks == {"float32": 7e9, "bfloat16": 9e9}
     assert found.bytes_per_second == pytest.approx(roofs.READ_BYTES / 1e-3)
     assert found.scalar_flops > 0
     assert found.launch_seconds == pytest.approx(1e-3 / 64)
+
+
+def test_peaks_are_measured() -> None:
+    found = roofs.peak_rates(Target.detect(threads=1))
+    # no processor of today does less than one of these in a nanosecond or more than a thousand
+    assert all(1e9 < rate < 1e13 for rate in found.values())
+    assert "float32" in found
 
 
 def test_the_best_of_several_runs() -> None:

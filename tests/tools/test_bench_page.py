@@ -19,6 +19,8 @@ def record() -> dict[str, Any]:
         "dtype": "f32",
         "threads": 2,
         "load": 0.04,
+        "load_during": 0.1,
+        "loaded": False,
         "timings": {"seconds": {"smelt": [0.1, 0.1], "eager": [0.15, 0.16]}},
         "summary": {"smelt": {"median": 0.1, "best": 0.09}, "eager": {"median": 0.155, "best": 0.15}},
         "ratios": {"smelt": 1.0, "eager": 1.55},
@@ -32,7 +34,7 @@ def record() -> dict[str, Any]:
     return {
         "date": "2026-01-02",
         "workloads": [found, other],
-        "roofs": {"operations": {"float32": 2.6e11}, "bytes_per_second": 3.1e10},
+        "roofs": {"peaks": {"float32": 2.6e11}, "bytes_per_second": 3.1e10},
         "environment": {"machine": {"processor": "a processor"}, "versions": {"torch": "2.13.0"}},
     }
 
@@ -44,6 +46,16 @@ def test_a_table() -> None:
     assert lines[3] == "| mine.py f32 | 2.00 | - | - | 87 |"
     assert "2026-01-02, a processor, 2 threads each" in lines[-1]
     assert "float32 260 Gop/s, 31 GB/s" in lines[-1]
+
+
+def test_ratios_under_heavy_load_are_marked() -> None:
+    loaded = record()
+    loaded["workloads"][0] |= {"loaded": True, "load_during": 1.9}
+    text = page.markdown(loaded)
+    assert "| ~1.55 |" in text
+    assert "others kept at most 1.9 cores busy" in text
+    assert "~ marks ratios taken while others kept more than 0.5 cores busy" in text
+    assert "~" not in page.markdown(record())
 
 
 def test_a_page_gets_the_table(tmp_path: Path) -> None:

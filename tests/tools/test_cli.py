@@ -11,12 +11,14 @@ import torch
 from typer.testing import CliRunner, Result
 
 import smelt
+from smelt.ir.cost import Roofs
 from smelt.tools import cli
-from smelt.tools.bench import command, peers, roofs, start
+from smelt.tools.bench import command, peers, quantised, start
 from smelt.tools.bench import run as bench_run
 from smelt.tools.zoo import ZOO
 
 TINY = "zoo:two-layer-mlp:tiny"
+ROOFS = Roofs(1e11, 1e10, 1e10, peaks={"float32": 1e11})
 
 
 def run(*args: str, code: int = 0) -> Result:
@@ -31,7 +33,7 @@ def run_json(*args: str) -> Any:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for name in ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz", "verify-rules"):
+    for name in ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz", "tune", "verify-rules"):
         assert name in text
         assert "Usage" in run(name, "--help").stdout
 
@@ -195,7 +197,8 @@ def test_a_model_that_cannot_be_imported_shows_its_own_traceback(tmp_path: Path)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 0.5)
-    monkeypatch.setattr(command, "measure_roofs", lambda threads: roofs.Roofs({"float32": 1e11}, 1e10))
+    monkeypatch.setattr(bench_run.LoadClock, "load", lambda self: 0.1)
+    monkeypatch.setattr(command, "measure_roofs", lambda target: ROOFS)
 
 
 @pytest.mark.usefixtures("quick")
@@ -214,7 +217,8 @@ def test_bench_as_json(tmp_path: Path) -> None:
     run("bench", TINY, "--rounds", "2", "--peers", "eager", "--no-start", "--json", str(file))
     data = json.loads(file.read_text())
     assert data["environment"]["versions"]["smelt"] == smelt.__version__
-    assert data["roofs"] == {"operations": {"float32": 1e11}, "bytes_per_second": 1e10}
+    assert data["roofs"]["peaks"] == {"float32": 1e11}
+    assert data["roofs"]["bytes_per_second"] == 1e10
     (found,) = data["workloads"]
     assert set(found["timings"]["seconds"]) == {"smelt", "eager"}
     assert all(len(seconds) == 2 for seconds in found["timings"]["seconds"].values())
@@ -222,6 +226,9 @@ def test_bench_as_json(tmp_path: Path) -> None:
     assert found["summary"]["eager"]["best"] <= found["summary"]["eager"]["median"]
     nearer = max(found["work"] / 1e11, found["moved"] / 1e10)
     assert found["share"]["smelt"] == pytest.approx(nearer / found["summary"]["smelt"]["best"])
+    assert found["bound"] == ("flops" if nearer == found["work"] / 1e11 else "bytes")
+    assert found["errors"]["eager"] == 0.0
+    assert found["worst_ratio"] == found["ratios"]["eager"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -241,19 +248,26 @@ def test_bench_in_bfloat16() -> None:
 
 
 def test_bench_in_an_unknown_dtype() -> None:
-    assert "no dtype 'int3' to benchmark; there are: f32, bf16" in run("bench", TINY, "--dtype", "int3", code=1).stderr
+    assert (
+        "no dtype 'int3' to benchmark; there are: f32, bf16, int8, int4"
+        in run("bench", TINY, "--dtype", "int3", code=1).stderr
+    )
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_peer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: Any, threads: int) -> Any:
+    def broken(model: Any, threads: int, dtype: str) -> Any:
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {"openvino": broken})
-    options = ("--rounds", "1", "--peers", "openvino", "--no-start", "--json", "-")
+    def breaking(model: Any, threads: int, dtype: str) -> Any:
+        return lambda: broken(model, threads, dtype)  # in its first run, as what is compiled then
+
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {"openvino": broken, "onnxruntime": breaking})
+    options = ("--rounds", "1", "--peers", "openvino,onnxruntime,eager", "--no-start", "--json", "-")
     (found,) = run_json("bench", TINY, *options)["workloads"]
-    assert found["failed"] == {"openvino": f"openvino cannot run {TINY}: no such operator"}
-    assert set(found["summary"]) == {"smelt"}
+    said = f"cannot run {TINY}: no such operator"
+    assert found["failed"] == {"openvino": f"openvino {said}", "onnxruntime": f"onnxruntime {said}"}
+    assert set(found["summary"]) == {"smelt", "eager"}
 
 
 @pytest.mark.parametrize(
@@ -271,24 +285,10 @@ def test_a_peer_with_a_wrong_result(found: Any, said: str) -> None:
         peers.check("wrong", found, [torch.ones(2, 3)])
 
 
-def test_a_roof_is_the_nearer_one() -> None:
-    found = roofs.Roofs({"float32": 1e9}, 1e8)
-    assert found.share("float32", 10**9, 0, 2.0) == 0.5
-    assert found.share("float32", 10**9, 3 * 10**8, 4.0) == 0.75
-    assert found.share("bfloat16", 1, 1, 1.0) is None
-
-
-def test_roofs_are_measured() -> None:
-    found = roofs.measure_roofs(1)
-    # no processor of today does less than one of these in a nanosecond or more than a thousand
-    assert all(1e9 < rate < 1e13 for rate in found.operations.values())
-    assert "float32" in found.operations
-    assert 1e8 < found.bytes_per_second < 1e12
-
-
 def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 0.0)
-    monkeypatch.setattr(command, "measure_roofs", lambda threads: roofs.Roofs({"float32": 1e11}, 1e10))
+    monkeypatch.setattr(command, "measure_roofs", lambda target: ROOFS)
+    monkeypatch.setattr("smelt.runtime.explain.roofs_of", lambda target, cache: ROOFS)
     path = tmp_path / "roofs.png"
     if find_spec("matplotlib") is None:
         assert (
@@ -296,8 +296,79 @@ def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             in run("bench", TINY, "--peers", "", "--no-start", "--plot", str(path), code=1).stderr
         )
         return
-    run("bench", TINY, "--rounds", "1", "--peers", "", "--no-start", "--plot", str(path))
+    drawn: list[Any] = []
+    draw = command.draw
+    monkeypatch.setattr(command, "draw", lambda dots, *args: (drawn.extend(dots), draw(dots, *args)))
+    run("bench", TINY, "zoo:mean-classifier:tiny", "--rounds", "1", "--peers", "", "--no-start", "--plot", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert {dot.model for dot in drawn} == {TINY, "zoo:mean-classifier:tiny"}
+    assert all(dot.rate > 0 and dot.intensity > 0 and 0 < dot.share <= 1 for dot in drawn)
+
+
+@pytest.mark.usefixtures("quick")
+def test_quantised_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smelt without the option says so, and its peers are measured; one that has it is asked by its name."""
+    if any(find_spec(package) is None for package in ("onnxruntime", "onnx", "onnxscript")):
+        pytest.skip("ONNX Runtime is not installed")
+    options = ("--rounds", "1", "--peers", "onnxruntime,eager", "--no-start", "--dtype", "int8", "--json", "-")
+    monkeypatch.setattr(quantised, "compile", lambda model, threads: pytest.fail("compiled without quantize"))
+    found = run_json("bench", TINY, *options)["workloads"][0]
+    said = 'smelt.compile has no option quantize="int8-dynamic" yet'
+    assert found["failed"] == {"smelt": f"smelt cannot run {TINY} in int8: {said}"}
+    assert 0 < found["errors"]["onnxruntime"] < 0.15
+    assert found["ratios"]["onnxruntime"] == 1.0
+    assert found["worst_ratio"] is None
+
+    asked: list[str] = []
+
+    def compile(model: Any, threads: int, quantize: str) -> Any:
+        asked.append(quantize)
+        return smelt.compile(model, threads=threads)
+
+    monkeypatch.setattr(quantised, "compile", compile)
+    found = run_json("bench", TINY, *options[:2], "--peers", "", *options[4:])["workloads"][0]
+    assert asked == ["int8-dynamic"]
+    assert found["ratios"] == {"smelt": 1.0}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_is_one_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    models: set[int] = set()
+    measure_model = bench_run.measure_model
+
+    def remember(model: Any, names: Any, how: Any, spec: str = "", fast: Any = None) -> Any:
+        models.add(id(fast))
+        outcome = measure_model(model, names, how, spec, fast)
+        assert len(fast.entries) == 1
+        return outcome
+
+    monkeypatch.setattr("smelt.tools.bench.sweep.measure_model", remember)
+    arguments = ("bench", "zoo:mean-classifier:tiny", "--rounds", "1", "--peers", "eager", "--sweep", "b=2,3 s=5,6")
+    data = run_json(*arguments, "--json", "-")
+    assert [w["model"].partition("@")[2] for w in data["workloads"]] == ["2x5", "2x6", "3x5", "3x6"]
+    assert len(models) == 1
+    assert "The best peer takes at least" in run(*arguments).stdout
+
+
+@pytest.mark.parametrize("sweep", ["b=", "x=1", "b=0", "s=1,,2", "s=a", "4"])
+def test_a_sweep_that_is_none(sweep: str) -> None:
+    assert "is no part of a sweep" in run("bench", TINY, "--sweep", sweep, code=1).stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_of_a_model_without_sizes() -> None:
+    for spec in ("zoo:two-layer-mlp@1x3", "mine.py"):
+        assert "cannot be swept" in run("bench", spec, "--sweep", "b=1", code=1).stderr
+
+
+def test_ratios_under_heavy_load_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 1.5)
+    monkeypatch.setattr(command, "measure_roofs", lambda target: ROOFS)
+    options = ("bench", TINY, "--rounds", "1", "--peers", "eager", "--no-start")
+    text = run(*options).stdout
+    assert re.search(r"^eager +[\d.]+ +[\d.]+ +~[\d.]+", text, re.MULTILINE)
+    assert "~: others kept more than 0.5 cores busy" in text
+    assert run_json(*options, "--json", "-")["workloads"][0]["loaded"] is True
 
 
 @pytest.mark.usefixtures("quick")

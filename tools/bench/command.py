@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...runtime.target import usable_cores
+from ...ir.cost import Roofs
+from ...runtime.roofs import measure as measure_roofs
+from ...runtime.target import Target, usable_cores
 from ..console import busy, emit_json, out
 from ..env import facts
 from ..errors import check_output
+from ..plot import draw, require_matplotlib
+from .outcome import Outcome
 from .peers import SMELT
-from .plot import plot
-from .roofs import Roofs, measure_roofs
-from .run import Outcome, check_dtype, measure, parse_peers
+from .run import How, check_dtype, measure, parse_peers
 from .show import heading, remarks, table
+from .sweep import Sweep, measure_sweep, summary
 
 
 def bench(
@@ -27,6 +31,7 @@ def bench(
     peers: str = "eager,inductor",
     start: bool = True,
     dtype: str = "f32",
+    sweep: Sequence[str] = (),
     json_file: Path | None = None,
     picture: Path | None = None,
 ) -> None:
@@ -34,40 +39,58 @@ def bench(
 
     Raises:
         VerifyError: a compiled model's result is not eager's, so that timing it means nothing.
-        SmeltError: a model cannot be loaded, or there is no such peer or dtype.
+        SmeltError: a model cannot be loaded, or there is no such peer, dtype or sweep.
     """
     names = [SMELT, *(name for name in parse_peers(peers) if name != SMELT)]
-    count = threads or usable_cores()
     for path in (json_file, picture):
         if path is not None and str(path) != "-":
             check_output(path)
+    if picture is not None:
+        require_matplotlib()
     check_dtype(dtype)
+    sizes = Sweep.parse(sweep) if sweep else None
+    how = How(threads or usable_cores(), rounds, start, dtype, picture is not None)
     with busy("measuring what this machine reaches"):
-        roofs = measure_roofs(count)
+        roofs = measure_roofs(Target.detect(threads=how.threads))
     outcomes: list[Outcome] = []
     printed = str(json_file) != "-"
-    for spec in specs:
-        outcomes.append(measure(spec, names, count, rounds, start, dtype))
+    for outcome in _outcomes(specs, names, how, sizes):
+        outcomes.append(outcome)
         if json_file is not None and printed:  # after each: a long run that ends early leaves what it has
             json_file.write_text(json.dumps(record(outcomes, roofs), indent=1, default=str) + "\n", encoding="utf-8")
         if printed:
-            out().print(heading(outcomes[-1]), style="bold", markup=False)
-            out().print(table(outcomes[-1], roofs))
+            out().print(heading(outcome), style="bold", markup=False)
+            out().print(table(outcome, roofs))
     if picture is not None:
-        plot(outcomes, roofs, picture)
+        dots = [dot for outcome in outcomes for dot in outcome.kernels]
+        draw(dots, roofs, picture, f"kernels on {facts()['machine']['processor']}, {how.threads} threads")
     if not printed:
         emit_json(record(outcomes, roofs))
         return
+    if sizes is not None:
+        out().print(summary(outcomes), markup=False)
     out().print(remarks(outcomes, roofs), style="dim", markup=False)
+
+
+def _outcomes(specs: Sequence[str], names: Sequence[str], how: How, sizes: Sweep | None) -> Iterator[Outcome]:
+    for spec in specs:
+        if sizes is None:
+            yield measure(spec, names, how)
+        else:
+            yield from measure_sweep(spec, names, how, sizes)
 
 
 def record(outcomes: Sequence[Outcome], roofs: Roofs) -> dict[str, Any]:
     """Everything as data for JSON: outcomes, roofs, the date, and what is needed to judge them."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "roofs": {"operations": dict(roofs.operations), "bytes_per_second": roofs.bytes_per_second},
+        "roofs": asdict(roofs),
         "workloads": [
-            outcome.to_dict() | {"share": {n: outcome.share(n, roofs) for n in outcome.timings.seconds}}
+            outcome.to_dict()
+            | {
+                "share": {n: outcome.share(n, roofs) for n in outcome.timings.seconds},
+                "bound": outcome.bound(roofs),
+            }
             for outcome in outcomes
         ],
         "environment": facts(),

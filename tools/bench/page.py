@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.errors import SmeltError
+from .outcome import HEAVY, MARK
 
 Record = Mapping[str, Any]
 
@@ -36,13 +37,15 @@ def caption(record: Record) -> str:
     facts, first = record["environment"], record["workloads"][0]
     rounds = len(next(iter(first["timings"]["seconds"].values())))
     threads = first["threads"]
-    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in record["roofs"]["operations"].items())
-    busiest = max((found["load"] or 0.0) for found in record["workloads"])
+    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in record["roofs"]["peaks"].items())
+    busiest = max((x or 0.0) for found in record["workloads"] for x in (found["load"], found["load_during"]))
+    marked = any(found["loaded"] for found in record["workloads"])
+    note = f" {MARK} marks ratios taken while others kept more than {HEAVY} cores busy." if marked else ""
     return (
         f"{record['date']}, {facts['machine']['processor']}, {threads} threads each, PyTorch "
         f"{facts['versions']['torch']}: medians of {rounds} rounds in turns; others kept at most {busiest:.1f} cores "
         f"busy. The ratio is the median of the ratios within rounds. Roofs: {rates} Gop/s, "
-        f"{record['roofs']['bytes_per_second'] / 1e9:.0f} GB/s."
+        f"{record['roofs']['bytes_per_second'] / 1e9:.0f} GB/s.{note}"
     )
 
 
@@ -50,7 +53,8 @@ def _cells(found: Record, names: Sequence[str]) -> list[str]:
     times = [f"{found['summary'][n]['median'] * 1e3:.2f}" if n in found["summary"] else "-" for n in names]
     ratios = [ratio for name, ratio in found["ratios"].items() if name != "smelt"]
     share = found["share"].get("smelt")
-    best = f"{min(ratios):.2f}" if ratios else "-"
+    mark = MARK if found["loaded"] else ""
+    best = f"{mark}{min(ratios):.2f}" if ratios and "smelt" in found["ratios"] else "-"
     return [f"{found['model'].removeprefix('zoo:')} {found['dtype']}", *times, best, _percent(share)]
 
 

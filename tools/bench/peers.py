@@ -1,7 +1,7 @@
 """What a model is benchmarked against. A peer is made ready by compiling for, and running, one call.
 
 Every peer gets the sizes of the call as constants, which is the best case for those that can use it, and as many
-threads as the others.
+threads as the others. For int8 and int4, eager and Inductor run the model in float32: what quantising is worth.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from ...ir.errors import SmeltError
-from ...runtime.compile import compile
 from ..errors import ModelError
 from ..models import Model
 from ..timing import Runner
+from .quantised import QUANTIZE, NotThere, compiled, quantised_onnx
 
 SMELT = "smelt"
 TOLERANCE = {
@@ -33,6 +33,8 @@ TOLERANCE = {
     torch.bfloat16: 6e-2,
     torch.float16: 1e-2,
 }  # of the largest value
+# of quantised results: the root of the mean square of the error over that of the values
+QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.5}
 INSTALL = "pip install 'smelt[bench]'"
 
 
@@ -40,7 +42,7 @@ class PeerError(SmeltError, RuntimeError):
     """A peer cannot run a model; the message says why."""
 
 
-def prepare(name: str, model: Model, threads: int) -> Runner:
+def prepare(name: str, model: Model, threads: int, dtype: str = "f32") -> Runner:
     """A runner of the model on that many threads; the first call of it may still compile.
 
     Raises:
@@ -52,11 +54,13 @@ def prepare(name: str, model: Model, threads: int) -> Runner:
     torch.set_num_threads(threads)
     try:
         with _quiet():
-            call = PEERS[name](model, threads)
+            call = PEERS[name](model, threads, dtype)
+    except NotThere as error:
+        raise PeerError(f"{name} cannot run {model.name} in {dtype}: {error}") from error
     except SmeltError:
         raise
     except Exception as error:  # whatever an exporter or a compiler of others raises
-        raise PeerError(f"{name} cannot run {model.name}: {_first_line(error)}") from error
+        raise PeerError(f"{name} cannot run {model.name}: {first_line(error)}") from error
 
     def run() -> Any:
         with torch.no_grad():
@@ -65,48 +69,59 @@ def prepare(name: str, model: Model, threads: int) -> Runner:
     return run
 
 
-def check(name: str, found: Any, expected: Any) -> None:
-    """Hold a peer's result against eager's, before it is timed.
+def check(name: str, found: Any, expected: Any, dtype: str = "f32") -> float:
+    """Hold a peer's result against eager's, before it is timed; returns its error relative to the values, as an RMS.
 
     Raises:
-        PeerError: they differ by more than ``TOLERANCE`` of the largest value, or in their number or shapes.
+        PeerError: they differ by more than ``TOLERANCE`` of the largest value, or in their number or shapes; quantised
+            ones by more than ``QUANTISED_TOLERANCE`` of the values.
     """
     ours, theirs = ([x for x in pytree.tree_leaves(r) if isinstance(x, Tensor)] for r in (found, expected))
     if len(ours) != len(theirs):
         raise PeerError(f"{name} returns {len(ours)} tensors in place of {len(theirs)}")
+    worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape:
             raise PeerError(f"{name} returns {list(a.shape)} in place of {list(b.shape)}")
-        limit = TOLERANCE.get(b.dtype, 0.0) * float(b.abs().max()) if b.numel() else 0.0
-        error = float((a.double() - b.double()).abs().max()) if b.numel() else 0.0
+        if not b.numel():
+            continue
+        relative = float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
+        worst = max(worst, relative)
+        if dtype in QUANTISED_TOLERANCE and b.is_floating_point():
+            if not relative <= QUANTISED_TOLERANCE[dtype]:
+                raise PeerError(f"{name} is wrong by {relative:.0%} of the values: more than quantising explains")
+            continue
+        limit = TOLERANCE.get(b.dtype, 0.0) * float(b.abs().max())
+        error = float((a.double() - b.double()).abs().max())
         if not error <= limit:
             raise PeerError(f"{name} is wrong by {error:.1e} where the largest value is {float(b.abs().max()):.1e}")
+    return worst
 
 
-def _smelt(model: Model, threads: int) -> Callable[[], Any]:
-    fast = compile(model.model, threads=threads)
+def _smelt(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
+    fast = compiled(model, dtype, threads)
     return lambda: fast(*model.args, **model.kwargs)
 
 
-def _eager(model: Model, threads: int) -> Callable[[], Any]:
+def _eager(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
     return lambda: model.model(*model.args, **model.kwargs)
 
 
-def _inductor(model: Model, threads: int) -> Callable[[], Any]:
-    compiled = torch.compile(model.model, dynamic=False)
-    return lambda: compiled(*model.args, **model.kwargs)
+def _inductor(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
+    made = torch.compile(model.model, dynamic=False)
+    return lambda: made(*model.args, **model.kwargs)
 
 
-def _inductor_max(model: Model, threads: int) -> Callable[[], Any]:
+def _inductor_max(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
     import torch._inductor.config as config
 
     options: dict[str, Any] = {"max_autotune": True, "freezing": True, "cpp.threads": threads}
     known = {name: value for name, value in options.items() if name in config.get_config_copy()}
-    compiled = torch.compile(model.model, dynamic=False, options=known)
-    return lambda: compiled(*model.args, **model.kwargs)
+    made = torch.compile(model.model, dynamic=False, options=known)
+    return lambda: made(*model.args, **model.kwargs)
 
 
-def _onnxruntime(model: Model, threads: int) -> Callable[[], Any]:
+def _onnxruntime(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
     _require("onnxruntime", "onnx", "onnxscript")
     import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 
@@ -115,7 +130,7 @@ def _onnxruntime(model: Model, threads: int) -> Callable[[], Any]:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        path = _export(model, Path(folder))
+        path = _export(model, Path(folder), dtype)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = dict(zip((x.name for x in session.get_inputs()), _arrays(model), strict=True))
 
@@ -125,12 +140,10 @@ def _onnxruntime(model: Model, threads: int) -> Callable[[], Any]:
     return run
 
 
-def _openvino(model: Model, threads: int) -> Callable[[], Any]:
+def _openvino(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
     _require("openvino")
     import openvino  # type: ignore[import-untyped, unused-ignore]
 
-    program = torch.export.export(_module(model), model.args, dict(model.kwargs), strict=False)
-    network = openvino.convert_model(program)
     half = any(x.dtype == torch.bfloat16 for x in _module(model).parameters())
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
@@ -138,7 +151,11 @@ def _openvino(model: Model, threads: int) -> Callable[[], Any]:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
-    request = openvino.compile_model(network, "CPU", settings).create_infer_request()
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # in which the weights of a quantised network lie until it is compiled
+        network = _openvino_network(openvino, model, dtype, Path(folder))
+        request = openvino.compile_model(network, "CPU", settings).create_infer_request()
     arrays = _arrays(model)
 
     def run() -> list[Tensor]:
@@ -148,11 +165,19 @@ def _openvino(model: Model, threads: int) -> Callable[[], Any]:
     return run
 
 
-def _export(model: Model, folder: Path) -> Path:
-    """The model as ONNX, with the sizes of the call."""
+def _openvino_network(openvino: Any, model: Model, dtype: str, folder: Path) -> Any:
+    """What OpenVINO compiles: the exported model, or, quantised, the ONNX that ONNX Runtime takes."""
+    if dtype not in QUANTIZE:
+        return openvino.convert_model(torch.export.export(_module(model), model.args, dict(model.kwargs), strict=False))
+    _require("onnxruntime", "onnx", "onnxscript")
+    return openvino.convert_model(str(_export(model, folder, dtype)))
+
+
+def _export(model: Model, folder: Path, dtype: str) -> Path:
+    """The model as ONNX, with the sizes of the call, quantised where the dtype says so."""
     path = folder / "model.onnx"
     torch.onnx.export(_module(model), model.args, path, kwargs=dict(model.kwargs), dynamo=True, verbose=False)
-    return path
+    return quantised_onnx(path, dtype) if dtype in QUANTIZE else path
 
 
 def _module(model: Model) -> nn.Module:
@@ -185,11 +210,12 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-PEERS: Mapping[str, Callable[[Model, int], Callable[[], Any]]] = {
+PEERS: Mapping[str, Callable[[Model, int, str], Callable[[], Any]]] = {
     SMELT: _smelt,
     "eager": _eager,
     "inductor": _inductor,

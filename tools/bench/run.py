@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +12,37 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from ...runtime.compile import compile
+from ...runtime.module import CompiledModule
 from ...runtime.report import Report
-from ...runtime.verify import VerifyResult, verify
+from ...runtime.verify import verify
 from ..console import busy, counted, warn
 from ..errors import ModelError
 from ..models import Model, load_model
-from ..timing import IDLE_SHARE, Runner, Timings, interleave, wait_for_idle
-from .peers import PEERS, SMELT, PeerError, check, prepare
-from .roofs import Roofs
+from ..plot import Dot, dots_of
+from ..timing import IDLE_SHARE, LoadClock, Runner, interleave, wait_for_idle
+from .outcome import Outcome
+from .peers import PEERS, QUANTISED_TOLERANCE, SMELT, PeerError, check, first_line, prepare
+from .quantised import QUANTIZE, NotThere, compiled
 from .start import StartError, measure_start
 
-DTYPES: Mapping[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
-_ROOF = {"f32": "float32", "bf16": "bfloat16"}
+# of weights and floating-point inputs before anyone quantises them
+DTYPES: Mapping[str, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+    "int4": torch.float32,
+}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a benchmark found. Times are in seconds.
+class How:
+    """How to measure: threads for all, rounds, whether starts and kernels are measured too, and in which dtype."""
 
-    Attributes:
-        load: how many cores others kept busy before the run.
-        ratios: how many times as long each takes as smelt, the median of the ratios within rounds.
-        starts: for each, ``cold`` with empty caches and ``warm`` in a second process: ``first``, from a model in memory
-            to its first result, and ``peak_bytes``, the most memory that the process held.
-        work: floating-point operations of one call.
-        moved: bytes that kernels read and write in one call.
-        failed: the peers that cannot run the model, and why.
-    """
-
-    model: str
-    dtype: str
-    inputs: tuple[str, ...]
     threads: int
-    load: float | None
-    timings: Timings
-    ratios: Mapping[str, float]
-    starts: Mapping[str, Mapping[str, Mapping[str, float]]]
-    work: int | None
-    moved: int | None
-    checked: str
-    failed: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome as data for JSON."""
-        names = self.timings.seconds
-        summary = {name: {"median": self.timings.median(name), "best": self.timings.best(name)} for name in names}
-        return asdict(self) | {"summary": summary}
-
-    def share(self, name: str, roofs: Roofs | None) -> float | None:
-        """The share of its roof that a peer reaches at best."""
-        if roofs is None or self.work is None or self.moved is None:
-            return None
-        return roofs.share(_ROOF[self.dtype], self.work, self.moved, self.timings.best(name))
+    rounds: int = 15
+    start: bool = True
+    dtype: str = "f32"
+    kernels: bool = False
 
 
 def parse_peers(text: str) -> list[str]:
@@ -94,7 +72,7 @@ def load(spec: str, dtype: str) -> Model:
     """
     check_dtype(dtype)
     model = load_model(spec)
-    if dtype == "f32":
+    if DTYPES[dtype] == torch.float32:
         return model
     if not isinstance(model.model, nn.Module):
         raise ModelError(f"{spec} is not a module: its weights cannot be made {dtype}")
@@ -106,71 +84,133 @@ def load(spec: str, dtype: str) -> Model:
     return replace(model, model=model.model.to(DTYPES[dtype]), args=args, kwargs=kwargs)
 
 
-def measure(
-    spec: str, names: Sequence[str], threads: int, rounds: int, start: bool = True, dtype: str = "f32"
-) -> Outcome:
+def measure(spec: str, names: Sequence[str], how: How) -> Outcome:
     """Check results, then time everyone in turns, then starts.
 
     Raises:
         VerifyError: the compiled model's result is not eager's, so that timing it means nothing.
         SmeltError: the model cannot be loaded.
     """
-    model = load(spec, dtype)
+    return measure_model(load(spec, how.dtype), names, how, spec)
+
+
+def measure_model(
+    model: Model, names: Sequence[str], how: How, spec: str = "", fast: CompiledModule | None = None
+) -> Outcome:
+    """The same for a model that is loaded; starts are measured where its ``spec`` is known.
+
+    ``fast`` is the compiled model, where it was compiled for other sizes before.
+    """
     before = torch.get_num_threads()
     try:
-        checked, report = verified(model, threads)
-        runners, failed = make_ready(names, model, threads)
+        runners, failed, errors = {}, {}, {}
+        checked, report = "", None
+        if SMELT in names:
+            try:
+                fast, checked, report = verified(model, how, fast)
+                runners[SMELT], errors[SMELT] = fast_runner(fast, model, how)
+            except PeerError as error:
+                failed[SMELT] = str(error)
+        others, refused, theirs = make_ready([n for n in names if n != SMELT], model, how.threads, how.dtype)
+        runners, failed, errors = runners | others, failed | refused, errors | theirs
+        if not runners:
+            raise ModelError("; ".join(failed.values()) or "there is nothing to time")
+        torch.set_num_threads(how.threads)
         with busy("waiting for the machine to be idle"):
-            others = wait_for_idle()
-        if others is not None and others > IDLE_SHARE:
-            warn(f"other processes keep {others:.1f} cores busy: these times are longer than on an idle machine")
-        with counted(f"timing {model.name}", rounds) as progress:
-            timings = interleave(runners, rounds, progress=progress)
+            load = wait_for_idle()
+        if load is not None and load > IDLE_SHARE:
+            warn(f"other processes keep {load:.1f} cores busy: these times are longer than on an idle machine")
+        clock = LoadClock()
+        with counted(f"timing {model.name}", how.rounds) as progress:
+            timings = interleave(runners, how.rounds, progress=progress)
+        during = clock.load()
+        dots = kernel_dots(fast, model) if how.kernels and fast is not None and SMELT in runners else ()
     finally:
         torch.set_num_threads(before)
-    measured = [name for name in runners if name != "eager"] if start else []
+    timed = [name for name in runners if name != "eager"] if how.start and spec else []
+    first = SMELT if SMELT in runners else next(iter(runners))
     return Outcome(
         model=model.name,
-        dtype=dtype,
+        dtype=how.dtype,
         inputs=tuple(describe_inputs(model)),
-        threads=threads,
-        load=others,
+        threads=how.threads,
+        load=load,
+        load_during=during,
         timings=timings,
-        ratios={name: timings.ratio(name, SMELT) for name in runners},
-        starts=measure_starts(spec, measured, threads, dtype),
-        work=report.flops,
-        moved=report.bytes,
-        checked=str(checked.worst),
+        ratios={name: timings.ratio(name, first) for name in runners},
+        errors=errors,
+        starts=measure_starts(spec, timed, how.threads, how.dtype),
+        work=None if report is None else report.flops,
+        moved=None if report is None else report.bytes,
+        checked=checked,
         failed=failed,
+        kernels=tuple(dots),
     )
 
 
-def verified(model: Model, threads: int) -> tuple[VerifyResult, Report]:
-    """Hold the compiled model's result against eager's.
+def verified(model: Model, how: How, fast: CompiledModule | None) -> tuple[CompiledModule, str, Report]:
+    """Hold the compiled model's result against eager's; quantised ones are held to what quantising explains later.
 
     Raises:
         VerifyError: it breaks the numeric contract.
+        PeerError: it cannot be quantised.
     """
     with busy(f"compiling {model.name} and checking its result"):
-        fast = compile(model.model, threads=threads)
-        return verify(fast, *model.args, **model.kwargs), fast.report()
+        if fast is None:
+            try:
+                fast = compiled(model, how.dtype, how.threads)
+            except NotThere as error:
+                raise PeerError(f"{SMELT} cannot run {model.name} in {how.dtype}: {error}") from error
+        if how.dtype in QUANTIZE:
+            with torch.no_grad():
+                fast(*model.args, **model.kwargs)
+            return fast, f"within {QUANTISED_TOLERANCE[how.dtype]:.0%} of the values", fast.report()
+        return fast, str(verify(fast, *model.args, **model.kwargs).worst), fast.report()
 
 
-def make_ready(names: Sequence[str], model: Model, threads: int) -> tuple[dict[str, Runner], dict[str, str]]:
-    """The runners by name, each compiled, run and checked against eager; and those that cannot be, with the reason."""
+def fast_runner(fast: CompiledModule, model: Model, how: How) -> tuple[Runner, float]:
+    """The compiled model as a runner, and its error."""
+
+    def run() -> Any:
+        with torch.no_grad():
+            return fast(*model.args, **model.kwargs)
+
+    torch.set_num_threads(how.threads)
+    return run, check(SMELT, run(), model(), how.dtype)
+
+
+def make_ready(
+    names: Sequence[str], model: Model, threads: int, dtype: str = "f32"
+) -> tuple[dict[str, Runner], dict[str, str], dict[str, float]]:
+    """The runners by name, each compiled, run and checked against eager; those that cannot be, with the reason; errors.
+
+    Whatever a peer raises ends that peer only.
+    """
     expected = model()
     runners: dict[str, Runner] = {}
     failed: dict[str, str] = {}
+    errors: dict[str, float] = {}
     for name in names:
         with busy(f"preparing {name}"):
             try:
-                runner = prepare(name, model, threads)
-                check(name, runner(), expected)
+                runner = prepare(name, model, threads, dtype)
+                errors[name] = check(name, runner(), expected, dtype)
             except PeerError as error:
                 failed[name] = str(error)
                 continue
+            except Exception as error:  # some compile, and fail, in their first run
+                failed[name] = f"{name} cannot run {model.name}: {first_line(error)}"
+                continue
         runners[name] = runner
-    return runners, failed
+    return runners, failed, errors
+
+
+def kernel_dots(fast: CompiledModule, model: Model) -> list[Dot]:
+    """Each kernel of the compiled model, measured within runs of it; none where it is several graphs."""
+    if fast.is_split:
+        return []
+    with busy("timing each kernel"), torch.no_grad():
+        return dots_of(fast.explain(model.args, dict(model.kwargs), measure=True), model.name)
 
 
 def measure_starts(spec: str, names: Sequence[str], threads: int, dtype: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from .roofs import Roofs
-from .run import Outcome
+from ...ir.cost import Roofs
+from .outcome import HEAVY, MARK, Outcome
+from .peers import SMELT
 
-COLUMNS = ("median ms", "best ms", "x smelt", "GFLOP/s", "% roof", "cold s", "warm s", "peak MB")
+COLUMNS = ("median ms", "best ms", "x smelt", "error", "Gop/s", "% roof", "cold s", "warm s", "peak MB")
 
 
 def table(outcome: Outcome, roofs: Roofs | None) -> Table:
@@ -32,9 +33,10 @@ def _cells(outcome: Outcome, name: str, roofs: Roofs | None) -> list[str]:
     return [
         f"{median * 1e3:.2f}",
         f"{best * 1e3:.2f}",
-        f"{outcome.ratios[name]:.2f}",
+        f"{MARK if outcome.loaded else ''}{outcome.ratios[name]:.2f}" if SMELT in outcome.ratios else "",
+        f"{outcome.errors[name]:.0e}" if outcome.errors.get(name) else "",
         f"{outcome.work / best / 1e9:.0f}" if outcome.work else "",
-        f"{share * 100:.0f}" if share is not None else "",
+        f"{share * 100:.0f} {outcome.bound(roofs)}" if share is not None else "",
         *(f"{starts[kind]['first']:.2f}" if kind in starts else "" for kind in ("cold", "warm")),
         f"{starts['warm']['peak_bytes'] / 1e6:.0f}" if "warm" in starts else "",
     ]
@@ -50,10 +52,13 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
     """How to read the tables."""
     first = outcomes[0]
     rounds = len(next(iter(first.timings.seconds.values())))
-    load = "at an unknown load" if first.load is None else f"others kept {first.load:.1f} cores busy"
-    lines = [f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. GFLOP/s: at best."]
+    busiest = max((x for o in outcomes for x in (o.load, o.load_during) if x is not None), default=None)
+    load = "at an unknown load" if busiest is None else f"others kept up to {busiest:.1f} cores busy"
+    lines = [f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. Gop/s: at best."]
+    if any(outcome.loaded for outcome in outcomes):
+        lines.append(f"{MARK}: others kept more than {HEAVY} cores busy: this ratio may not hold on an idle machine.")
     if roofs is not None:
-        rates = ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in roofs.operations.items())
+        rates = ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in roofs.peaks.items())
         lines.append(
             f"Roofs: {rates}, memory {roofs.bytes_per_second / 1e9:.1f} GB/s. % roof: of the nearer one, at best."
         )
@@ -61,6 +66,9 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
         lines.append(
             "cold, warm: from a model in memory to its first result, with empty caches and in a second process."
         )
-    lines += [f"{outcome.model}, checked before timing: {outcome.checked}" for outcome in outcomes]
+    lines += [f"{outcome.model}, checked before timing: {outcome.checked}" for outcome in outcomes if outcome.checked]
+    lines.append("error: of the result against eager's, relative to its values, as a root of mean squares.")
+    if any(outcome.dtype in ("int8", "int4") for outcome in outcomes):
+        lines.append("Eager and Inductor run quantised workloads in float32.")
     lines += [f"{outcome.model}: {why}" for outcome in outcomes for why in outcome.failed.values()]
     return "\n".join(lines)

@@ -58,7 +58,7 @@ def main(spec: str, peer: str, threads: str, dtype: str) -> None:
 
     model = load(spec, dtype)
     start = time.perf_counter()
-    prepare(peer, model, int(threads))()
+    prepare(peer, model, int(threads), dtype)()
     found = {"first": time.perf_counter() - start, "peak_bytes": peak_bytes()}
     print(json.dumps(found))
 

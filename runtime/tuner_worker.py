@@ -1,0 +1,225 @@
+"""A process that builds, checks and times kernels, one JSON line in and one out: what crashes or hangs there, or takes
+too much memory, costs one schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from ..codegen.schedule import Machine, Schedule
+from ..codegen.schedule_data import schedule_from_dict, schedule_to_dict
+from .target import Target
+from .tuner_task import Task
+
+START_SECONDS = 60.0  # to import PyTorch and TVM
+PATIENCE = 4  # how many times as long as its processor time a request may take on a busy machine
+MEMORY_BYTES = 8 << 30  # beside what the process takes when it starts
+KEPT_TASKS = 8
+
+Answer = dict[str, Any]
+
+
+# --- in the process ---------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # nothing that a kernel prints is taken for an answer
+    server: Server | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if server is None:
+            server = Server()
+            _limit_memory(request.get("memory", MEMORY_BYTES))
+        answers.write(json.dumps(server.answer(request)) + "\n")
+
+
+class Server:
+    """Answers requests; what was made ready for the last tasks is kept."""
+
+    def __init__(self) -> None:
+        import torch
+
+        from . import tuner_kernel
+
+        self._torch, self._kernels = torch, tuner_kernel
+        self._prepared: OrderedDict[str, Any] = OrderedDict()
+
+    def answer(self, request: Mapping[str, Any]) -> Answer:
+        """``status`` is ok, wrong (the result differs) or refused (no such kernel can be built); ``message`` is why."""
+        try:
+            prepared = self._prepare(request)
+            schedules = [None if s is None else schedule_from_dict(s) for s in request["schedules"]]
+            for schedule in schedules:
+                prepared.build(schedule)
+            if not request.get("rounds"):
+                return {"status": "ok"}
+            seconds = prepared.seconds(schedules, request["rounds"], request["turn"])
+            for schedule in schedules[1:]:
+                if schedule is not None and not request.get("keep"):
+                    prepared.forget(schedule)
+            return {"status": "ok", "seconds": seconds}
+        except self._kernels.WrongResult as error:
+            return {"status": "wrong", "message": str(error)}
+        except Exception as error:
+            return {"status": "refused", "message": f"{type(error).__name__}: {error}"}
+
+    def _prepare(self, request: Mapping[str, Any]) -> Any:
+        key = json.dumps([request["task"], request["target"]])
+        if key not in self._prepared:
+            target = target_from_dict(request["target"])
+            self._torch.set_num_threads(target.threads)
+            self._prepared[key] = self._kernels.Prepared(Task.from_dict(request["task"]), target)
+            while len(self._prepared) > KEPT_TASKS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+
+def _limit_memory(nbytes: int) -> None:
+    """Let the process ask for so much more memory than it has now, where the system can hold it to that."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with suppress(OSError, ValueError, IndexError):
+        held = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (held + nbytes, most))
+
+
+def target_to_dict(target: Target) -> dict[str, Any]:
+    """A target as data for JSON."""
+    return asdict(target)
+
+
+def target_from_dict(data: Mapping[str, Any]) -> Target:
+    """The target that :func:`target_to_dict` made data of."""
+    Target.detect(threads=data["threads"])  # makes TVM ready
+    machine = Machine(**data["machine"])
+    return Target(data["kind"], data["cpu"], tuple(data["features"]), data["threads"], machine)
+
+
+# --- who asks ---------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A worker process, started when it is first asked, and again after it died.
+
+    Args:
+        target: what kernels are compiled for.
+        seconds: of processor time for one request; more is a hang.
+        memory: bytes that the process may take beside what it starts with.
+        command: what to start.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        seconds: float = 30.0,
+        memory: int = MEMORY_BYTES,
+        command: Sequence[str] = (sys.executable, "-m", __name__),
+    ) -> None:
+        self.target, self.seconds, self.memory, self.command = target, seconds, memory, tuple(command)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def check(self, task: Task, schedule: Schedule) -> Answer:
+        """Build the kernel with a schedule, and hold its results to the oracles."""
+        return self._ask(task, [schedule])
+
+    def time(
+        self, task: Task, schedules: Sequence[Schedule], rounds: int, turn: float = 2e-3, *, keep: bool = False
+    ) -> Answer:
+        """The seconds of a call with each schedule, in rounds in each of which everyone has a turn.
+
+        With ``keep`` the kernels stay built.
+        """
+        return self._ask(task, schedules, rounds=rounds, turn=turn, keep=keep)
+
+    def _ask(self, task: Task, schedules: Sequence[Schedule], **how: Any) -> Answer:
+        """The answer; its status is ``crash`` or ``hang`` where none came."""
+        process, fresh = self._running()
+        request = {
+            "task": task.to_dict(),
+            "target": target_to_dict(self.target),
+            "schedules": [schedule_to_dict(s) for s in schedules],
+            "memory": self.memory,
+            **how,
+        }
+        line: bytes | None
+        try:
+            assert process.stdin is not None
+            process.stdin.write((json.dumps(request) + "\n").encode())
+            process.stdin.flush()
+            line = self._line(process, self.seconds + (START_SECONDS if fresh else 0.0))
+        except BrokenPipeError:
+            line = b""
+        if line is None:
+            self.close()
+            return {"status": "hang", "message": f"no answer within {self.seconds:g} seconds"}
+        if not line:
+            code = process.wait()
+            self.close()
+            return {"status": "crash", "message": f"the process ended with {code}"}
+        found: Answer = json.loads(line)
+        return found
+
+    def _running(self) -> tuple[subprocess.Popen[bytes], bool]:
+        if self._process is not None:
+            return self._process, False
+        places = os.pathsep.join(p for p in sys.path if p)
+        env = {**os.environ, "PYTHONPATH": places, "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "ignore"}
+        env.pop("OMP_NUM_THREADS", None)
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+        )
+        return self._process, True
+
+    @staticmethod
+    def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+        """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        used, end = processor_seconds(process.pid), time.monotonic() + PATIENCE * seconds
+        while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
+            ready, _, _ = select.select([stream], [], [], min(seconds, 0.5))
+            if ready:
+                return stream.readline()
+        return None
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time that a process has used; the time of day where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
