@@ -124,7 +124,9 @@ def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
         case Skeleton.MAP | Skeleton.SCATTER:
             return _map_schedule(program, machine)
         case Skeleton.ROWS:
-            return rows_schedule(program)
+            stage = program.stages[0]
+            combined = stage.combine.axes if stage.combine else ()
+            return rows_schedule(program, tuple(a for a in stage.axes if a not in combined), combined)
         case Skeleton.MATMUL:
             return _matmul_schedule(program, machine)
         case Skeleton.ATTENTION:
@@ -150,11 +152,11 @@ def _map_schedule(program: Program, machine: GpuMachine) -> GpuMapSchedule:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def rows_schedule(program: Program) -> GpuRowsSchedule:
-    """The schedule of a program of rows: whole rows where they fit, several of them where they are short."""
-    stage = program.stages[0]
-    combined = stage.combine.axes if stage.combine else ()
-    kept = tuple(a for a in stage.axes if a not in combined)
+def rows_schedule(program: Program, kept: tuple[Axis, ...], combined: tuple[Axis, ...]) -> GpuRowsSchedule:
+    """The schedule of a program of rows: whole rows where they fit, several of them where they are short.
+
+    ``kept`` are the axes that tell rows apart, ``combined`` those of their elements.
+    """
     terms = product(a.size for a in combined)
     beside = contiguous_axis(program, (*combined, *kept)) in kept
     if isinstance(terms, int) and power_of_two(terms) <= AT_ONCE:

@@ -10,6 +10,17 @@ from triton.language.extra import libdevice
 
 
 @triton.jit
+def _times(a, b):
+    return a * b
+
+
+@triton.jit
+def product_of(x, axis: tl.constexpr):
+    """The product along an axis, which stays."""
+    return tl.reduce(x, axis, _times, keep_dims=True)
+
+
+@triton.jit
 def cos(x):
     """The cosine."""
     return libdevice.cos(x)
@@ -117,3 +128,9 @@ def fmod(a, b):
 def pow(a, b):
     """a to the b."""
     return libdevice.pow(a, b)
+
+
+@triton.jit
+def dot(a, b, acc):
+    """a @ b + acc of half types, in float32."""
+    return tl.dot(a, b, acc)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 import triton.language as tl
@@ -42,3 +43,15 @@ trunc = _function(torch.trunc)
 atan2 = _function(torch.atan2)
 fmod = _function(torch.fmod)
 pow = _function(torch.pow)
+
+
+def product_of(x, axis):
+    """The product along an axis, which stays; the interpreter's own takes one element at a time."""
+    axis = getattr(axis, "value", axis)
+    data = np.prod(x.handle.data, axis=axis, keepdims=True, dtype=x.handle.data.dtype)
+    return tl.tensor(TensorHandle(data, x.handle.dtype), _type(x, data.shape))
+
+
+def dot(a, b, acc):
+    """a @ b + acc of half types; the interpreter's own takes bfloat16 for its bits."""
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")

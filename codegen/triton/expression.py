@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import sympy
 import torch
 
 from ...ir.errors import UnsupportedError
 from ...ir.types import DTYPE_NAMES
 from ..program import (
     Apply,
+    Axis,
     Checked,
     Const,
     Expr,
@@ -126,12 +128,59 @@ def _beside(args: Sequence[Value], literals: bool) -> list[str]:
 
 
 def _load(expr: Load, texts: Mapping[Expr, Value], scope: Scope) -> Value:
-    param = scope.program.param(expr.param)
-    pointer, mask = _pointer(param, expr.index, texts, NONE, scope)
+    value = _element(expr, texts, scope)
+    return Value(from_storage(value.text, scope.program.param(expr.param).type.dtype), value.dims)
+
+
+def _element(expr: Load, texts: Mapping[Expr, Value], scope: Scope) -> Value:
+    pointer, mask = _pointer(scope.program.param(expr.param), expr.index, texts, NONE, scope)
     text = pointer.text
     if mask is not None:
         text += f", mask={mask.text}" + (", other=0" if scope.fill else "")
-    return Value(from_storage(f"tl.load({text})", param.type.dtype), pointer.dims)
+    return Value(f"tl.load({text})", pointer.dims)
+
+
+def element(expr: Load, scope: Scope) -> Value:
+    """A load as it is stored, not yet in its compute type."""
+    return _element(expr, {i: value_of(i, scope) for i in expr.index if isinstance(i, Expr)}, scope)
+
+
+def free_symbols(root: Expr) -> set[sympy.Symbol]:
+    """The symbols of the index arithmetic in an expression."""
+    found: set[sympy.Symbol] = set()
+    for expr in postorder([root]):
+        match expr:
+            case Load():
+                parts = [i for i in expr.index if not isinstance(i, Expr)]
+            case Ref():
+                parts = list(expr.index)
+            case IndexValue():
+                parts = [expr.index]
+            case Guard():
+                parts = [expr.index, expr.size]
+            case Checked():
+                parts = [expr.size]
+            case _:
+                parts = []
+        found.update(*(sympy.sympify(p).free_symbols for p in parts))
+    return found
+
+
+def hoist(exprs: Sequence[Expr], axes: Sequence[Axis], scope: Scope) -> None:
+    """Write, before a loop over some axes, what does not vary along them."""
+    varying = {a.symbol for a in axes}
+    for expr in postorder(exprs, is_guard):
+        is_work = isinstance(expr, Load | Checked | Apply) and not (isinstance(expr, Apply) and _is_small(expr))
+        if is_work and not free_symbols(expr) & varying and not _reads_stage(expr):
+            value_of(expr, scope)
+
+
+def _is_small(expr: Apply) -> bool:
+    return not any(isinstance(e, Load) for e in postorder([expr]))
+
+
+def _reads_stage(expr: Expr) -> bool:
+    return any(isinstance(e, Ref) for e in postorder([expr]))
 
 
 def _pointer(

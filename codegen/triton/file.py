@@ -14,7 +14,7 @@ from ..text import print_program
 from .expression import ERROR
 from .scope import Scope, root_scope
 from .source import Source, size_name
-from .width import index_bits
+from .width import fits, index_bits
 
 HEADER = """\
 import triton
@@ -80,7 +80,9 @@ class FileWriter:
         self.bits = index_bits(self.program, self.ranges)
 
     def lend(self, param: Param) -> Param:
-        """Ask for memory while the kernel runs."""
+        """Ask for memory while the kernel runs. To be called before any function is written."""
+        if not fits(param.type.shape, self.ranges):
+            self.bits = 64
         self.scratch.append(param)
         return param
 

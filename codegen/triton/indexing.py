@@ -46,7 +46,7 @@ _Text = tuple[str, int, Dims]
 
 
 def _text(index: Affine, scope: Scope) -> _Text:
-    if is_number(index):
+    if isinstance(index, int) or index.is_Integer:
         number = int(index)
         return str(number), _ATOM if number >= 0 else _SUM, NONE
     if index.is_Symbol:
@@ -91,7 +91,7 @@ def _arithmetic(index: sympy.Expr, scope: Scope) -> _Text:
             base = atom(index.base, scope)
             return " * ".join([base.text] * int(index.exp)), _PRODUCT, base.dims
         case sympy.Mod():
-            return _remainder(*index.args, scope)
+            return _remainder(index.args[0], index.args[1], scope)
         case sympy.Max() | sympy.Min():
             name = "tl.maximum" if isinstance(index, sympy.Max) else "tl.minimum"
             first, *rest = (atom(a, scope) for a in index.args)

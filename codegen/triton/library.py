@@ -57,7 +57,7 @@ else:
     )
 
 __all__ = ["atan2", "cos", "erf", "exp", "exp2", "expm1", "fmod", "log", "log1p", "log2", "pow", "round", "rsqrt"]
-__all__ += ["sin", "sqrt", "tan", "tanh", "trunc"]
+__all__ += ["dot", "product_of", "sin", "sqrt", "tan", "tanh", "trunc"]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -172,17 +172,6 @@ def min_of(x, axis: tl.constexpr):
         nan = tl.max((x != x).to(tl.int32), axis=axis, keep_dims=True)
         return tl.where(nan != 0, float("nan"), found)
     return found
-
-
-@triton.jit
-def _times(a, b):
-    return a * b
-
-
-@triton.jit
-def product_of(x, axis: tl.constexpr):
-    """The product along an axis, which stays."""
-    return tl.reduce(x, axis, _times, keep_dims=True)
 
 
 @triton.jit

@@ -10,9 +10,13 @@ from ..gpu import GpuSchedule
 from ..program import Program, Skeleton
 from .file import FileWriter, KernelFile
 from .map import emit_map
+from .matmul import emit_matmul
+from .rows import emit_rows
 
 _EMITTERS: dict[Skeleton, Callable[[FileWriter, Any], None]] = {
     Skeleton.MAP: emit_map,
+    Skeleton.ROWS: emit_rows,
+    Skeleton.MATMUL: emit_matmul,
 }
 
 

@@ -107,6 +107,16 @@ def index_bits(program: Program, ranges: Iterable[SymbolRange]) -> int:
     return 32 if largest is not None and largest + SPARE <= NARROW_LIMIT else 64
 
 
+def fits(shape: Iterable[Dim], ranges: Iterable[SymbolRange]) -> bool:
+    """Whether every offset into dense memory of a shape fits 32 bits."""
+    found = Magnitudes((), ranges)
+    count: Dim = 1
+    for size in shape:
+        count = count * size
+    found.note(count)
+    return found.largest is not None and found.largest + SPARE <= NARROW_LIMIT
+
+
 def _nests(program: Program) -> list[tuple[Axis, ...]]:
     """The axes that kernels count together."""
     found = [(*s.axes, *(a for a in (s.combine.axes if s.combine else ()) if a not in s.axes)) for s in program.stages]
