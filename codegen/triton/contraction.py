@@ -57,7 +57,7 @@ def dot_dtype(left: Expr, right: Expr) -> torch.dtype:
 
 
 def dot(a: str, b: str, acc: str, dtype: torch.dtype, tf32: bool) -> str:
-    """``a @ b + acc`` in float32. Products of half types are exact, those of float32 too unless ``tf32`` is asked for."""
+    """``a @ b + acc`` in float32, whose operands are rounded first only where ``tf32`` is asked for."""
     if dtype.itemsize == 2:
         return f"lib.dot({a}, {b}, {acc})"
     return f'tl.dot({a}, {b}, {acc}, input_precision="{"tf32" if tf32 else "ieee"}")'

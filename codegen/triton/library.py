@@ -17,6 +17,7 @@ if INTERPRETED:
     from .emulated import (
         atan2,
         cos,
+        dot,
         erf,
         exp,
         exp2,
@@ -26,6 +27,7 @@ if INTERPRETED:
         log1p,
         log2,
         pow,
+        product_of,
         round,
         rsqrt,
         sin,
@@ -38,6 +40,7 @@ else:
     from .device import (
         atan2,
         cos,
+        dot,
         erf,
         exp,
         exp2,
@@ -47,6 +50,7 @@ else:
         log1p,
         log2,
         pow,
+        product_of,
         round,
         rsqrt,
         sin,
@@ -56,8 +60,28 @@ else:
         trunc,
     )
 
-__all__ = ["atan2", "cos", "erf", "exp", "exp2", "expm1", "fmod", "log", "log1p", "log2", "pow", "round", "rsqrt"]
-__all__ += ["dot", "product_of", "sin", "sqrt", "tan", "tanh", "trunc"]
+__all__ = [
+    "atan2",
+    "cos",
+    "dot",
+    "erf",
+    "exp",
+    "exp2",
+    "expm1",
+    "fmod",
+    "log",
+    "log1p",
+    "log2",
+    "pow",
+    "product_of",
+    "round",
+    "rsqrt",
+    "sin",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
+]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
