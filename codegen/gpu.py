@@ -103,11 +103,15 @@ class GpuAttentionSchedule:
 
 @dataclass(frozen=True)
 class GpuRecurrenceSchedule:
-    """``rows`` of the batch in one program, ``units`` of the hidden state and ``terms`` of the product at a time."""
+    """``rows`` of the batch in one program, ``units`` of the hidden state and ``terms`` of the product at a time.
+
+    Without ``dot`` products are summed one by one.
+    """
 
     rows: int = 16
     units: int = 32
     terms: int = 32
+    dot: bool = True
     warps: int = 4
 
 
@@ -132,7 +136,8 @@ def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
         case Skeleton.ATTENTION:
             return _attention_schedule(program, machine)
         case Skeleton.RECURRENCE:
-            return GpuRecurrenceSchedule()
+            wide = any(p.type.dtype == torch.float64 for p in program.params)
+            return GpuRecurrenceSchedule(4, 16, 16, dot=False) if wide else GpuRecurrenceSchedule()
 
 
 def power_of_two(count: int) -> int:

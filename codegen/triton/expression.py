@@ -208,7 +208,11 @@ def store(param: Param, index: Sequence[Index], value: Value, scope: Scope) -> N
 
 
 def _checked(expr: Checked, value: Value, scope: Scope) -> Value:
-    """An index from data; reported, and 0, where it is outside of its dim."""
+    return checked_index(expr, value, scope)[0]
+
+
+def checked_index(expr: Checked, value: Value, scope: Scope) -> tuple[Value, Value]:
+    """An index from data, 0 where it is outside of its dim, and whether it is inside; reported where it is not."""
     src, size = scope.src, atom(expr.size, scope).text
     text = value.typed if expr.value.dtype == torch.int64 else f"{value.typed}.to(tl.int64)"
     index = src.let("at", f"tl.where({text} < 0, {text} + {size}, {text})" if expr.wrap else text)
@@ -220,7 +224,8 @@ def _checked(expr: Checked, value: Value, scope: Scope) -> Value:
     else:
         src.line(f"tl.store({ERROR}, 1, mask={wrong})")
     narrow = "" if scope.bits == 64 else ".to(tl.int32)"
-    return Value(src.let("at", f"tl.where({inside}, {index}, 0){narrow}"), value.dims)
+    chosen = src.let("at", f"tl.where({inside}, {index}, 0){narrow}")
+    return Value(chosen, value.dims), Value(inside, value.dims)
 
 
 def condition(expr: Guard, scope: Scope) -> Value | None:

@@ -54,4 +54,5 @@ def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.
         arguments: list[Any] = [buffers[name] for name in launch.buffers]
         arguments += [sizes[s] for s in launch.symbols]
         function = getattr(module, launch.function)
-        function[(programs,)](*arguments, num_warps=launch.warps, num_stages=launch.stages)
+        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+        function[(programs,)](*arguments, **options)

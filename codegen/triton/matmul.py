@@ -1,7 +1,7 @@
 """The matmul skeleton: a tile of the product in each program, in an order that keeps operands in cache.
 
-A left operand that needs whole rows (a norm) is computed by a function of its own first; one that is computed element by
-element is computed where it is read.
+A left operand that needs whole rows (a norm) is computed by a function of its own first; one that is computed element
+by element is computed where it is read.
 """
 
 from __future__ import annotations

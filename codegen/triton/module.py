@@ -8,15 +8,21 @@ from typing import Any
 from ...ir.types import SymbolRange
 from ..gpu import GpuSchedule
 from ..program import Program, Skeleton
+from .attention import emit_attention
 from .file import FileWriter, KernelFile
 from .map import emit_map
 from .matmul import emit_matmul
+from .recurrence import emit_recurrence
 from .rows import emit_rows
+from .scatter import emit_scatter
 
 _EMITTERS: dict[Skeleton, Callable[[FileWriter, Any], None]] = {
     Skeleton.MAP: emit_map,
     Skeleton.ROWS: emit_rows,
     Skeleton.MATMUL: emit_matmul,
+    Skeleton.ATTENTION: emit_attention,
+    Skeleton.RECURRENCE: emit_recurrence,
+    Skeleton.SCATTER: emit_scatter,
 }
 
 
