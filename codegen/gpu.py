@@ -1,0 +1,243 @@
+"""Schedules for GPUs: how a kernel program becomes blocks of threads. A schedule never changes what is computed.
+
+``default_gpu_schedule`` chooses from what a program is and what a :class:`GpuMachine` has. Nothing here was measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..ir.types import Dim, product
+from .program import Axis, Combiner, Load, Program, Skeleton, Stage, postorder, program_roots
+
+
+@dataclass(frozen=True)
+class GpuMachine:
+    """What schedules need to know of a GPU.
+
+    Attributes:
+        capability: NVIDIA's compute capability, 90 for sm_90.
+        processors: streaming multiprocessors.
+        registers: 32-bit registers of one.
+        threads: that one can hold.
+        blocks: that one can hold.
+        shared_bytes: shared memory of one.
+        block_shared_bytes: the most of it that a block of threads may have.
+    """
+
+    capability: int = 90
+    processors: int = 132
+    registers: int = 65536
+    threads: int = 2048
+    blocks: int = 32
+    shared_bytes: int = 228 << 10
+    block_shared_bytes: int = 227 << 10
+
+
+# figures of NVIDIA's CUDA programming guide; the processors are those of A100, H200 and B200
+GPU_MACHINES = {
+    "sm_80": GpuMachine(80, 108, shared_bytes=164 << 10, block_shared_bytes=163 << 10),
+    "sm_90": GpuMachine(90, 132),
+    "sm_100": GpuMachine(100, 148),
+}
+
+
+@dataclass(frozen=True)
+class GpuMapSchedule:
+    """``block`` points in one program."""
+
+    block: int = 1024
+    warps: int = 4
+
+
+@dataclass(frozen=True)
+class GpuRowsSchedule:
+    """``rows`` rows in one program, ``columns`` of their elements at a time: all of them where ``at_once``."""
+
+    rows: int = 1
+    columns: int = 1024
+    at_once: bool = True
+    warps: int = 4
+
+
+@dataclass(frozen=True)
+class GpuMatmulSchedule:
+    """A tile of ``block_m`` rows by ``block_n`` columns in one program, ``block_k`` terms at a time.
+
+    Attributes:
+        group: rows of tiles that are computed together, so that what they read stays in cache.
+        dot: multiply tiles on tensor cores or in FMAs by ``tl.dot``; otherwise products are summed one by one, which
+            any dtype can, and which a few rows need.
+        tf32: round float32 operands to TensorFloat-32, which is less exact.
+        stages: loads in flight.
+    """
+
+    block_m: int = 64
+    block_n: int = 64
+    block_k: int = 32
+    group: int = 8
+    dot: bool = True
+    tf32: bool = False
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class GpuAttentionSchedule:
+    """``queries`` in one program, ``keys`` in a block between two updates of the softmax statistics.
+
+    Attributes:
+        few: one query in a program, by sums of products; otherwise many by ``tl.dot``.
+        splits: parts of the keys that programs of their own take, for few queries; a second kernel puts them together.
+    """
+
+    queries: int = 64
+    keys: int = 64
+    few: bool = False
+    splits: int = 1
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class GpuRecurrenceSchedule:
+    """``rows`` of the batch in one program, ``units`` of the hidden state and ``terms`` of the product at a time.
+
+    Without ``dot`` products are summed one by one.
+    """
+
+    rows: int = 16
+    units: int = 32
+    terms: int = 32
+    dot: bool = True
+    warps: int = 4
+
+
+GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentionSchedule | GpuRecurrenceSchedule
+
+AT_ONCE = 8192  # elements of a row that are held in registers
+FEW_QUERIES = 4
+FEW_ROWS = 4
+
+
+def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
+    """The schedule of a program that was not tuned."""
+    match program.skeleton:
+        case Skeleton.MAP | Skeleton.SCATTER:
+            return _map_schedule(program, machine)
+        case Skeleton.ROWS:
+            stage = program.stages[0]
+            combined = stage.combine.axes if stage.combine else ()
+            return rows_schedule(program, tuple(a for a in stage.axes if a not in combined), combined)
+        case Skeleton.MATMUL:
+            return _matmul_schedule(program, machine)
+        case Skeleton.ATTENTION:
+            return _attention_schedule(program, machine)
+        case Skeleton.RECURRENCE:
+            wide = any(p.type.dtype == torch.float64 for p in program.params)
+            return GpuRecurrenceSchedule(4, 16, 16, dot=False) if wide else GpuRecurrenceSchedule()
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least ``count``."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def _map_schedule(program: Program, machine: GpuMachine) -> GpuMapSchedule:
+    points = product(a.size for a in program.stores[0].axes) if program.stores else 1
+    block = 1024
+    # as many programs as processors where there are too few points for both
+    while isinstance(points, int) and block > 128 and -(-points // block) < machine.processors:
+        block //= 2
+    return GpuMapSchedule(block, warps=max(block // 256, 1))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def rows_schedule(program: Program, kept: tuple[Axis, ...], combined: tuple[Axis, ...]) -> GpuRowsSchedule:
+    """The schedule of a program of rows: whole rows where they fit, several of them where they are short.
+
+    ``kept`` are the axes that tell rows apart, ``combined`` those of their elements.
+    """
+    terms = product(a.size for a in combined)
+    beside = contiguous_axis(program, (*combined, *kept)) in kept
+    if isinstance(terms, int) and power_of_two(terms) <= AT_ONCE:
+        columns = power_of_two(terms)
+        rows = max(min(32 if beside else 4, 2048 // columns), 1)
+        return GpuRowsSchedule(rows, columns, True, _warps(rows * columns))
+    rows, columns = (32, 32) if beside else (1, 1024)
+    return GpuRowsSchedule(rows, columns, False, 4)
+
+
+def _warps(elements: int) -> int:
+    return min(max(power_of_two(elements) // 512, 1), 8)
+
+
+def contiguous_axis(program: Program, axes: tuple[Axis, ...]) -> Axis | None:
+    """The axis along which most loads are contiguous; of equals, the first."""
+    votes = dict.fromkeys(axes, 0)
+    for expr in postorder(program_roots(program)):
+        if isinstance(expr, Load):
+            strides = program.param(expr.param).strides
+            last = {i for i, s in zip(expr.index, strides, strict=True) if s == 1}
+            for axis in axes:
+                votes[axis] += axis.symbol in last
+    best = max(votes, key=lambda a: votes[a]) if votes else None
+    return best if best is not None and votes[best] else None
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule:
+    stage = dot_stage(program)
+    assert stage.combine is not None
+    terms = product(a.size for a in stage.combine.axes)
+    rows, columns = _rows_of(stage), stage.axes[-1].size if stage.axes else 1
+    block_k = _clamped(terms, 16, 32)
+    if not dots(stage.dtype):
+        return GpuMatmulSchedule(8, 32, 16, dot=False, stages=1)
+    if isinstance(rows, int) and rows <= FEW_ROWS:
+        return GpuMatmulSchedule(1, _clamped(columns, 1, 32), _clamped(terms, 1, 256), dot=False, stages=1)
+    block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
+    return GpuMatmulSchedule(block_m, block_n, block_k, warps=4 if block_m * block_n >= 2048 else 2)
+
+
+def dots(dtype: torch.dtype) -> bool:
+    """Whether products of this dtype are taken by ``tl.dot``."""
+    return dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def dot_stage(program: Program) -> Stage:
+    """The first stage that is a sum of products."""
+    return next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.DOT)
+
+
+def _rows_of(stage: Stage) -> Dim:
+    """How many rows a product has at the most: all its axes but the last."""
+    return product(a.size for a in stage.axes[:-1]) if stage.axes else 1
+
+
+def _clamped(size: Dim, least: int, most: int) -> int:
+    return max(min(power_of_two(size), most), least) if isinstance(size, int) else most
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def _attention_schedule(program: Program, machine: GpuMachine) -> GpuAttentionSchedule:
+    scores, weighed = program.stages[0], program.stages[-1]
+    assert scores.combine is not None
+    assert weighed.combine is not None
+    queries = scores.axes[2].size
+    head = max(_clamped(scores.combine.axes[0].size, 16, 512), _clamped(weighed.axes[-1].size, 16, 512))
+    keys = weighed.combine.axes[0].size
+    if (isinstance(queries, int) and queries <= FEW_QUERIES) or not dots(scores.dtype):
+        few_keys = max(4096 // head, 16)
+        long = not isinstance(keys, int) or keys > 4 * few_keys
+        return GpuAttentionSchedule(1, few_keys, True, 8 if long and isinstance(queries, int) else 1, stages=1)
+    block = 64 if head <= 128 else 32
+    return GpuAttentionSchedule(min(_clamped(queries, 16, 64), block), min(_clamped(keys, 16, 64), block))

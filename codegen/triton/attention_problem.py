@@ -1,0 +1,152 @@
+"""What attention is: its operands, and what both ways of computing it share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...ir.errors import UnsupportedError
+from ...ir.types import Dim, product
+from ..gpu import GpuAttentionSchedule, dot_stage
+from ..program import Axis, Combiner, Expr, Program, Stage
+from .contraction import Contraction, contraction
+from .expression import free_symbols, value_of
+from .indexing import atom, dim_text
+from .map import emit_stores
+from .scope import Scope, Value, lanes
+from .source import block_size
+from .storage import compute_type
+
+BOTH = frozenset({0, 1})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An ATTENTION program sorted out.
+
+    Attributes:
+        program: the program.
+        scores: the products of queries (left) and keys (right).
+        result: the stage of the weighted sum.
+        outer: the axes that tell heads apart; ``query`` that of queries, None where there is one.
+        key: the axis of keys.
+        inner, value: the axes of a head of queries and keys, and of values.
+    """
+
+    program: Program
+    scores: Contraction
+    result: Stage
+    outer: tuple[Axis, ...]
+    query: Axis | None
+    key: Axis
+    inner: Axis
+    value: Axis
+
+    @property
+    def queries(self) -> Dim:
+        """How many queries a head has."""
+        return 1 if self.query is None else self.query.size
+
+    @property
+    def heads(self) -> Dim:
+        """How many heads there are in all."""
+        return product(a.size for a in self.outer)
+
+    @property
+    def score(self) -> Expr:
+        """A score, of which the softmax is taken."""
+        assert self.result.combine is not None
+        assert self.result.combine.score is not None
+        return self.result.combine.score
+
+
+def attention_problem(program: Program) -> Problem:
+    """Sort out an ATTENTION program.
+
+    Raises:
+        UnsupportedError: the head size is not a number.
+    """
+    products = dot_stage(program)
+    result = next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.SOFTMAX_SUM)
+    assert result.combine is not None
+    (key,) = result.combine.axes
+    others = tuple(a for a in result.axes if a in products.axes)
+    value = next((a for a in result.axes if a not in others), Axis("value", 1))
+    c = contraction(program, products)
+    if key.symbol in free_symbols(c.left):
+        c = replace(c, left=c.right, right=c.left)
+    shared = free_symbols(c.right) | free_symbols(result.value)
+    query = others[-1] if others and others[-1].symbol not in shared else None
+    (inner,) = c.terms
+    if not (isinstance(inner.size, int) and isinstance(value.size, int)):
+        raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
+    outer = tuple(a for a in others if a is not query)
+    return Problem(program, c, result, outer, query, key, inner, value)
+
+
+class Attention:
+    """What both ways share."""
+
+    def __init__(self, problem: Problem, schedule: GpuAttentionSchedule, scope: Scope) -> None:
+        self.p, self.schedule, self.src, self.outer = problem, schedule, scope.src, scope
+        self.wide = compute_type(problem.score.dtype)
+        assert isinstance(problem.inner.size, int)
+        assert isinstance(problem.value.size, int)
+        least = 1 if schedule.few else 16
+        self.head = self.src.constant("HEAD", max(block_size(problem.inner.size), least))
+        self.width = self.src.constant("WIDTH", max(block_size(problem.value.size), least))
+        self.keys = self.src.constant("KEYS", schedule.keys)
+
+    def line(self, name: str, size: Dim, block: str, extent: int, dim: int) -> tuple[Value, str | None]:
+        """Indices along one dim of a block of two, and which of them are there."""
+        at = self.src.let(name, f"tl.arange(0, {block}){lanes(2, dim)}")
+        exact = isinstance(size, int) and size == extent
+        return Value(at, frozenset({dim})), None if exact else self.src.let(f"in_{name}", f"{at} < {size}")
+
+    def along_head(self, dim: int) -> tuple[Value, str | None]:
+        """Indices of a head of queries and keys."""
+        size = int(self.p.inner.size)
+        return self.line("d", size, self.head, max(block_size(size), 1 if self.schedule.few else 16), dim)
+
+    def along_value(self, dim: int) -> tuple[Value, str | None]:
+        """Indices of a head of values."""
+        size = int(self.p.value.size)
+        return self.line("e", size, self.width, max(block_size(size), 1 if self.schedule.few else 16), dim)
+
+    def limit(self, last: Value, scope: Scope) -> str:
+        """How many keys are read at the most, where ``last`` is the last query."""
+        combine = self.p.result.combine
+        assert combine is not None
+        size = dim_text(self.p.key.size, scope)
+        if combine.bound is None:
+            return size
+        here = scope.at({self.p.query.symbol: last}) if self.p.query is not None else scope
+        bound = atom(combine.bound, here).text
+        if combine.offset is None:
+            return self.src.let("limit", f"tl.minimum({bound}, {size})")
+        # an offset may be any number: the sum must not overflow
+        start = value_of(combine.offset, scope).typed
+        wide = self.src.let("bound", f"tl.full((), {bound}, tl.int64)" if bound.isdigit() else f"{bound}.to(tl.int64)")
+        start = self.src.let("offset", f"tl.maximum(tl.minimum({start}, {size}), -{wide})")
+        total = f"tl.minimum({wide} + {start}, {size})"
+        return self.src.let("limit", f"{total}.to({scope.index_type})")
+
+    def operand(self, expr: Expr, insides: list[str | None], scope: Scope) -> str:
+        """A block of an operand of ``tl.dot``, 0 where nothing is."""
+        value = scope.widened(value_of(expr, scope), scope.everywhere).typed
+        inside = " & ".join(i for i in insides if i is not None)
+        return f"tl.where({inside}, {value}, 0)" if inside else value
+
+    def update(self, score: str, top: str, axis: int) -> tuple[str, str]:
+        """The statistics of the softmax with a block of scores: weights, and what earlier results are scaled by."""
+        src = self.src
+        best = src.let("best", f"tl.maximum({top}, tl.max({score}, axis={axis}, keep_dims=True))")
+        shift = src.let("shift", f'tl.where({best} == float("-inf"), 0.0, {best})')
+        weights = src.let("weights", f"tl.exp({score} - {shift})")
+        scale = src.let("scale", f"tl.exp({top} - {shift})")
+        src.line(f"{top} = {best}")
+        return weights, scale
+
+    def store(self, acc: str, total: str, scope: Scope, dims: frozenset[int]) -> None:
+        """Store what follows the weighted sum, which is 0 where every score was -inf."""
+        result = self.src.let("result", f"tl.where({total} == 0, 0.0, {acc} / tl.where({total} == 0, 1.0, {total}))")
+        emit_stores(self.p.program.stores, scope.knowing({self.p.result.name: Value(result, dims)}))

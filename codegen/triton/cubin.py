@@ -1,0 +1,118 @@
+"""Kernels compiled for a GPU that need not be there, and what their machine code takes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...ir.errors import BackendError
+from ..gpu import GpuMachine
+from .expression import ERROR
+from .file import KernelFile, Launch
+from .launch import load
+from .source import size_name
+from .storage import TYPES
+
+ALLOCATION = 256  # registers that a warp is given at a time
+RESERVED = 1 << 10  # bytes of shared memory that the system keeps of each block
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a function takes.
+
+    Attributes:
+        function: its name.
+        registers: of a thread.
+        spills: bytes of a thread that do not fit its registers and lie in memory.
+        shared_bytes: of shared memory of a program.
+        warps: of a program.
+        occupancy: the share of a processor's threads that can be there at a time, by all of these.
+        bytes: of machine code, with what describes it.
+    """
+
+    function: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    warps: int
+    occupancy: float
+    bytes: int
+
+
+def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
+    """Compile every function of a kernel.
+
+    Raises:
+        BackendError: Triton is interpreting in this process, or refuses a function.
+    """
+    return [compile_function(kernel, launch, machine) for launch in kernel.launches]
+
+
+def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> Resources:
+    """Compile one function of a kernel, as :func:`compile_file`."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if triton.knobs.runtime.interpret:
+        raise BackendError(
+            "TRITON_INTERPRET is set: this process interprets Triton kernels and compiles none; unset it"
+        )
+    function = getattr(load(kernel.text), launch.function)
+    signature = signature_of(kernel, launch)
+    # torch's memory starts at multiples of 16 bytes
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=aligned)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+    try:
+        compiled: Any = triton.compile(source, target=GPUTarget("cuda", machine.capability, 32), options=options)
+    except Exception as error:  # whatever Triton, LLVM or the assembler raises
+        raise BackendError(f"Triton cannot compile {launch.function}: {error}") from error
+    code = compiled.asm["cubin"]
+    registers, spills = _used(code)
+    shared = int(compiled.metadata.shared)
+    if shared > machine.block_shared_bytes:
+        raise BackendError(f"{launch.function} needs {shared} bytes of shared memory of {machine.block_shared_bytes}")
+    occupancy = occupancy_of(registers, shared, launch.warps, machine)
+    return Resources(launch.function, registers, spills, shared, launch.warps, occupancy, len(code))
+
+
+def signature_of(kernel: KernelFile, launch: Launch) -> dict[str, str]:
+    """The types of a function's arguments, as Triton spells them."""
+    dtypes = {p.name: p.type.dtype for p in (*kernel.params, *kernel.scratch)} | {ERROR: torch.int64}
+    pointers = {name: f"*{TYPES[dtypes[name]][1]}" for name in launch.buffers}
+    return pointers | {size_name(s): f"i{kernel.bits}" for s in launch.symbols}
+
+
+def occupancy_of(registers: int, shared: int, warps: int, machine: GpuMachine) -> float:
+    """The share of a processor's threads that programs of a function can fill, at most 1."""
+    per_warp = -(-max(registers, 1) * 32 // ALLOCATION) * ALLOCATION
+    blocks = min(
+        machine.registers // (per_warp * warps),
+        machine.shared_bytes // (shared + RESERVED),
+        machine.threads // (32 * warps),
+        machine.blocks,
+    )
+    return min(blocks * warps * 32 / machine.threads, 1.0)
+
+
+def _used(code: bytes) -> tuple[int, int]:
+    """The registers and the spilled bytes of a thread, from the machine code."""
+    import subprocess
+    import tempfile
+
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return _number(text, "REG:"), _number(text, "LOCAL:") + _number(text, "STACK:")
+
+
+def _number(text: str, label: str) -> int:
+    return int(text.split(label, 1)[1].split()[0].split(":")[0])

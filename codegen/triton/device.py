@@ -1,0 +1,136 @@
+"""Elementary functions on a GPU: libdevice, on float32 and float64."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+
+@triton.jit
+def _times(a, b):
+    return a * b
+
+
+@triton.jit
+def product_of(x, axis: tl.constexpr):
+    """The product along an axis, which stays."""
+    return tl.reduce(x, axis, _times, keep_dims=True)
+
+
+@triton.jit
+def cos(x):
+    """The cosine."""
+    return libdevice.cos(x)
+
+
+@triton.jit
+def erf(x):
+    """The error function."""
+    return libdevice.erf(x)
+
+
+@triton.jit
+def exp(x):
+    """e to the x."""
+    return libdevice.exp(x)
+
+
+@triton.jit
+def exp2(x):
+    """2 to the x."""
+    return libdevice.exp2(x)
+
+
+@triton.jit
+def expm1(x):
+    """exp(x) - 1."""
+    return libdevice.expm1(x)
+
+
+@triton.jit
+def log(x):
+    """The natural logarithm."""
+    return libdevice.log(x)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x)."""
+    return libdevice.log1p(x)
+
+
+@triton.jit
+def log2(x):
+    """The logarithm to base 2."""
+    return libdevice.log2(x)
+
+
+@triton.jit
+def rsqrt(x):
+    """1 / sqrt(x)."""
+    return libdevice.rsqrt(x)
+
+
+@triton.jit
+def sin(x):
+    """The sine."""
+    return libdevice.sin(x)
+
+
+@triton.jit
+def tan(x):
+    """The tangent."""
+    return libdevice.tan(x)
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent."""
+    return libdevice.tanh(x)
+
+
+@triton.jit
+def trunc(x):
+    """Rounded toward 0."""
+    return libdevice.trunc(x)
+
+
+@triton.jit
+def round(x):
+    """Rounded to the nearest whole number, halves to even."""
+    return libdevice.rint(x)
+
+
+@triton.jit
+def sqrt(x):
+    """The square root, rounded once."""
+    if x.dtype == tl.float32:
+        return tl.sqrt_rn(x)
+    return tl.sqrt(x)
+
+
+@triton.jit
+def atan2(a, b):
+    """The angle of the point (b, a)."""
+    return libdevice.atan2(a, b)
+
+
+@triton.jit
+def fmod(a, b):
+    """The remainder with the sign of the dividend: exact."""
+    return libdevice.fmod(a, b)
+
+
+@triton.jit
+def pow(a, b):
+    """a to the b."""
+    return libdevice.pow(a, b)
+
+
+@triton.jit
+def dot(a, b, acc):
+    """a @ b + acc of half types, in float32."""
+    return tl.dot(a, b, acc)

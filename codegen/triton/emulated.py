@@ -1,0 +1,57 @@
+"""Elementary functions under Triton's interpreter, by PyTorch, on the numbers that stand for a block."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import triton.language as tl
+from triton.runtime.interpreter import TensorHandle
+
+
+def _function(function):
+    def call(*args):
+        numbers = torch.broadcast_tensors(*(torch.from_numpy(a.handle.data) for a in args))
+        data = function(*numbers).numpy()
+        return tl.tensor(TensorHandle(data, args[0].handle.dtype), _type(args[0], data.shape))
+
+    return call
+
+
+def _type(like, shape):
+    scalar = like.type.scalar
+    return tl.block_type(scalar, list(shape)) if like.type.is_block() else scalar
+
+
+cos = _function(torch.cos)
+erf = _function(torch.erf)
+exp = _function(torch.exp)
+exp2 = _function(torch.exp2)
+expm1 = _function(torch.expm1)
+log = _function(torch.log)
+log1p = _function(torch.log1p)
+log2 = _function(torch.log2)
+round = _function(torch.round)
+rsqrt = _function(torch.rsqrt)
+sin = _function(torch.sin)
+sqrt = _function(torch.sqrt)
+tan = _function(torch.tan)
+tanh = _function(torch.tanh)
+trunc = _function(torch.trunc)
+atan2 = _function(torch.atan2)
+fmod = _function(torch.fmod)
+pow = _function(torch.pow)
+
+
+def product_of(x, axis):
+    """The product along an axis, which stays; the interpreter's own takes one element at a time."""
+    axis = getattr(axis, "value", axis)
+    data = np.prod(x.handle.data, axis=axis, keepdims=True, dtype=x.handle.data.dtype)
+    return tl.tensor(TensorHandle(data, x.handle.dtype), _type(x, data.shape))
+
+
+def dot(a, b, acc):
+    """a @ b + acc of half types; the interpreter's own takes bfloat16 for its bits."""
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")

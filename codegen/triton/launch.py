@@ -1,0 +1,58 @@
+"""Runs the files of kernels on tensors: on a GPU, or, in a process with ``TRITON_INTERPRET=1``, on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import sympy
+from torch import Tensor
+
+from ...ir.types import concrete
+from .file import KernelFile
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="smelt-triton-")
+
+
+@cache
+def load(text: str) -> ModuleType:
+    """The module of a kernel's source. Triton reads functions from files, so it is one."""
+    name = f"kernel_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    path = Path(_folder().name) / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.Symbol, int]) -> None:
+    """Launch a kernel.
+
+    Args:
+        kernel: the kernel.
+        buffers: a tensor that starts where each parameter and scratch buffer does, by name; ``err`` is one int64, which
+            the kernel sets where an index is out of range.
+        sizes: the value of each size symbol.
+    """
+    module = load(kernel.text)
+    for launch in kernel.launches:
+        programs = concrete(launch.programs, sizes)
+        if not programs:
+            continue
+        arguments: list[Any] = [buffers[name] for name in launch.buffers]
+        arguments += [sizes[s] for s in launch.symbols]
+        function = getattr(module, launch.function)
+        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+        function[(programs,)](*arguments, **options)
