@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-
 import triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 
