@@ -36,6 +36,26 @@ def terms_at_once(program: Program, machine: Machine) -> int:
     return 4 if machine.has_vnni and stage.dtype == torch.int32 and _are_bytes(program, (left, right)) else 1
 
 
+def attention_terms_at_once(program: Program, machine: Machine) -> int:
+    """The same of an ATTENTION program: 2 where all three operands are bfloat16 and keys lie in pairs in memory."""
+    scores = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    out = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.SOFTMAX_SUM)
+    assert isinstance(scores.value, Apply)
+    assert scores.combine is not None
+    assert out.combine is not None
+    (key,), reduced = out.combine.axes, scores.combine.axes
+    dtypes = {x.dtype for x in (*scores.value.args, out.value)}
+    if not machine.has_bf16_dot or dtypes != {torch.bfloat16} or len(reduced) != 1:
+        return 1
+    keys = [x for x in scores.value.args if isinstance(x, Load) and _reads(x, key)]
+    bases = [group_offset(program.param(x.param), x.index, reduced[0], 2) for x in keys]
+    return 2 if len(bases) == 1 and bases[0] is not None else 1
+
+
+def _reads(load: Load, axis: Axis) -> bool:
+    return any(isinstance(i, sympy.Expr) and axis.symbol in i.free_symbols for i in load.index)
+
+
 def _reads_panels_whole(program: Program, stage: Stage) -> bool:
     """Whether a packed weight, where there is one, is multiplied as it lies in memory."""
     assert isinstance(stage.value, Apply)

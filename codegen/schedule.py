@@ -12,7 +12,7 @@ import sympy
 import torch
 
 from ..ir.types import Dim, canonical_dim, product
-from .dot import terms_at_once
+from .dot import attention_terms_at_once, terms_at_once
 from .program import Combiner, Format, Param, Program, Skeleton, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
@@ -100,6 +100,7 @@ class AttentionSchedule:
     Attributes:
         tile: keys in a register tile; divides ``queries`` and ``keys``, which are whole vectors.
         few: up to so many queries, lanes run along the head instead.
+        group: how many terms of a sum stand in a lane where queries are many, as in :class:`MatmulSchedule`.
     """
 
     queries: int = 32
@@ -107,6 +108,7 @@ class AttentionSchedule:
     vector: int = 16
     tile: int = 8
     few: int = 8
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,8 @@ def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule,
     lanes = machine.lanes(_float_dtype(program))
     tile = max(machine.registers // 4, 1)
     sizes = ((2, 64), (2, 128), (4, 64), (2, 32))
-    return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile) for c, keys in sizes)
+    group = attention_terms_at_once(program, machine)
+    return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile, group=group) for c, keys in sizes)
 
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:

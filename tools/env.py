@@ -93,6 +93,7 @@ def target_facts() -> dict[str, Any]:
         "registers": f"{machine.registers} of {machine.vector_bits} bits",
         "caches": f"L1 {machine.l1_bytes >> 10} KiB, L2 {machine.l2_bytes >> 10} KiB a core",
         "bf16 dot": "yes" if machine.has_bf16_dot else "no",
+        "int8 dot": "yes" if machine.has_vnni else "no",
     }
 
 

@@ -1,4 +1,7 @@
-"""Times products by dot instructions: ``THREADS=2 python -m tests.codegen.measure_dot [bf16 | int8] [MxKxN ...]``.
+"""Times products by dot instructions: ``python -m tests.codegen.measure_dot [bf16 | int8] [MxKxN ...]``.
+
+With ``THREADS`` in the environment, so many are used, else two; with ``TVM_BIND_THREADS=0``, which is read when TVM is
+loaded, they are not tied to cores, as PyTorch's threads would be then too.
 
 The schedules and PyTorch take turns, and the median time of each gives operations per second, beside the roof that
 multiply-adds between registers reach in the same run. Weights are packed before, as in a compilation.
@@ -21,10 +24,9 @@ from smelt.codegen.schedule import Machine, Schedule, candidates, panel_layout, 
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.packing import aligned_empty, pack_panels
 from smelt.codegen.tvm.peak import kinds, peak_rate
-from smelt.codegen.tvm.processor import host_processor
 from smelt.ir import ops
 from smelt.ir.types import symbol
-from smelt.runtime.target import machine_of
+from smelt.runtime.target import Target
 
 from .cases import region
 
@@ -39,6 +41,7 @@ SHAPES = (
     "8x768x3072",
     "17x768x3072",
 )
+PAUSE = 0.01  # seconds
 Run = Callable[[], Any]
 
 
@@ -91,24 +94,29 @@ def runs(rows: int, terms: int, columns: int, dtype: torch.dtype, machine: Machi
         sizes = torch.tensor([rows])
         name = "smelt" if not number else f"{schedule.tile_m}x{schedule.tile_n}"  # type: ignore[union-attr]
         found[name] = lambda main=main, table=table, sizes=sizes, keep=(panels, out): main(table, sizes)
-    if dtype == torch.int8:
-        right = w.T
-        found["torch"] = lambda: torch._int_mm(x, right)
-    else:
+    if dtype != torch.int8:
         found["torch"] = lambda: torch.nn.functional.linear(x, w)
+    elif rows > 16:  # fewer are refused
+        found["torch"] = lambda: torch._int_mm(x, w.T)
     return found
 
 
 def medians(timed: dict[str, Run], seconds: float) -> dict[str, float]:
-    """The median time of each, taking turns, in seconds."""
+    """The median time of each, taking turns, in seconds.
+
+    A turn begins with runs that are not timed: threads of the one before keep a core busy for a while.
+    """
     times: dict[str, list[float]] = {name: [] for name in timed}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["torch"]) < 5:
+    while time.perf_counter() < end or len(times["smelt"]) < 5:
         for name, run in timed.items():
-            run()
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            ready = time.perf_counter() + PAUSE
+            while time.perf_counter() < ready:
+                run()
+            for _ in range(3):
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
     return {name: statistics.median(ts) for name, ts in times.items()}
 
 
@@ -116,22 +124,24 @@ def main(arguments: Sequence[str]) -> None:
     """Print one line for each shape."""
     wanted = [a for a in arguments if a in ("bf16", "int8")] or ["bf16", "int8"]
     shapes = [a for a in arguments if a not in wanted] or list(SHAPES)
-    processor, threads = host_processor(), int(os.environ.get("THREADS", "2"))
-    machine = machine_of(processor.features, "x86_64", threads)
+    threads = int(os.environ.get("THREADS", "2"))
+    if os.environ.get("TVM_BIND_THREADS") != "0":
+        raise SystemExit("set TVM_BIND_THREADS=0, and TVM_NUM_THREADS to the number of cores")
+    target = Target.detect("cpu", threads)
+    machine = target.machine
     torch.set_num_threads(threads)
     module.set_threads(threads)
-    roofs = {k.name: peak_rate(k, threads, processor.name) / 1e9 for k in kinds(machine, processor.features)}
+    roofs = {k.name: peak_rate(k, threads, target.cpu) / 1e9 for k in kinds(machine, target.features)}
     for kind in wanted:
         dtype, roof = (torch.bfloat16, roofs["bfloat16"]) if kind == "bf16" else (torch.int8, roofs["int8"])
         print(f"{kind}: roof {roof:.0f} Gop/s")
         for shape in shapes:
             rows, terms, columns = map(int, shape.split("x"))
-            if kind == "int8" and rows <= 16:
-                continue  # torch._int_mm takes more than 16 rows
             found = medians(runs(rows, terms, columns, dtype, machine), 0.7)
             rates = {name: 2e-9 * rows * terms * columns / t for name, t in found.items()}
-            line = "  ".join(f"{name} {rate:6.0f}" for name, rate in rates.items())
-            print(f"{shape:14} {1e6 * found['smelt']:8.1f} us {100 * rates['smelt'] / roof:5.1f} %  {line}", flush=True)
+            speed = 1e-9 * terms * columns * dtype.itemsize / found["smelt"]
+            first = f"{shape:14} {1e6 * found['smelt']:8.1f} us {100 * rates['smelt'] / roof:5.1f} % {speed:6.1f} GB/s"
+            print(first, *(f"{name} {rate:6.0f}" for name, rate in rates.items()), sep="  ", flush=True)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,12 @@ def test_registers(features: tuple[str, ...], architecture: str, bits: int, regi
     machine = machine_of(features, architecture, 4)
     assert (machine.vector_bits, machine.registers, machine.has_bf16_dot) == (bits, registers, bf16)
     assert machine.threads == 4
+    assert not machine.has_vnni
+
+
+def test_dot_instruction_of_bytes() -> None:
+    assert machine_of((*AVX512, "avx512vnni"), "x86_64", 2).has_vnni
+    assert not machine_of(("avx2", "fma", "avxvnni"), "x86_64", 2).has_vnni  # kernels are written for whole vectors
 
 
 def write_cache(folder: Path, number: int, level: str, kind: str, size: str) -> None:
