@@ -17,7 +17,8 @@ from .nest import LINE
 from .source import Source
 
 ONE_ROW_TERMS = 16  # terms of one row in a step of the loop: whole cache lines of any panel
-AHEAD = 4096  # bytes: how far before they are read weights of one row are asked for
+FEW_TERMS = 4  # the same of more rows
+AHEAD = 4096  # bytes: how far before they are read weights are asked for
 
 
 class QuantizedMatmul(Matmul):
@@ -40,12 +41,12 @@ class QuantizedMatmul(Matmul):
             self.row_bases(rows)
         self.let("group", "T.int64(0)" if self.weight.group is None else f"{self['start']} // {self.weight.group}")
         self.fill(acc, sums * rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
-        step = ONE_ROW_TERMS if rows == 1 else self.weight.word
+        step = ONE_ROW_TERMS if rows == 1 else max(self.weight.word, FEW_TERMS)
         with self.loop("k", f"{self['terms']} // {step}") as k:
-            if rows == 1:
-                self._prefetch(f"({self['start']} + {k} * {step})", step)
-            for i in range(step):
-                self._add(rows, acc, f"({k} * {step})", i, sums)
+            self._prefetch(f"({self['start']} + {k} * {step})", step)
+            some = max(self.weight.word, sums)
+            with self.loop("word", step // some) as word:
+                self._add_word(rows, acc, f"({k} * {step} + {word} * {some})", some, sums)
         self._rest(rows, acc, step, sums)
         with self.loop("r", rows, "T.unroll") as r, self.vectors(s.tile_n // s.vector) as e:
             total = " + ".join(f"{acc}[{n * rows * s.tile_n} + {r} * {s.tile_n} + {e}]" for n in range(sums))
@@ -54,6 +55,15 @@ class QuantizedMatmul(Matmul):
             to = f"{self['part']}[{part} + {r} * {s.tile_n} + {e}]"
             self.line(f"{to} = {to} + {total}")
 
+    def _add_word(self, rows: int, acc: str, base: str, some: int, sums: int) -> None:
+        """Add the terms of a word, written out for the tiles that most work is done in: others compile faster so."""
+        if rows not in (1, self.schedule.tile_m) and self.in_bits:
+            with self.loop("place", some) as place:
+                self._add(rows, acc, base, place, sums)
+            return
+        for i in range(some):
+            self._add(rows, acc, base, i, sums)
+
     def _rest(self, rows: int, acc: str, step: int, sums: int) -> None:
         """The terms that are no whole step: words of them, then those of the last word."""
         terms, word = self["terms"], self.weight.word
@@ -61,36 +71,44 @@ class QuantizedMatmul(Matmul):
         left = int(self.terms) % step if known else step - 1
         if left >= word and step > word:
             with self.loop("k", f"{terms} % {step} // {word}") as k:
-                for i in range(word):
-                    self._add(rows, acc, f"({terms} // {step} * {step} + {k} * {word})", i, sums)
+                self._add_word(rows, acc, f"({terms} // {step} * {step} + {k} * {word})", word, sums)
         if left % word:
             with self.src.block(f"if {terms} % {word} > 0"):
                 for i in range(left % word):
                     self._add(rows, acc, f"({terms} // {word} * {word})", i, sums)
 
     def _prefetch(self, term: str, count: int) -> None:
-        """Ask for what is read a little later: few instructions wait at a time, which reach less far than memory."""
+        """Ask for what is read a little later.
+
+        So little is read in so many instructions that those which wait in the processor reach less far than memory is
+        away, and its own prefetching was measured not to: without this, products of few rows take twice as long.
+        """
         s, q = self.schedule, self.weight.q
         size = self.program.param(q.param).type.dtype.itemsize
         first = f"({self['panel']} * {self._rows_of(q)} + {term} // {self.weight.word}) * {s.tile_n}"
         for line in range(0, count // self.weight.word * s.tile_n * size, LINE):
             self.line(f"helpers.prefetch({q.param}[{first} + {(AHEAD + line) // size}])")
 
-    def _add(self, rows: int, acc: str, base: str, i: int, sums: int) -> None:
-        """Add term ``base + i`` of the block to all sums; ``base`` is the first of a word."""
+    def _add(self, rows: int, acc: str, base: str, i: int | str, sums: int) -> None:
+        """Add term ``base + i`` of the block to all sums; ``base`` is the first of a word, or an even one."""
         s, word = self.schedule, self.weight.word
-        row = f"(({self['start']} + {base}) // {word} + {i // word})"
-        first = i % sums * rows * s.tile_n
+        row = f"({self['start']} + {base} + {i})" if word == 1 else f"(({self['start']} + {base}) // {word})"
+        first = i % sums * rows * s.tile_n if isinstance(i, int) else 0
         with self.loop("r", rows, "T.unroll") as r, self.vectors(s.tile_n // s.vector) as e:
             to = f"{acc}[{first} + {r} * {s.tile_n} + {e}]"
-            self.line(f"{to} = {to} + {self.left_text(r, f'({base} + {i})')} * {self._number(row, i % word, e)}")
+            self.line(f"{to} = {to} + {self.left_text(r, f'({base} + {i})')} * {self._number(row, i, e)}")
 
     # --- elements -----------------------------------------------------------------------------------------------------
 
-    def _number(self, row: str, place: int, e: str) -> str:
+    @property
+    def in_bits(self) -> bool:
+        """Whether numbers are made of the bits of words, without zeros."""
+        return self.weight.word > 1 and self.weight.zero is None and self.acc == "float32"
+
+    def _number(self, row: str, place: int | str, e: str) -> str:
         """The number at a row and column of the panel, its group's scale left out."""
         weight = self.weight
-        if weight.word > 1 and weight.zero is None and self.acc == "float32":
+        if self.in_bits or isinstance(place, str):
             return f"helpers.from_four_bits({self._element(weight.q, row, e)}, {place})"
         texts: dict[str, str] = {}
 

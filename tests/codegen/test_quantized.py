@@ -63,14 +63,15 @@ def int8(terms: int, columns: int, *, packed: bool = True, rows: tuple[object, .
 
 def _cases() -> dict[str, Case]:
     found = {}
-    for bits in (8, 4):
-        for zeros in (False, True):
-            kind = f"{bits} bits{' zeros' if zeros else ''}"
-            for terms, columns in [(1, 1), (64, 48), (65, 50), (600, 17)]:
-                found[f"{kind} {terms}x{columns}"] = few_bits(terms, columns, bits, zeros=zeros)
-            for terms, columns, group in [(64, 48, 32), (100, 50, 32), (257, 17, 128), (33, 1, 32)]:
-                found[f"{kind} {terms}x{columns} by {group}"] = few_bits(terms, columns, bits, group, zeros=zeros)
-            found[f"{kind} not packed"] = few_bits(70, 33, bits, 32, zeros=zeros, packed=False)
+    for bits, zeros in ((8, False), (8, True), (4, False), (4, True)):
+        kind = f"{bits} bits{' zeros' if zeros else ''}"
+        found[f"{kind} 65x50"] = few_bits(65, 50, bits, zeros=zeros)
+        found[f"{kind} 100x50 by 32"] = few_bits(100, 50, bits, 32, zeros=zeros)
+    found["one number"] = few_bits(1, 1, 4)
+    found["many terms"] = few_bits(600, 17, 8)
+    found["one column"] = few_bits(257, 1, 4, 128)
+    found["even"] = few_bits(64, 48, 4, 32)
+    found["not packed"] = few_bits(70, 33, 4, 32, zeros=True, packed=False)
     two = [{"b": b, "m": m} for b, m in ((0, 3), (1, 1), (3, 17))]
     found["no bias"] = few_bits(100, 50, 4, 32, bias=False)
     found["two row axes"] = few_bits(100, 50, 4, 32, rows=(B, M), sizes=two)
@@ -78,7 +79,7 @@ def _cases() -> dict[str, Case]:
     found["no rows"] = few_bits(100, 50, 4, 32, rows=(), sizes=[{}])
     found["norm"] = few_bits(100, 50, 4, 32, norm=True)
     found["norm 8"] = few_bits(100, 50, 8, norm=True)
-    for terms, columns in [(1, 1), (64, 48), (65, 50), (600, 17)]:
+    for terms, columns in [(1, 1), (65, 50), (600, 48)]:
         found[f"int8 {terms}x{columns}"] = int8(terms, columns)
     found["int8 not packed"] = int8(65, 50, packed=False)
     return found
@@ -113,7 +114,7 @@ def test_a_weight_is_read_in_few_bits(kernels: dict[str, Kernel]) -> None:
 
 
 def test_infinities_and_nan_reach_their_rows(kernels: dict[str, Kernel]) -> None:
-    kernel = kernels["8 bits 64x48"]
+    kernel = kernels["8 bits 65x50"]
     x, *rest = tensors_of(kernel.case, {"m": 3})
     x[1, 5], x[2, 6] = float("inf"), float("nan")
     (y,) = kernel.run([x, *rest], {"m": 3})
@@ -123,10 +124,10 @@ def test_infinities_and_nan_reach_their_rows(kernels: dict[str, Kernel]) -> None
     torch.testing.assert_close(y[0], eager[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["4 bits 100x50 by 32", "8 bits 65x50", "int8 65x50"])
+@pytest.mark.parametrize("name", ["4 bits 100x50 by 32", "8 bits 65x50"])
 def test_every_schedule(name: str) -> None:
     case = _cases()[name]
-    schedules = candidates(case.program(), Machine())
+    schedules = candidates(case.program(), Machine())[1:]  # the first is what all others are tried with
     built = build({str(s): replace(case, schedule=s) for s in schedules})
     for kernel in built.values():
         for m in (1, 5, 33):
