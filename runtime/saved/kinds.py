@@ -191,6 +191,7 @@ OTHERS: tuple[tuple[Any, Callable[[Any, Any, str], str | None]], ...] = (
     (_OPERATORS, _operator),
     (_NAMESPACES, _name),
     ((types.MappingProxyType,), lambda state, value, where: f"mapping {state.pairs(value.items(), where)}"),
+    (types.SimpleNamespace, lambda state, value, where: f"{state.kind(value, where)} {state.attributes(value, where)}"),
     (dict, _mapping),
     ((set, frozenset), _set),
     ((list, tuple, collections.deque), _sequence),

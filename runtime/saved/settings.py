@@ -93,4 +93,10 @@ def _pytorch() -> Iterator[str]:
     for name in _CONFIGS:
         module: Any = sys.modules.get(name)
         if module is not None:
-            yield from (f"{name} {line}" for line in str(module.codegen_config()).splitlines())
+            # what tracing sets for a while stays entered, with the value that it has by default
+            for option, entry in sorted(module._config.items()):
+                if module._is_default(option) or entry.alias is not None:
+                    continue
+                value = getattr(module, option)
+                if value != entry.default:
+                    yield f"{name} {option} {value!r}"
