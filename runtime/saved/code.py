@@ -37,7 +37,9 @@ def _facts(code: CodeType) -> tuple[str, frozenset[str], frozenset[str]]:
 
 
 def _read(code: CodeType) -> tuple[str, frozenset[str], frozenset[str]]:
-    hashed, names, words = hashlib.sha256(), set(), set()
+    hashed = hashlib.sha256()
+    names: set[str] = set()
+    words: set[str] = set()
     for one in _nested(code):
         head = (one.co_argcount, one.co_posonlyargcount, one.co_kwonlyargcount, one.co_flags, one.co_name)
         used = (one.co_names, one.co_varnames, one.co_freevars, one.co_cellvars)

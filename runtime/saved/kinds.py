@@ -80,7 +80,7 @@ def _mapping(state: State, value: Any, where: str) -> str:
 
 
 def _sequence(state: State, value: Any, where: str) -> str:
-    items = [*type(value).__mro__[-2].__iter__(value)] if isinstance(value, collections.deque) else [*value]
+    items = [*value]
     extra = state.attributes(value, where) if hasattr(value, "__dict__") else ""
     return f"{state.kind(value, where)} {state.sequence(items, where)} {extra}"
 
@@ -142,7 +142,7 @@ def _context(state: State, value: Any, where: str) -> str:
 
 def _operator(state: State, value: Any, where: str) -> str:
     if isinstance(value, torch._ops.HigherOrderOperator):
-        return f"operator {value.name()}"
+        return f"operator {value._name}"
     name = str(getattr(value, "_qualified_op_name", value))
     if not name.startswith(("aten", "prims", "quantized")):
         raise Unsure(f"{where} is the operator {name}, whose code cannot be told")
@@ -169,6 +169,7 @@ _GENERIC = (types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpe
 _TYPING = tuple({type(typing.Any), type(typing.Optional[int]), type(typing.List[int]), type(typing.Union)})  # noqa: UP006, UP045
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops.HigherOrderOperator)
 _NAMESPACES = (type(torch.ops), type(torch.ops.aten))
+_FIELD: Any = type(vars(collections.namedtuple("_One", "x"))["x"])  # a field of a named tuple
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 # In this order: the first that an object is one of describes it.
@@ -203,7 +204,7 @@ OTHERS: tuple[tuple[Any, Callable[[Any, Any, str], str | None]], ...] = (
     (logging.Logger, _logger),
     (logging.Handler, _name),
     (contextlib._GeneratorContextManager, _context),
-    (type(collections.namedtuple("One", "x").x), _name),  # type: ignore[misc]
+    (_FIELD, _name),
     (weakref.ref, _reference),
     (pathlib.PurePath, _text),
     ((inspect.Signature, inspect.Parameter), _text),

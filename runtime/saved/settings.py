@@ -61,9 +61,8 @@ def _options(options: Options) -> Iterator[str]:
     registry = sys.modules.get(f"{__package__.split('.')[0]}.rewrites.registry")
     if registry is not None and registry.has_added():
         raise Unsure("rules were registered by the user")
-    dynamic = options.dynamic
-    if not isinstance(dynamic, bool):
-        dynamic = {name: dict(axes) for name, axes in dynamic.items()}  # type: ignore[assignment]
+    asked = options.dynamic
+    dynamic = asked if isinstance(asked, bool) else {name: dict(axes) for name, axes in asked.items()}
     yield f"target {options.target!r}"
     yield f"dynamic {dynamic!r}"
     yield f"fallback {options.fallback}"
