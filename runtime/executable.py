@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from .plan import Buffer, Place, Plan, TorchStep
 from .tensors import ALIGNMENT, is_dense
 
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
+PACKERS = 2  # threads that pack weights: more gain nothing, since memory limits them
 MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
 Sizes = Mapping[sympy.Symbol, int]
 Shapes = Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -104,7 +106,9 @@ class Executable:
                 (values[name],) = evaluate([node], values)
             self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
             self.weight_errors = None
-            self._packed = {b.position: self._pack(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
+            buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
+            with ThreadPoolExecutor(PACKERS) as pool:  # copies hold no lock of Python's
+                self._packed = dict(zip((b.position for b in buffers), pool.map(self._pack, buffers), strict=True))
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
 

@@ -54,12 +54,27 @@ def pack_panels(matrix: torch.Tensor, layout: PanelLayout) -> torch.Tensor:
 
 def _fill(panels: torch.Tensor, matrix: torch.Tensor) -> None:
     """A matrix [rows, group, N] as [ceil(N / tile), rows, tile, group], padded with zeros."""
-    (rows, group, n), tile = matrix.shape, panels.shape[2]
-    full, rest = divmod(n, tile)
-    panels[:full] = matrix[:, :, : full * tile].reshape(rows, group, full, tile).permute(2, 0, 3, 1)
-    if rest:
-        panels[full, :, :rest] = matrix[:, :, full * tile :].permute(0, 2, 1)
-        panels[full, :, rest:] = 0
+    columns, tile = matrix.permute(2, 0, 1), panels.shape[2]  # [N, rows, group]
+    if _are_words(columns):
+        columns, panels = columns.view(torch.int32), panels.view(torch.int32)
+    (n, rows, group), whole = columns.shape, columns.shape[0] // tile
+    if group == 1 and columns.stride(1) == 1 and rows > 1:
+        # a transposed matrix: PyTorch copies it in blocks where it is two-dimensional, in less than half the time
+        for number in range(whole):
+            panels[number, :, :, 0] = columns[number * tile : (number + 1) * tile, :, 0].t()
+    else:
+        panels[:whole] = columns[: whole * tile].reshape(whole, tile, rows, group).permute(0, 2, 1, 3)
+    if n % tile:
+        panels[whole, :, : n % tile] = columns[whole * tile :].permute(1, 0, 2)
+        panels[whole, :, n % tile :] = 0
+
+
+def _are_words(columns: torch.Tensor) -> bool:
+    """Whether groups [N, rows, group] are four bytes each, one after the other, in whole words of memory."""
+    group = columns.shape[2]
+    first, second, last = columns.stride()
+    places = (first, second, columns.storage_offset())
+    return group * columns.element_size() == 4 and group > 1 and last == 1 and all(x % group == 0 for x in places)
 
 
 def unpack_panels(panels: torch.Tensor, k: int, n: int, layout: PanelLayout) -> torch.Tensor:

@@ -142,7 +142,7 @@ def _context(state: State, value: Any, where: str) -> str:
 
 def _operator(state: State, value: Any, where: str) -> str:
     if isinstance(value, torch._ops.HigherOrderOperator):
-        return f"operator {value.name()}"  # type: ignore[no-untyped-call]
+        return f"operator {value._name}"
     name = str(getattr(value, "_qualified_op_name", value))
     if not name.startswith(("aten", "prims", "quantized")):
         raise Unsure(f"{where} is the operator {name}, whose code cannot be told")
@@ -169,9 +169,8 @@ _GENERIC = (types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpe
 _TYPING = tuple({type(typing.Any), type(typing.Optional[int]), type(typing.List[int]), type(typing.Union)})  # noqa: UP006, UP045
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops.HigherOrderOperator)
 _NAMESPACES = (type(torch.ops), type(torch.ops.aten))
+_FIELD: Any = type(vars(collections.namedtuple("_One", "x"))["x"])  # a field of a named tuple
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-_One: Any = collections.namedtuple("_One", "x")
 
 # In this order: the first that an object is one of describes it.
 OTHERS: tuple[tuple[Any, Callable[[Any, Any, str], str | None]], ...] = (
@@ -193,6 +192,7 @@ OTHERS: tuple[tuple[Any, Callable[[Any, Any, str], str | None]], ...] = (
     (_OPERATORS, _operator),
     (_NAMESPACES, _name),
     ((types.MappingProxyType,), lambda state, value, where: f"mapping {state.pairs(value.items(), where)}"),
+    (types.SimpleNamespace, lambda state, value, where: f"{state.kind(value, where)} {state.attributes(value, where)}"),
     (dict, _mapping),
     ((set, frozenset), _set),
     ((list, tuple, collections.deque), _sequence),
@@ -204,7 +204,7 @@ OTHERS: tuple[tuple[Any, Callable[[Any, Any, str], str | None]], ...] = (
     (logging.Logger, _logger),
     (logging.Handler, _name),
     (contextlib._GeneratorContextManager, _context),
-    (type(_One.x), _name),
+    (_FIELD, _name),
     (weakref.ref, _reference),
     (pathlib.PurePath, _text),
     ((inspect.Signature, inspect.Parameter), _text),

@@ -64,9 +64,8 @@ def _options(options: Options) -> Iterator[str]:
     registry = sys.modules.get(f"{__package__.split('.')[0]}.rewrites.registry")
     if registry is not None and registry.has_added():
         raise Unsure("rules were registered by the user")
-    dynamic = options.dynamic
-    if not isinstance(dynamic, bool):
-        dynamic = {name: dict(axes) for name, axes in dynamic.items()}
+    asked = options.dynamic
+    dynamic = asked if isinstance(asked, bool) else {name: dict(axes) for name, axes in asked.items()}
     yield f"target {options.target!r}"
     yield f"dynamic {dynamic!r}"
     yield f"fallback {options.fallback}"
@@ -98,4 +97,10 @@ def _pytorch() -> Iterator[str]:
     for name in _CONFIGS:
         module: Any = sys.modules.get(name)
         if module is not None:
-            yield from (f"{name} {line}" for line in str(module.codegen_config()).splitlines())
+            # what tracing sets for a while stays entered, with the value that it has by default
+            for option, entry in sorted(module._config.items()):
+                if module._is_default(option) or entry.alias is not None:
+                    continue
+                value = getattr(module, option)
+                if value != entry.default:
+                    yield f"{name} {option} {value!r}"

@@ -27,6 +27,7 @@ from .code import digest_of, names_of, words_of
 from .kinds import OTHERS, PLAIN, Unsure, class_name, plain_text
 from .trust import PARTS, is_known
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes that a class statement made, and some of C
 _CONSTRUCTORS = frozenset({"__init__", "__new__", "__post_init__"})
 _ABOUT = frozenset(
     {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__abstractmethods__"}
@@ -88,10 +89,10 @@ class State:
     # --- the walk -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        # whoever patches PyTorch patches these
-        self._hold_class(Tensor, False)
-        for base in Tensor.__mro__[1:-1]:
-            self._hold_class(base, False)
+        # whoever patches PyTorch patches these; code does not name the methods of operators
+        for cls in Tensor.__mro__[:-1]:
+            self._hold_class(cls, False)
+            self._classes[cls].wanted |= {name for name in cls.__dict__ if name.startswith("__")}
         while True:
             while self._waiting:
                 number, obj, where = self._waiting.popleft()
@@ -172,9 +173,7 @@ class State:
         cls = type(obj)
         if cls is object:
             return "a mark"
-        native = next(base for base in cls.__mro__ if not base.__flags__ & (1 << 9))  # not made by a class statement
-        slots = any("__slots__" in base.__dict__ for base in cls.__mro__)
-        if native is not object or not (slots or hasattr(obj, "__dict__")):
+        if not _is_of_python(cls):
             raise Unsure(f"{where} is a {class_name(cls)}, of which it cannot be told what it holds")
         return f"object {self.kind(obj, where)} {self.attributes(obj, where)}"
 
@@ -201,7 +200,7 @@ class State:
         holder = self._classes.get(cls)
         if holder is None:
             number = len(self._holders)
-            known = is_known(cls.__module__) or not cls.__flags__ & (1 << 9)
+            known = is_known(cls.__module__) or not cls.__flags__ & _HEAP_TYPE
             wanted = {name for name in cls.__dict__ if name.startswith("__") and name.endswith("__")} - _CONSTRUCTORS
             holder = _Holder(-number - 1, cls.__dict__, known, class_name(cls), set() if known else wanted)
             self._classes[cls] = holder
@@ -212,7 +211,7 @@ class State:
     def _class(self, cls: type, where: str) -> str:
         """A class that some code can call: of one that only objects are of, the constructor does not count."""
         if is_known(cls.__module__):
-            if class_name(cls) == "torch.Tensor" or not cls.__flags__ & (1 << 9):
+            if class_name(cls) == "torch.Tensor" or not cls.__flags__ & _HEAP_TYPE:
                 return f"class {class_name(cls)}"
             self._hold_class(cls, False)
             return f"class {class_name(cls)} {self._classes[cls].number}"
@@ -288,6 +287,18 @@ class State:
         for name in sorted(os.environ):
             if (name in self._words and name != "_") or name.startswith(begins):
                 yield f"environment {name}={os.environ[name]}"
+
+
+def _is_of_python(cls: type) -> bool:
+    """Whether all that objects of a class hold are attributes: no class that it is made from is written in C."""
+    has_attributes = False
+    for base in reversed(cls.__mro__[:-1]):
+        if not base.__flags__ & _HEAP_TYPE:
+            return False
+        if not has_attributes and "__dict__" not in base.__dict__ and "__slots__" not in base.__dict__:
+            return False
+        has_attributes = has_attributes or "__dict__" in base.__dict__
+    return True
 
 
 def _all(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> Iterator[Tensor]:
