@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -116,6 +116,13 @@ class GpuRecurrenceSchedule:
 
 
 GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentionSchedule | GpuRecurrenceSchedule
+
+
+def gpu_schedule_text(schedule: GpuSchedule) -> str:
+    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``."""
+    kind = type(schedule).__name__.removeprefix("Gpu").removesuffix("Schedule").lower()
+    return f"gpu_{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
+
 
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
