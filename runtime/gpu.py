@@ -6,6 +6,7 @@ Neither TVM nor a GPU is needed here. What a kernel cannot be made of is listed,
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
@@ -88,11 +89,15 @@ class GpuModel:
         graph: the final graph.
         kernels: in the order of their first call, each with how often a run calls it.
         torch: what PyTorch runs, by operator name, and why.
+        kernel_of: the kernel of each fused node that has one.
+        derived: weights that are computed from others, by name.
     """
 
     graph: Graph
     kernels: tuple[tuple[GpuKernel, int], ...]
     torch: tuple[tuple[str, str], ...]
+    kernel_of: Mapping[Node, GpuKernel]
+    derived: Mapping[str, Node]
 
 
 def gpu_model(capture: Capture, machine: GpuMachine) -> GpuModel:
@@ -105,6 +110,7 @@ def gpu_model(capture: Capture, machine: GpuMachine) -> GpuModel:
     final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
     calls: Counter[str] = Counter()
     found: dict[str, GpuKernel] = {}
+    kernel_of: dict[Node, GpuKernel] = {}
     left: list[tuple[str, str]] = []
     for node in final.nodes:
         if node.is_a(ops.fused):
@@ -113,6 +119,8 @@ def gpu_model(capture: Capture, machine: GpuMachine) -> GpuModel:
                 left.append((region_of(node).outputs[0].op.name, table.why(node)))
             else:
                 found.setdefault(kernel.name, kernel)
+                kernel_of[node] = kernel
                 calls[kernel.name] += 1
     left += [(f.op, f.reason) for f in capture.fallbacks]
-    return GpuModel(final, tuple((k, calls[k.name]) for k in found.values()), tuple(dict.fromkeys(left)))
+    kernels = tuple((k, calls[k.name]) for k in found.values())
+    return GpuModel(final, kernels, tuple(dict.fromkeys(left)), kernel_of, context.derived)
