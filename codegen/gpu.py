@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -117,6 +117,13 @@ class GpuRecurrenceSchedule:
 
 GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentionSchedule | GpuRecurrenceSchedule
 
+
+def gpu_schedule_text(schedule: GpuSchedule) -> str:
+    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``."""
+    kind = type(schedule).__name__.removeprefix("Gpu").removesuffix("Schedule").lower()
+    return f"gpu_{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
+
+
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
@@ -203,7 +210,14 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     if isinstance(rows, int) and rows <= FEW_ROWS:
         return GpuMatmulSchedule(1, _clamped(columns, 1, 32), _clamped(terms, 1, 256), dot=False, stages=1)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
-    return GpuMatmulSchedule(block_m, block_n, block_k, warps=4 if block_m * block_n >= 2048 else 2)
+    half = all(p.type.dtype.itemsize == 2 for p in program.inputs if p.type.dtype.is_floating_point)
+    return GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
+
+
+def _matmul_warps(elements: int, half: bool) -> int:
+    """Warps that hold a tile in registers: those of FMAs need more than those of tensor cores."""
+    warps = 4 if elements >= 2048 else 2
+    return warps if half or elements < 4096 else 8
 
 
 def dots(dtype: torch.dtype) -> bool:
@@ -239,5 +253,12 @@ def _attention_schedule(program: Program, machine: GpuMachine) -> GpuAttentionSc
         few_keys = max(4096 // head, 16)
         long = not isinstance(keys, int) or keys > 4 * few_keys
         return GpuAttentionSchedule(1, few_keys, True, 8 if long and isinstance(queries, int) else 1, stages=1)
-    block = 64 if head <= 128 else 32
-    return GpuAttentionSchedule(min(_clamped(queries, 16, 64), block), min(_clamped(keys, 16, 64), block))
+    most = _attention_blocks(head, program)
+    return GpuAttentionSchedule(_clamped(queries, 16, most[0]), _clamped(keys, 16, most[1]))
+
+
+def _attention_blocks(head: int, program: Program) -> tuple[int, int]:
+    """Queries and keys of a block, as many as registers hold without spills (`smelt compile-check`)."""
+    if all(p.type.dtype.itemsize != 2 for p in program.inputs):
+        return (32, 32) if head <= 64 else (32, 16) if head <= 128 else (16, 16)
+    return (64, 64) if head <= 128 else (32, 32)

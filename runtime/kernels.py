@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..codegen.lower import Operand, lower, strides_of
 from ..codegen.program import Param, Program, can_fail
@@ -108,7 +109,7 @@ class KernelTable:
         program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node), in_place)
         chosen = self.schedules(program) if self.schedules is not None else None
         schedule = chosen or default_schedule(program, self.machine)
-        name = f"k{len(self.kernels)}_{_label(region)}"
+        name = f"k{len(self.kernels)}_{label_of(region)}"
         return Kernel(name, region, program, schedule, from_tvm(name, program, schedule), in_place)
 
 
@@ -142,7 +143,14 @@ def strides_of_value(value: Node) -> Shape:
     return contiguous_strides(value.shape)
 
 
-def legalise(graph: Graph, table: KernelTable) -> Graph:
+class Maker(Protocol):
+    """What makes kernels of fused nodes."""
+
+    def kernel_for(self, node: Node) -> object | None:
+        """The kernel of a fused node; None where none can be made."""
+
+
+def legalise(graph: Graph, table: Maker) -> Graph:
     """The graph with every region that cannot be one kernel taken apart, so that only single operators may remain."""
     parts: dict[Node, tuple[Node, ...]] = {}
 
@@ -180,7 +188,7 @@ def describe(kernel: Kernel, calls: int, module: str) -> KernelInfo:
     )
 
 
-def _label(region: Graph) -> str:
+def label_of(region: Graph) -> str:
     """A short name after what the region computes."""
     unique = list(dict.fromkeys(n.op.name.replace(".", "_") for n in work_of(region)))
     return "_".join(unique[:4]) or "copy"

@@ -279,6 +279,22 @@ def fuzz(
         raise typer.Exit(1)
 
 
+@app.command("compile-check")
+def compile_check(
+    model: ModelArgument,
+    target: Annotated[str, typer.Option(help="sm_80, sm_90 or sm_100; no GPU need be there.")] = "sm_90",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the source of every kernel to this folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a model's kernels for a GPU and show what they take of it; exit code 1 if any cannot be compiled."""
+    from .compile_check import compile_check as run
+
+    if run(model, target, out, as_json):
+        raise typer.Exit(1)
+
+
 @app.command("verify-rules")
 def verify_rules(
     rules: Annotated[

@@ -43,8 +43,7 @@ class Prefill(Attention):
         d, in_d = self.along_head(1)
         queries = scope.block((block, self.head), (in_rows, in_d)).at({p.inner.symbol: d})
         dtype = dot_dtype(p.scores.left, p.scores.right)
-        narrow = "" if dtype.itemsize > 2 else f".to({storage_type(dtype)})"
-        left = src.let("queries", f"{self.operand(p.scores.left, [in_rows, in_d], queries)}{narrow}")
+        left = src.let("queries", self.operand(p.scores.left, dtype, [in_rows, in_d], queries))
         d, in_d = self.along_head(0)
         e, in_e = self.along_value(1)
         top = src.let("top", f'tl.full(({block}, 1), float("-inf"), {self.wide})')
@@ -57,7 +56,7 @@ class Prefill(Attention):
             t, in_t = self._keys(start, limit, 1)
             here = scope.inner().at({p.key.symbol: t})
             keys = here.block((self.head, self.keys), (in_d, in_t)).at({p.inner.symbol: d})
-            right = src.let("keys", f"{self.operand(p.scores.right, [in_d, in_t], keys)}{narrow}")
+            right = src.let("keys", self.operand(p.scores.right, dtype, [in_d, in_t], keys))
             zero = f"tl.zeros(({block}, {self.keys}), tl.float32)"
             found = src.let("s", dot(left, right, zero, dtype, False))
             scores = here.block((block, self.keys), (in_rows, in_t))
@@ -81,7 +80,7 @@ class Prefill(Attention):
         expr = self.p.result.value
         dtype = dot_dtype(expr, expr)
         narrow = "" if dtype.itemsize > 2 else f".to({storage_type(dtype)})"
-        values = self.src.let("values", f"{self.operand(expr, insides, scope)}{narrow}")
+        values = self.src.let("values", self.operand(expr, dtype, insides, scope))
         self.src.line(f"{acc} = {dot(f'{weights}{narrow}', values, f'{acc} * {scale}', dtype, False)}")
 
 

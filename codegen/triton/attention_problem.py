@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from ...ir.errors import UnsupportedError
 from ...ir.types import Dim, product
 from ..gpu import GpuAttentionSchedule, dot_stage
-from ..program import Axis, Combiner, Expr, Program, Stage
+from ..program import Axis, Combiner, Expr, Load, Program, Stage
 from .contraction import Contraction, contraction
-from .expression import free_symbols, value_of
+from .expression import element, free_symbols, value_of
 from .indexing import atom, dim_text
 from .map import emit_stores
 from .scope import Scope, Value, lanes
 from .source import block_size
-from .storage import compute_type
+from .storage import compute_type, storage_type
 
 BOTH = frozenset({0, 1})
 
@@ -130,11 +132,16 @@ class Attention:
         total = f"tl.minimum({wide} + {start}, {size})"
         return self.src.let("limit", f"{total}.to({scope.index_type})")
 
-    def operand(self, expr: Expr, insides: list[str | None], scope: Scope) -> str:
-        """A block of an operand of ``tl.dot``, 0 where nothing is."""
-        value = scope.widened(value_of(expr, scope), scope.everywhere).typed
+    def operand(self, expr: Expr, dtype: torch.dtype, insides: list[str | None], scope: Scope) -> str:
+        """A block of an operand of ``tl.dot`` in its dtype, 0 where nothing is."""
+        if isinstance(expr, Load) and scope.program.param(expr.param).type.dtype == dtype:
+            value = element(expr, replace(scope, fill=True))
+            if value.dims == scope.everywhere:  # masked along all dims by itself
+                return value.text
+        text = scope.widened(value_of(expr, scope), scope.everywhere).typed
         inside = " & ".join(i for i in insides if i is not None)
-        return f"tl.where({inside}, {value}, 0)" if inside else value
+        text = f"tl.where({inside}, {text}, 0)" if inside else text
+        return text if dtype.itemsize > 2 else f"{text}.to({storage_type(dtype)})"
 
     def update(self, score: str, top: str, axis: int) -> tuple[str, str]:
         """The statistics of the softmax with a block of scores: weights, and what earlier results are scaled by."""

@@ -13,15 +13,16 @@ from triton.runtime.interpreter import TensorHandle
 def _function(function):
     def call(*args):
         numbers = torch.broadcast_tensors(*(torch.from_numpy(a.handle.data) for a in args))
-        data = function(*numbers).numpy()
-        return tl.tensor(TensorHandle(data, args[0].handle.dtype), _type(args[0], data.shape))
+        return _block(function(*numbers).numpy(), args)
 
     return call
 
 
-def _type(like, shape):
-    scalar = like.type.scalar
-    return tl.block_type(scalar, list(shape)) if like.type.is_block() else scalar
+def _block(data, like):
+    """What the interpreter takes for a block, or for a scalar where nothing in ``like`` is a block."""
+    scalar = like[0].type.scalar
+    kind = tl.block_type(scalar, list(data.shape)) if any(a.type.is_block() for a in like) else scalar
+    return tl.tensor(TensorHandle(data, like[0].handle.dtype), kind)
 
 
 cos = _function(torch.cos)
@@ -48,7 +49,7 @@ def product_of(x, axis):
     """The product along an axis, which stays; the interpreter's own takes one element at a time."""
     axis = getattr(axis, "value", axis)
     data = np.prod(x.handle.data, axis=axis, keepdims=True, dtype=x.handle.data.dtype)
-    return tl.tensor(TensorHandle(data, x.handle.dtype), _type(x, data.shape))
+    return _block(data, [x])
 
 
 def dot(a, b, acc):

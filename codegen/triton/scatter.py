@@ -17,7 +17,7 @@ from .file import FileWriter, ceil_div, program_id
 from .functions import functions_for
 from .indexing import decode, dim_text
 from .map import emit_groups, points
-from .scope import Scope, Value
+from .scope import Scope, Value, conjunction
 
 
 def emit_scatter(file: FileWriter, schedule: GpuMapSchedule) -> None:
@@ -79,10 +79,9 @@ def _element(s: Store, scope: Scope) -> None:
         if isinstance(place, Checked):
             known[place], inside = checked_index(place, value_of(place.value, scope), scope)
             insides.append(inside)
-    if insides:
-        scope = scope.under(
-            Value(" & ".join(i.text for i in insides), frozenset[int]().union(*(i.dims for i in insides)))
-        )
+    everywhere = conjunction(insides)
+    if everywhere is not None:
+        scope = scope.under(everywhere)
         scope.known.update(known)
     value = value_of(s.value, scope)
     if s.accumulate:

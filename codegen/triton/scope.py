@@ -7,7 +7,7 @@ operands broadcast by themselves.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import sympy
@@ -95,13 +95,9 @@ class Scope:
 
     def mask(self, dims: Dims) -> Value | None:
         """Which points of a block that varies along ``dims`` are there; may vary along more dims."""
-        parts = [m for d, m in enumerate(self.masks) if d in dims and m is not None]
-        found = frozenset(d for d, m in enumerate(self.masks) if d in dims and m is not None)
-        if self.guard is not None:
-            parts.append(self.guard.text)
-            found |= self.guard.dims
-            parts += [m for d, m in enumerate(self.masks) if d in self.guard.dims - dims and m is not None]
-        return Value(" & ".join(parts), found) if parts else None
+        inside = dims | (NONE if self.guard is None else self.guard.dims)
+        parts = [Value(m, frozenset({d})) for d, m in enumerate(self.masks) if d in inside and m is not None]
+        return conjunction([*parts, *([] if self.guard is None else [self.guard])])
 
     def extents(self, dims: Dims) -> str:
         """The shape of a block that varies along some dims."""
@@ -119,6 +115,16 @@ class Scope:
             return value
         wanted = dims | value.dims
         return Value(f"tl.broadcast_to({value.typed}, {self.extents(wanted)})", wanted)
+
+
+def conjunction(conditions: Sequence[Value]) -> Value | None:
+    """Where all conditions hold; None for none."""
+    if not conditions:
+        return None
+    text = " & ".join(c.text for c in conditions)
+    if len({bool(c.dims) for c in conditions}) > 1:  # the interpreter makes a block of a scalar bool one of int8
+        text = f"(({text}) != 0)"
+    return Value(text, NONE.union(*(c.dims for c in conditions)))
 
 
 def root_scope(program: Program, src: Source, bits: int, ranges: Iterable[SymbolRange]) -> Scope:

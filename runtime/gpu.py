@@ -1,0 +1,126 @@
+"""From a captured model to kernels for a GPU: the passes of ``runtime.build``, with Triton in place of TVM.
+
+Neither TVM nor a GPU is needed here. What a kernel cannot be made of is listed, and is PyTorch's to run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
+from ..codegen.lower import Operand, lower
+from ..codegen.program import Program
+from ..codegen.triton.file import KernelFile
+from ..codegen.triton.module import emit
+from ..frontend.capture import Capture
+from ..ir import ops
+from ..ir.cost import work_of
+from ..ir.errors import UnsupportedError
+from ..ir.graph import Graph
+from ..ir.node import Node
+from ..rewrites.context import Context
+from ..rewrites.fusion import FusionReport, fuse
+from ..rewrites.inplace import update_in_place
+from ..rewrites.log import Fuel, Log
+from ..rewrites.pipeline import run_pipeline
+from .kernels import in_place_of, label_of, layouts_of, legalise, region_of, strides_of_value
+
+
+@dataclass(frozen=True)
+class GpuKernel:
+    """One kernel: the region that it computes, and how."""
+
+    name: str
+    region: Graph
+    program: Program
+    schedule: GpuSchedule
+    file: KernelFile
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """What it computes, by operator name."""
+        return tuple(n.op.name for n in work_of(self.region))
+
+
+@dataclass
+class GpuKernelTable:
+    """The kernels of a graph for a GPU, made on demand."""
+
+    machine: GpuMachine
+    kernels: dict[object, GpuKernel] = field(default_factory=dict)
+    refused: dict[object, str] = field(default_factory=dict)
+
+    def kernel_for(self, node: Node) -> GpuKernel | None:
+        """The kernel of a fused node; None where none can be made (``why`` tells)."""
+        key = self._key(node)
+        if key not in self.kernels and key not in self.refused:
+            try:
+                self.kernels[key] = self._make(node)
+            except UnsupportedError as error:
+                self.refused[key] = str(error)
+        return self.kernels.get(key)
+
+    def why(self, node: Node) -> str:
+        """Why a fused node has no kernel."""
+        return self.refused[self._key(node)]
+
+    def _operands(self, node: Node) -> tuple[Operand, ...]:
+        # a weight is read as the model holds it: no GPU kernel packs one
+        return tuple(Operand(strides_of_value(x), weight=False) for x in node.inputs)
+
+    def _key(self, node: Node) -> object:
+        return (node.attrs["region"], node.attrs["layouts"], node.attrs["in_place"], self._operands(node))
+
+    def _make(self, node: Node) -> GpuKernel:
+        region = region_of(node)
+        program = lower(region, self._operands(node), layouts_of(node), in_place_of(node))
+        schedule = default_gpu_schedule(program, self.machine)
+        name = f"k{len(self.kernels)}_{label_of(region)}"
+        return GpuKernel(name, region, program, schedule, emit(name, program, schedule, region.symbols))
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A model's kernels for a GPU.
+
+    Attributes:
+        graph: the final graph.
+        kernels: in the order of their first call, each with how often a run calls it.
+        torch: what PyTorch runs, by operator name, and why.
+        kernel_of: the kernel of each fused node that has one.
+        derived: weights that are computed from others, by name.
+    """
+
+    graph: Graph
+    kernels: tuple[tuple[GpuKernel, int], ...]
+    torch: tuple[tuple[str, str], ...]
+    kernel_of: Mapping[Node, GpuKernel]
+    derived: Mapping[str, Node]
+
+
+def gpu_model(capture: Capture, machine: GpuMachine) -> GpuModel:
+    """The kernels of a capture for a GPU. Nothing is compiled or run."""
+    context = Context(fuel=Fuel(), log=Log(), verify=False, search=None)
+    graph = run_pipeline(capture.graph, context)
+    fused = fuse(graph, context.fuel, FusionReport(), context.log)
+    table = GpuKernelTable(machine)
+    legal = legalise(fused, table)
+    final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
+    calls: Counter[str] = Counter()
+    found: dict[str, GpuKernel] = {}
+    kernel_of: dict[Node, GpuKernel] = {}
+    left: list[tuple[str, str]] = []
+    for node in final.nodes:
+        if node.is_a(ops.fused):
+            kernel = table.kernel_for(node)
+            if kernel is None:
+                left.append((region_of(node).outputs[0].op.name, table.why(node)))
+            else:
+                found.setdefault(kernel.name, kernel)
+                kernel_of[node] = kernel
+                calls[kernel.name] += 1
+    left += [(f.op, f.reason) for f in capture.fallbacks]
+    kernels = tuple((k, calls[k.name]) for k in found.values())
+    return GpuModel(final, kernels, tuple(dict.fromkeys(left)), kernel_of, context.derived)
