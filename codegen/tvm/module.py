@@ -33,6 +33,7 @@ from .expression import ERROR_PARAM, Scope, index_text, size_name
 from .map import emit_map
 from .matmul import emit_matmul
 from .pipeline import compile_module
+from .prefetch import TEXT as PREFETCH_TEXT
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .scatter import emit_scatter
@@ -147,7 +148,7 @@ def host_function(host: Host, module: Any, *, team: bool = False) -> Any:
     calls = [_call(call, host, module, table, sizes) for call in host.calls]
     fence = tirx.Evaluate(tirx.call_extern("int32", _FENCE))
     statements = [part for call in calls for part in (fence, call)]
-    body = _imported(_FENCE_TEXT, tirx.SeqStmt(statements))
+    body = _imported(_FENCE_TEXT + PREFETCH_TEXT, tirx.SeqStmt(statements))
     if team:
         body = _imported(team_text(host.name), _with_team(host, body))
     function = tirx.PrimFunc([table, sizes], body)
