@@ -11,6 +11,7 @@ T. Dao et al., "FlashAttention" (2022).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from ..program import Expr, Program
@@ -18,8 +19,10 @@ from ..schedule import AttentionSchedule
 from .contraction import flat_size
 from .decode import Decode
 from .expression import Scope, compute_type, index_text, scalar
-from .flash import Flash, attention_problem, split_score
+from .flash import Flash, Problem, attention_problem, split_score
 from .source import Source
+
+MOST_ROWS = 64  # of few queries and grouped heads in one task
 
 
 def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -> None:
@@ -30,6 +33,7 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
     """
     problem = attention_problem(program)
     queries = problem.query.size if problem.query is not None else 1
+    schedule = _fitted(problem, schedule)
     few = isinstance(queries, int) and queries <= schedule.few
     if few or schedule.few == 0 or isinstance(queries, int):
         (Decode if few else Prefill)(problem, schedule, src).emit()
@@ -38,6 +42,16 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
         Decode(problem, schedule, src).emit()
     with src.block("else"):
         Prefill(problem, schedule, src).emit()
+
+
+def _fitted(problem: Problem, schedule: AttentionSchedule) -> AttentionSchedule:
+    """The schedule with no more rows of few queries than stay in cache, and one vector of queries for what fills it."""
+    few = min(schedule.few, max(MOST_ROWS // problem.group, 8))
+    queries = problem.query.size if problem.query is not None else 1
+    narrow = max(schedule.vector, schedule.tile)
+    if schedule.few and isinstance(queries, int) and queries <= narrow < schedule.queries:
+        return replace(schedule, few=min(few, narrow * 5 // 8), queries=narrow)
+    return replace(schedule, few=few)
 
 
 class Prefill(Flash):

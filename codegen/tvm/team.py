@@ -1,7 +1,7 @@
 """One parallel region for a whole host function: what kernels launch inside it is shared out by atomic operations.
 
-TVM's thread pool takes some two microseconds to start and join a parallel loop: a queue with a lock for each worker, and
-system calls while it waits. Here the pool is asked once for a host call. The calling thread runs the kernels; the
+TVM's thread pool takes some two microseconds to start and join a parallel loop: a queue with a lock for each worker,
+and system calls while it waits. Here the pool is asked once for a host call. The calling thread runs the kernels; the
 others wait, spinning, for loops that it shares with them. A loop is cut into ``PARTS`` parts for each thread; a thread
 takes its own parts, then those that others have not begun. So a thread that the system runs late holds nobody up, which
 the pool's fixed shares do.
