@@ -107,7 +107,7 @@ class AttentionSchedule:
     keys: int = 64
     vector: int = 16
     tile: int = 8
-    few: int = 8
+    few: int = 16
     group: int = 1
 
 

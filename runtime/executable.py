@@ -23,6 +23,7 @@ from ..rewrites.check import Verdicts
 from ..rewrites.fusion import FusionReport
 from ..rewrites.memory import Interval, place, place_within
 from ..rewrites.quantization import Quantized
+from .direct import direct
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 from .tensors import ALIGNMENT, is_dense
@@ -89,6 +90,8 @@ class Executable:
         self._bindings: dict[tuple[int, ...], Binding] = {}
         self._symbols = tuple(r.symbol for r in self.plan.graph.symbols)
         self._error = torch.zeros(1, dtype=torch.int64)
+        self._error_cell = self._error.numpy()
+        self._direct = direct(self.plan)
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._packed: dict[int, Tensor] = {}
         self._values: dict[str, Tensor] = {}
@@ -257,10 +260,30 @@ class Executable:
         Raises:
             IndexError: an index from data was out of range.
         """
-        with self._lock, torch.no_grad():
+        with self._lock:
             if self.prepare is not None:
                 self.prepare()
-            return _Call(self, self._binding(sizes), tensors, sizes).run()
+            binding = self._binding(sizes)
+            if self._direct is not None and not self._written:
+                self._use_arena(binding)
+                results = self._direct.bind(binding, tensors)
+                if results is not None:
+                    self._run_native(binding)
+                    return results
+            with torch.no_grad():
+                return _Call(self, binding, tensors, sizes).run()
+
+    def _run_native(self, binding: Binding) -> None:
+        """Run steps that are all native, in the addresses of a binding."""
+        for host in self.hosts:
+            assert not isinstance(host, TorchStep)
+            host(binding.table, binding.sizes)
+            self._check_indices()
+
+    def _check_indices(self) -> None:
+        if self._error_cell[0]:
+            self._error_cell[0] = 0
+            raise IndexError("index out of range: an index given to embedding, gather or scatter is outside its tensor")
 
 
 class _Call:
@@ -305,7 +328,7 @@ class _Call:
             else:
                 host(self.binding.table, self.binding.sizes)
                 self.executable._after_kernels()
-                self.check_indices()
+                self.executable._check_indices()
 
     def outputs(self) -> list[Tensor]:
         """The results, each in memory of its own: rewriting may have removed the copies that the model made."""
@@ -317,11 +340,6 @@ class _Call:
             given.add(buffer)
             found.append(self.value(node) if fresh else self.value(node).clone())
         return found
-
-    def check_indices(self) -> None:
-        if self.executable._error[0]:
-            self.executable._error.zero_()
-            raise IndexError("index out of range: an index given to embedding, gather or scatter is outside its tensor")
 
     def torch_step(self, step: TorchStep) -> None:
         operands = [self.value(x) for x in step.node.inputs]

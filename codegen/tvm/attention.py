@@ -18,6 +18,8 @@ from .prefill import Prefill
 from .prefill_dot import DotPrefill
 from .source import Source
 
+MOST_ROWS = 64  # of few queries and grouped heads in one task
+
 
 def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -> None:
     """Write the loops of an ATTENTION kernel.
@@ -28,6 +30,7 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
     problem = attention_problem(program)
     many = Prefill if schedule.group == 1 else DotPrefill
     queries = problem.query.size if problem.query is not None else 1
+    schedule = _fitted(problem, schedule)
     few = isinstance(queries, int) and queries <= schedule.few
     if few or schedule.few == 0 or isinstance(queries, int):
         (Decode if few else many)(problem, schedule, src).emit()
@@ -36,3 +39,13 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
         Decode(problem, schedule, src).emit()
     with src.block("else"):
         many(problem, schedule, src).emit()
+
+
+def _fitted(problem: Problem, schedule: AttentionSchedule) -> AttentionSchedule:
+    """The schedule with no more rows of few queries than stay in cache, and one vector of queries for what fills it."""
+    few = min(schedule.few, max(MOST_ROWS // problem.group, 8))
+    queries = problem.query.size if problem.query is not None else 1
+    narrow = max(schedule.vector, schedule.tile)
+    if schedule.few and isinstance(queries, int) and queries <= narrow < schedule.queries:
+        return replace(schedule, few=min(few, narrow * 5 // 8), queries=narrow)
+    return replace(schedule, few=few)

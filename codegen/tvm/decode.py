@@ -104,6 +104,9 @@ class Decode(Flash):
             with self.loop("i", keys, "T.unroll") as i:
                 t = f"T.min({at} * {keys} + {i}, {self['n']} - 1)"
                 self.line(f"{bases}[{i}] = {self.key_base(t, self.head_pitch)}")
+            if self.in_place(self.values):
+                with self.src.block(f"if {row} == 0"), self.loop("i", keys, "T.unroll") as i:
+                    self.prefetch_value(f"({at} * {keys} + {i})")
             sums = self.registers("sums", n, f"{self.kind}x{n}")
             flat = self.flat(sums, self.kind)
             self.fill(flat, n * n, self.zero(), "T.unroll")
@@ -175,7 +178,7 @@ class Decode(Flash):
 
         A tile of one row takes keys in pairs, so that enough sums run side by side.
         """
-        width = self.width_pitch // self.vector
+        s, width = self.schedule, self.width_pitch // self.vector
         chunk = next(c for c in (4, 3, 2, 1) if width % c == 0)
         pair = 2 if self.tile == 1 else 1
         with self.loop("part", width // chunk) as part:
@@ -187,7 +190,11 @@ class Decode(Flash):
                     self.line(f"{acc}[{r} * {chunk * self.vector} + {e}] = {value}")
             with self.loop("t", f"{self['n']} // {pair}") as t:
                 for i, acc in enumerate(accs):
-                    self._add_value(acc, row, f"({t} * {pair} + {i})", first, chunk)
+                    here = f"({t} * {pair} + {i})"
+                    if self.in_place(self.keys):
+                        with self.src.block(f"if {row} + {part} == 0"):  # others find them in the cache
+                            self.prefetch_key(f"({here} + {s.keys})")
+                    self._add_value(acc, row, here, first, chunk)
             if pair > 1:
                 with self.src.block(f"if {self['n']} % 2 == 1"):
                     self._add_value(accs[0], row, f"({self['n']} - 1)", first, chunk)

@@ -11,7 +11,8 @@ from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, po
 from ..schedule import AttentionSchedule
 from .contraction import Contraction, Strided, axes_of, contraction, dot_stage, strided_load, unflatten
 from .expression import Scope, compute_type, index_text, scalar, store_line
-from .nest import Nest
+from .nest import LINE, Nest
+from .prefetch import prefetch_text
 from .source import Source
 
 
@@ -211,6 +212,26 @@ class Flash(Nest):
             scope = self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"})
             for e in self.along(int(axis.size)):
                 self.line(f"{self[name]}[{t} * {pitch} + {e}] = {scalar(expr, scope.at({axis.symbol: e}))}")
+
+    def in_place(self, strided: Strided | None) -> bool:
+        """Whether keys or values are read where they lie, row by row."""
+        return strided is not None and strided.step == 1
+
+    def prefetch_key(self, t: str) -> None:
+        """Ask for key ``t`` of the block, which may lie in the next block or past the last."""
+        self._prefetch(self.keys, t, self.p.head)
+
+    def prefetch_value(self, t: str) -> None:
+        """The same for value ``t`` of the block."""
+        self._prefetch(self.values, t, self.p.width)
+
+    def _prefetch(self, strided: Strided | None, t: str, count: int) -> None:
+        assert strided is not None
+        base = index_text(strided.base, self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"}))
+        itemsize = strided.param.type.dtype.itemsize
+        for line in range(-(-count * itemsize // LINE)):
+            element = f"{strided.param.name}[{base} + {line * LINE // itemsize}]"
+            self.line(prefetch_text(element))
 
     def key_base(self, t: str, pitch: int) -> str:
         """The offset of key ``t`` of the block."""

@@ -171,9 +171,11 @@ class Matmul(Operands):
         if self.left is not None:
             self.row_bases(rows)
         self.fill(acc, rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
-        with self.loop("k", self["terms"]) as k, self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
-            to = f"{acc}[{r} * {s.tile_n} + {e}]"
-            self.line(f"{to} = {self.multiply_add(to, self.left_text(r, k), self.right_text(k, e))}")
+        with self.loop("k", self["terms"]) as k:
+            self.prefetch_right(k)
+            with self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
+                to = f"{acc}[{r} * {s.tile_n} + {e}]"
+                self.line(f"{to} = {self.multiply_add(to, self.left_text(r, k), self.right_text(k, e))}")
         with self.vectors(rows * width) as e:
             to = f"{self['part']}[{part} + {e}]"
             self.line(f"{to} = {to} + {acc}[{e}]")

@@ -20,7 +20,8 @@ from .contraction import (
     unflatten,
 )
 from .expression import Scope, compute_type, index_text, scalar
-from .nest import Nest
+from .nest import LINE, Nest
+from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
 
@@ -93,15 +94,30 @@ class Operands(Nest):
     def panel_element(self, k: str, e: str, scope: Scope) -> str:
         """The packed weight at term ``k`` of the block and column ``e`` of the panel."""
         assert self.panel is not None
+        named = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
+        return panel_text(self.c.right, self.panel, self._panel_element(k, e, scope), named)
+
+    def _panel_element(self, k: str, e: str, scope: Scope) -> str:
+        assert self.panel is not None
         term = f"({self['start']} + {k})"
         index = self.panel.index[0]
         assert isinstance(index, sympy.Expr | int)
-        named = scope.at(unflatten(self.c.reduced, term, scope))
         if not is_row_major(self.c.reduced, index):
-            term = index_text(index, named)
+            term = index_text(index, scope.at(unflatten(self.c.reduced, term, scope)))
         size = index_text(self.terms, scope)
-        element = f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
-        return panel_text(self.c.right, self.panel, element, named)
+        return f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
+
+    def prefetch_right(self, k: str) -> None:
+        """Ask for what the loop over terms reads of a panel some time after term ``k``; past the end it asks in vain.
+
+        The processor's own prefetching stops at the end of each page of memory.
+        """
+        if self.pack_right or self.panel is None:
+            return
+        itemsize = self.program.param(self.panel.param).type.dtype.itemsize
+        for line in range(-(-self.schedule.tile_n * itemsize // LINE)):
+            ahead = (AHEAD + line * LINE) // itemsize
+            self.line(prefetch_text(self._panel_element(k, str(ahead), self.scope)))
 
     def multiply_add(self, total: str, left: str, right: str) -> str:
         """A sum with one more product."""

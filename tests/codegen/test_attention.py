@@ -90,7 +90,7 @@ def test_queries_that_see_nothing_get_zero(kernels: dict[str, Kernel], name: str
     assert (kernel.run(tensors, sizes)[0][0] == 0).all()
 
 
-@pytest.mark.parametrize("queries", [1, 8, 9, 33])
+@pytest.mark.parametrize("queries", [1, 8, 16, 17, 33])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_special_values_go_through(kernels: dict[str, Kernel], queries: int, value: float) -> None:
     sizes = {"b": 1, "s": queries, "k": 50}
@@ -122,7 +122,7 @@ def test_every_candidate_computes_the_same() -> None:
 
 
 def test_number_of_queries_known() -> None:
-    for queries in (1, 3, 20):
+    for queries in (1, 3, 10, 11, 16, 17, 20):
         q, k, v = operand(0, (2, 4, queries, 16)), operand(1, (2, 4, K, 16)), operand(2, (2, 4, K, 16))
         out: Node = ops.attention(q, k, v, scale=0.25)
         kernel = build({"0": Case([q, k, v], [out])})["0"]
