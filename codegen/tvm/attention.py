@@ -9,11 +9,13 @@ T. Dao et al., "FlashAttention" (2022).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..program import Program
 from ..schedule import AttentionSchedule
 from .decode import Decode
 from .expression import Scope, index_text
-from .flash import attention_problem
+from .flash import Problem, attention_problem
 from .prefill import Prefill
 from .prefill_dot import DotPrefill
 from .source import Source
