@@ -224,6 +224,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     terms = product(a.size for a in stage.combine.axes)
     group = terms_at_once(program, machine)
     half = group == 1 and any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
+    itemsize = stage.dtype.itemsize if group == 1 else 4 // group
     computed = phases(program)
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
@@ -234,7 +235,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             block_m=max((256 if panels is None else 96) // rows, 1),
             block_k=256 if half or panels is None else 512,
             tasks=4 * machine.threads,
-            blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),
+            blocked=half or panels is None or _large(terms, width * itemsize, machine),
             pack_left=half,
             pack_right=panels is None,
             held_rows=0 if computed is None else _held_rows(computed, rows, machine),
