@@ -50,6 +50,7 @@ def _pairs() -> dict[str, Case]:
     found["transposed operand"] = on_dot(linear_case((M,), 24, 40, BF16, operands={0: (1, 0)}))
     found["blocks of terms"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32)
     found["blocks, copied"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32, blocked=True, pack_left=True)
+    found["panels, copied"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32, blocked=True, pack_right=True)
     found["blocks, odd"] = on_dot(linear_case((M,), 71, 100, BF16), block_k=32, block_m=1)
     for name, case in {
         "norm": norm_case(dtype=BF16),
