@@ -34,7 +34,6 @@ class Groups(Operands):
         self.element = "int32"
         self.left, self.right = self._in_place(self.c.left), self._in_place(self.c.right)
         self.pack_left = schedule.pack_left or self.left is None
-        self.pack_right = self.panel is None
         self.views: dict[str, str] = {}
         self._view_parameters()
 

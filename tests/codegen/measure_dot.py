@@ -3,14 +3,13 @@
 With ``THREADS`` in the environment, so many are used, else two; with ``TVM_BIND_THREADS=0``, which is read when TVM is
 loaded, they are not tied to cores, as PyTorch's threads would be then too.
 
-The schedules and PyTorch take turns, and the median time of each gives operations per second, beside the roof that
+The schedules and PyTorch take turns, and the least time of each gives operations per second, beside the roof that
 multiply-adds between registers reach in the same run. Weights are packed before, as in a compilation.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -101,8 +100,8 @@ def runs(rows: int, terms: int, columns: int, dtype: torch.dtype, machine: Machi
     return found
 
 
-def medians(timed: dict[str, Run], seconds: float) -> dict[str, float]:
-    """The median time of each, taking turns, in seconds.
+def least(timed: dict[str, Run], seconds: float) -> dict[str, float]:
+    """The least time of each, taking turns, in seconds: others may use the machine too.
 
     A turn begins with runs that are not timed: threads of the one before keep a core busy for a while.
     """
@@ -117,7 +116,7 @@ def medians(timed: dict[str, Run], seconds: float) -> dict[str, float]:
                 start = time.perf_counter()
                 run()
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(ts) for name, ts in times.items()}
+    return {name: min(ts) for name, ts in times.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{kind}: roof {roof:.0f} Gop/s")
         for shape in shapes:
             rows, terms, columns = map(int, shape.split("x"))
-            found = medians(runs(rows, terms, columns, dtype, machine), 0.7)
+            found = least(runs(rows, terms, columns, dtype, machine), 0.8)
             rates = {name: 2e-9 * rows * terms * columns / t for name, t in found.items()}
             speed = 1e-9 * terms * columns * dtype.itemsize / found["smelt"]
             first = f"{shape:14} {1e6 * found['smelt']:8.1f} us {100 * rates['smelt'] / roof:5.1f} % {speed:6.1f} GB/s"

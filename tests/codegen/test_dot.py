@@ -21,7 +21,7 @@ M, N, K, B = symbol("m"), symbol("n"), symbol("k"), symbol("b")
 BF16, I8, U8, I32 = torch.bfloat16, torch.int8, torch.uint8, torch.int32
 MACHINE = Machine(has_bf16_dot=True, has_vnni=True)
 ROWS = [{"m": m} for m in (0, 1, 2, 4, 5, 8, 9, 17, 100, 400)]
-SIZES = [(1, 1), (1, 16), (2, 3), (3, 17), (64, 2), (17, 49), (768, 48), (48, 100), (600, 200), (5, 1000), (513, 33)]
+SIZES = [(1, 1), (2, 3), (3, 17), (64, 2), (768, 48), (5, 500), (513, 33)]
 
 here = Target.detect("cpu").machine
 needs_bf16 = pytest.mark.skipif(not here.has_bf16_dot, reason="this processor has no dot instruction of bfloat16")
@@ -50,6 +50,7 @@ def _pairs() -> dict[str, Case]:
     found["transposed operand"] = on_dot(linear_case((M,), 24, 40, BF16, operands={0: (1, 0)}))
     found["blocks of terms"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32)
     found["blocks, copied"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32, blocked=True, pack_left=True)
+    found["panels, copied"] = on_dot(linear_case((M,), 70, 100, BF16), block_k=32, blocked=True, pack_right=True)
     found["blocks, odd"] = on_dot(linear_case((M,), 71, 100, BF16), block_k=32, block_m=1)
     for name, case in {
         "norm": norm_case(dtype=BF16),
@@ -77,7 +78,7 @@ def _products() -> dict[str, Case]:
         "strided": product((B, M, K), (B, N, K), True, operands={0: (1, 0, 2), 1: (2, 1, 0)}),
         "shared right": product((B, M, K), (K, N)),
     }
-    for terms in (1, 2, 37, 64, 600):
+    for terms in (1, 37, 64):
         found[f"{terms} terms"] = product((B, M, terms), (B, terms, N), sizes=fixed)
         found[f"{terms} terms, transposed"] = product((B, M, terms), (B, N, terms), True, sizes=fixed)
     a, b = operand(0, (B, M, 31), BF16), operand(1, (B, 31, N), BF16)
@@ -103,7 +104,7 @@ def test_every_candidate_computes_the_same() -> None:
     base = linear_case((M,), 70, 100, BF16)
     cases = {str(i): replace(base, schedule=s) for i, s in enumerate(candidates(base.program(), MACHINE))}
     for kernel in build(cases).values():
-        for sizes in base.sizes:
+        for sizes in ({"m": 1}, {"m": 49}):
             kernel.check(sizes)
 
 
@@ -165,7 +166,10 @@ def bytes_case(terms: int, columns: int, left: torch.dtype = I8, **rest: object)
 
 
 def _quads() -> dict[str, Case]:
-    found = {f"{k}x{n}": on_dot(bytes_case(k, n)) for k, n in [*SIZES, (4, 16), (1024, 48), (70, 100)]}
+    found = {
+        f"{k}x{n}": on_dot(bytes_case(k, n))
+        for k, n in [(1, 1), (2, 3), (3, 17), (4, 16), (64, 2), (17, 49), (70, 100), (513, 33)]
+    }
     found |= {f"unsigned {k}x{n}": on_dot(bytes_case(k, n, U8)) for k, n in ((64, 48), (17, 49))}
     found["blocks of terms"] = on_dot(bytes_case(72, 100), block_k=32)
     found["blocks, copied"] = on_dot(bytes_case(71, 100), block_k=32, blocked=True, pack_left=True)
