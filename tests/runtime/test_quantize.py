@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
+from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.executable import Executable
 from smelt.tools.zoo import ZOO
 
@@ -115,6 +116,15 @@ def test_what_is_refused() -> None:
         smelt.compile(mlp(), quantize="int3")  # type: ignore[arg-type]
     with pytest.raises(smelt.QuantizationError, match="no part of the model"):
         smelt.compile(mlp(), quantize=smelt.Quantization(keep=("lm_head",)))
+
+
+def test_torch_compile() -> None:
+    model, x = mlp(), torch.randn(3, 48)
+    torch._dynamo.reset()
+    options = {"quantize": "int8"}
+    with torch.no_grad():
+        y = torch.compile(model, backend=backend, options=options)(x)  # type: ignore[arg-type]
+    assert torch.equal(y, smelt.compile(model, quantize="int8")(x))
 
 
 def test_new_weights_are_quantised_anew() -> None:
