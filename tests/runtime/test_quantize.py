@@ -176,7 +176,7 @@ def test_a_wrong_weight_before_quantising_is_found() -> None:
     other = dict(executable.weights)
     other["1.weight"] = other["1.weight"] * 1.1
     executable.refresh(other)
-    with pytest.raises(smelt.VerifyError, match="before the weights were quantised"):
+    with pytest.raises(smelt.VerifyError, match="before its weights were quantised"):
         smelt.verify(fast, x)
 
 
