@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from ..frontend.dynamo import lower_fx
 from ..ir.collection import no_collection
 from ..ir.errors import InputError
+from ..rewrites.quantization import quantization_of
 from .captures import build_entry
 from .check import Check
 from .entry import Entry, Mismatch, Sizes
@@ -23,7 +24,7 @@ from .tensors import check_tensor
 
 # torch.compile's modes, which choose between ways to compile that other backends have.
 MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OPTIONS = ("target", "threads", "fallback", "cache", "optimize", "check")
+OPTIONS = ("target", "threads", "fallback", "cache", "optimize", "check", "quantize")
 _MAX_KNOWN = 1024
 _told: set[str] = set()
 
@@ -41,7 +42,8 @@ def backend(
         gm: the graph.
         example_inputs: its inputs, as Dynamo passes them.
         mode: taken and ignored, since there is one way to compile.
-        options: ``target``, ``threads``, ``fallback``, ``cache``, ``optimize`` and ``check``, as for ``smelt.compile``.
+        options: ``target``, ``threads``, ``fallback``, ``cache``, ``optimize``, ``check`` and ``quantize``, as
+            for ``smelt.compile``.
 
     Returns:
         What Dynamo calls in place of the graph. Where gradients are enabled and an input requires grad it is the graph
@@ -75,9 +77,11 @@ def make_options(
     cache: Any = True,
     optimize: Any = "rules",
     check: Check = None,
+    quantize: Any = None,
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
-    return Options(Target.detect(target, threads), True, fallback, cache, optimize, check)
+    settings = quantization_of(quantize)
+    return Options(Target.detect(target, threads), True, fallback, cache, optimize, check, quantize=settings)
 
 
 def needs_grad(inputs: Sequence[Any]) -> bool:

@@ -79,7 +79,8 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     shown = [path for path in eager.values if path not in eager.unwritten & ours.unwritten]
     if getattr(fast, "options", None) is not None and fast.options.quantize is not None:
         judge = Judge(*fast.entry_for(tuple(args), kwargs), _leaf_paths(args, kwargs))
-        results, moved = judged(ours.values, shown, reference, judge, fast.options.quantize.activations is not None)
+        ties = fast.options.quantize.activations is not None
+        results, moved = judged(ours.values, eager.values, reference, shown, judge, ties)
         result = VerifyResult(results, "the model with its quantised weights, interpreted in float64", moved)
     else:
         pairs = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)

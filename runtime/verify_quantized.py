@@ -2,10 +2,11 @@
 
 Three things are compared, on the arguments of a call:
 
-- the graph before its weights were quantised with the model, both in float64: rewriting must not have changed it;
+- the graph before its weights were quantised with eager, by the numeric contract, as PyTorch evaluates both: capturing
+  and rewriting must not have changed the model;
 - our results with the graph on the quantised weights, by the numeric contract: what PyTorch gives for that graph in its
   own dtypes stands for eager, and what it gives in float64 is the reference;
-- the graph on the quantised weights with the model, both in float64: how far quantisation moved the result. That is
+- the graph on the quantised weights with the one before, both in float64: how far quantisation moved the result. It is
   reported and not judged.
 
 A row of activations that is rounded to int8 may round another way for a difference in its last bit, in PyTorch as in
@@ -27,7 +28,6 @@ from ..ir.errors import VerifyError
 from ..ir.graph import Graph
 from ..ir.interpret import evaluate, interpret
 from .calls import Call
-from .check_passes import wide_difference
 from .contract import OutputResult, compare
 from .entry import Entry, Sizes
 
@@ -60,14 +60,14 @@ class Judge:
         """What the graph on the quantised weights gives, by path."""
         return self.values(self.graphs["quantize"], self.entry.executable.values, dtype)
 
-    def plain(self) -> dict[str, Any]:
-        """What the graph before gives in float64, by path."""
+    def plain(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """What the graph before gives, by path."""
         done = self.entry.executable.quantized
         assert done is not None
         weights = {name: tensor.detach() for name, tensor in self.entry.executable.weights.items()}
         for name, node in done.hoisted.items():
-            (weights[name],) = evaluate([node], weights, dtype=torch.float64)
-        return self.values(self.graphs[self.names[self.names.index("quantize") - 1]], weights, torch.float64)
+            (weights[name],) = evaluate([node], weights, dtype=dtype)
+        return self.values(self.graphs[self.names[self.names.index("quantize") - 1]], weights, dtype)
 
     def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
         """A graph's outputs in the model's structure, and what it writes."""
@@ -94,34 +94,36 @@ def path_of(path: Sequence[Any]) -> str:
 
 
 def judged(
-    ours: Values, shown: Sequence[str], model: Values, judge: Judge, ties: bool
+    ours: Values, eager: Values, model: Values, shown: Sequence[str], judge: Judge, ties: bool
 ) -> tuple[tuple[OutputResult, ...], tuple[Moved, ...]]:
-    """How our values compare, and how far quantisation moved them. ``model`` are the model's own in float64.
+    """How our values compare, and how far quantisation moved them.
+
+    Args:
+        ours, eager: what the compiled model and the model itself give, by path.
+        model: what the model gives in float64.
+        shown: the paths to compare.
+        judge: the graphs.
+        ties: whether rows of activations are rounded.
 
     Raises:
-        VerifyError: rewriting changed the model before its weights were quantised.
+        VerifyError: the model was changed before its weights were quantised.
     """
-    before, eager, reference = judge.plain(), judge.quantised(), judge.quantised(torch.float64)
+    plain, before = judge.plain(), judge.plain(torch.float64)
+    quantised, reference = judge.quantised(), judge.quantised(torch.float64)
     results, moved = [], []
     for path in shown:
-        if path not in eager:
+        if path not in quantised:
             continue  # a buffer that the graph does not write
-        fault = _changed(before.get(path), model.get(path))
-        if fault:
-            raise VerifyError(f"{path} was changed before the weights were quantised: {fault}")
+        unchanged = compare(path, plain[path], eager[path], model.get(path))
+        if not unchanged.passed:
+            raise VerifyError(f"the model was changed before its weights were quantised: {unchanged}")
         how_far = _moved(path, reference.get(path), before.get(path))
-        result = compare(path, ours[path], eager[path], reference.get(path))
+        result = compare(path, ours[path], quantised[path], reference.get(path))
         if ties and how_far is not None and result.rmse is not None and result.rmse <= TIES * how_far.rmse:
             result = replace(result, fault=None)
         results.append(result)
         moved += [] if how_far is None else [how_far]
     return tuple(results), tuple(moved)
-
-
-def _changed(found: Any, expected: Any) -> str:
-    if not isinstance(found, Tensor) or not isinstance(expected, Tensor) or found.shape != expected.shape:
-        return ""
-    return wide_difference(found, expected) if expected.dtype == found.dtype == torch.float64 else ""
 
 
 def _moved(path: str, now: Any, before: Any) -> Moved | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
+from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.executable import Executable
 from smelt.tools.zoo import ZOO
 
@@ -117,6 +118,15 @@ def test_what_is_refused() -> None:
         smelt.compile(mlp(), quantize=smelt.Quantization(keep=("lm_head",)))
 
 
+def test_torch_compile() -> None:
+    model, x = mlp(), torch.randn(3, 48)
+    torch._dynamo.reset()
+    options = {"quantize": "int8"}
+    with torch.no_grad():
+        y = torch.compile(model, backend=backend, options=options)(x)  # type: ignore[arg-type]
+    assert torch.equal(y, smelt.compile(model, quantize="int8")(x))
+
+
 def test_new_weights_are_quantised_anew() -> None:
     model = mlp()
     fast = smelt.compile(model, quantize="int4")
@@ -166,7 +176,7 @@ def test_a_wrong_weight_before_quantising_is_found() -> None:
     other = dict(executable.weights)
     other["1.weight"] = other["1.weight"] * 1.1
     executable.refresh(other)
-    with pytest.raises(smelt.VerifyError, match="before the weights were quantised"):
+    with pytest.raises(smelt.VerifyError, match="before its weights were quantised"):
         smelt.verify(fast, x)
 
 
