@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,6 +189,16 @@ def _with_team(host: Host, body: Any) -> Any:
     return tirx.SeqStmt([opened, once, check])
 
 
+def _function(name: str, kinds: Sequence[str], body: str) -> Any:
+    """A function that has an address and does what a function of imported LLVM text does."""
+    parameters = [tirx.Var(f"p{i}", kind) for i, kind in enumerate(kinds)]
+    run = tirx.Evaluate(tirx.call_extern("int32", body, *parameters))
+    statements = tirx.SeqStmt([run, tirx.Return(tirx.IntImm("int32", 0))])
+    function = tirx.PrimFunc(parameters, statements, ret_type=tvm.ir.PrimType("int32"))
+    plain = {"global_symbol": name, "calling_conv": 1, "s_tir": True}  # no packed arguments
+    return reduce(lambda made, item: made.with_attr(*item), plain.items(), function)
+
+
 def _int64(value: int) -> Any:
     return tirx.IntImm("int64", value)
 
@@ -212,7 +222,9 @@ def build(texts: Sequence[str], hosts: Sequence[Host], cpu: str) -> Any:
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
     with no_collection():
         team = wants_team(texts, hosts)
-        module = parse_module([*texts, FUNCTIONS] if team else texts)
+        module = parse_module(texts)
+        for name, (kinds, body) in FUNCTIONS.items() if team else ():
+            module[tvm.ir.GlobalVar(name)] = _function(name, kinds, body)
         for host in hosts:
             module[tvm.ir.GlobalVar(host.name)] = host_function(host, module, team=team)
         try:

@@ -45,18 +45,11 @@ def failed_symbol(host: str) -> str:
     return f"smelt_failed_{host}"
 
 
-# TVM makes functions of imported LLVM text part of those that call them: what is called by its address is a kernel
-FUNCTIONS = """@T.prim_func(s_tir=True)
-def smelt_launch(loop: T.handle, data: T.handle, tasks: T.int32) -> T.int32:
-    T.func_attr({"global_symbol": "smelt_launch", "calling_conv": 1})
-    T.evaluate(T.call_extern("int32", "smelt_launch_body", loop, data, tasks))
-    return T.int32(0)
-@T.prim_func(s_tir=True)
-def smelt_member(thread: T.int32, environment: T.handle, context: T.handle) -> T.int32:
-    T.func_attr({"global_symbol": "smelt_member", "calling_conv": 1})
-    T.evaluate(T.call_extern("int32", "smelt_member_body", thread, environment, context))
-    return T.int32(0)
-"""
+# TVM makes functions of imported LLVM text part of those that call them: those called by address are functions of TVM
+FUNCTIONS = {
+    "smelt_launch": (("handle", "handle", "int32"), "smelt_launch_body"),
+    "smelt_member": (("int32", "handle", "handle"), "smelt_member_body"),
+}  # parameters, and what in the text each runs
 
 
 def team_text(host: str) -> str:
@@ -115,7 +108,7 @@ entry:
 turn:
   store atomic ptr %current, ptr @smelt_pool release, align 8
   store atomic ptr @smelt_launch, ptr @__TVMBackendParallelLaunch release, align 8
-  br label %search
+  br label %search, !llvm.loop !0
 search:
   %i = phi i64 [ 0, %entry ], [ 0, %turn ], [ %next, %taken ], [ 0, %full ]
   %caller = getelementptr { i64, ptr, ptr }, ptr @smelt_callers, i64 %i
@@ -125,10 +118,10 @@ search:
 taken:
   %next = add i64 %i, 1
   %past = icmp eq i64 %next, <CALLERS>
-  br i1 %past, label %full, label %search
+  br i1 %past, label %full, label %search, !llvm.loop !0
 full:
   %yielded = call i32 @sched_yield()
-  br label %search
+  br label %search, !llvm.loop !0
 found:
   %teamp = getelementptr i8, ptr %caller, i64 8
   store ptr null, ptr %teamp, align 8
@@ -141,7 +134,7 @@ found:
 define linkonce_odr hidden i32 @smelt_launch_body(ptr %lambda, ptr %data, i32 %tasks) {
 entry:
   %self = call i64 @pthread_self()
-  br label %search
+  br label %search, !llvm.loop !0
 search:
   %i = phi i64 [ 0, %entry ], [ %next, %other ]
   %caller = getelementptr { i64, ptr, ptr }, ptr @smelt_callers, i64 %i
@@ -151,7 +144,7 @@ search:
 other:
   %next = add i64 %i, 1
   %past = icmp eq i64 %next, <CALLERS>
-  br i1 %past, label %unknown, label %search
+  br i1 %past, label %unknown, label %search, !llvm.loop !0
 unknown:
   unreachable
 known:
@@ -284,7 +277,7 @@ leave:
 define linkonce_odr hidden void @smelt_wait(ptr %team, i32 %id) {
 entry:
   %epochp = getelementptr i8, ptr %team, i64 64
-  br label %look
+  br label %look, !llvm.loop !0
 look:
   %seen = phi i64 [ 0, %entry ], [ %epoch, %work ], [ %seen, %spin ], [ %seen, %yield ]
   %spins = phi i32 [ 0, %entry ], [ 0, %work ], [ %more, %spin ], [ %spins, %yield ]
@@ -298,17 +291,17 @@ work:
   %threadsp = getelementptr i8, ptr %team, i64 32
   %threads = load i32, ptr %threadsp, align 4
   call void @smelt_work(ptr %team, i32 %id, i32 %threads)
-  br label %look
+  br label %look, !llvm.loop !0
 idle:
   %long = icmp ugt i32 %spins, <SPINS>
   br i1 %long, label %yield, label %spin
 spin:
   <PAUSE>
   %more = add i32 %spins, 1
-  br label %look
+  br label %look, !llvm.loop !0
 yield:
   %yielded = call i32 @sched_yield()
-  br label %look
+  br label %look, !llvm.loop !0
 leave:
   ret void
 }
@@ -342,7 +335,7 @@ publish:
   %epoch = add i64 %last, 1
   %high = shl i64 %epoch, 32
   %word = or i64 %high, <PARTS>
-  br label %fill
+  br label %fill, !llvm.loop !0
 fill:
   %t = phi i32 [ 0, %publish ], [ %next, %fill ]
   %wide = zext i32 %t to i64
@@ -352,12 +345,12 @@ fill:
   store atomic i64 %word, ptr %wordp release, align 8
   %next = add i32 %t, 1
   %filled = icmp eq i32 %next, %threads
-  br i1 %filled, label %start, label %fill
+  br i1 %filled, label %start, label %fill, !llvm.loop !0
 start:
   store atomic i64 %epoch, ptr %epochp release, align 8
   call void @smelt_work(ptr %team, i32 0, i32 %threads)
   %all = zext i32 %parts to i64
-  br label %look
+  br label %look, !llvm.loop !0
 look:
   %spins = phi i32 [ 0, %start ], [ %more, %spin ], [ %spins, %yield ]
   %done = load atomic i64, ptr %donep acquire, align 8
@@ -369,10 +362,10 @@ idle:
 spin:
   <PAUSE>
   %more = add i32 %spins, 1
-  br label %look
+  br label %look, !llvm.loop !0
 yield:
   %yielded = call i32 @sched_yield()
-  br label %look
+  br label %look, !llvm.loop !0
 end:
   ret void
 }
@@ -393,7 +386,7 @@ victim:
   %at = mul i64 %wide, 64
   %offset = add i64 %at, 256
   %wordp = getelementptr i8, ptr %team, i64 %offset
-  br label %take
+  br label %take, !llvm.loop !0
 take:
   %counted = phi i64 [ %count, %victim ], [ %counted, %try ], [ %ran, %next ]
   %word = load atomic i64, ptr %wordp monotonic, align 8
@@ -410,7 +403,7 @@ try:
   %part = select i1 %own, i64 %first, i64 %last
   %swap = cmpxchg ptr %wordp, i64 %word, i64 %changed acq_rel monotonic
   %taken = extractvalue { i64, i1 } %swap, 1
-  br i1 %taken, label %run, label %take
+  br i1 %taken, label %run, label %take, !llvm.loop !0
 run:
   %narrow = trunc i64 %part to i32
   %before_it = mul i32 %narrow, %threads
@@ -426,11 +419,11 @@ failed:
   store atomic i32 1, ptr %errorp monotonic, align 4
   br label %next
 next:
-  br label %take
+  br label %take, !llvm.loop !0
 empty:
   %further = add i32 %step, 1
   %all = icmp eq i32 %further, %threads
-  br i1 %all, label %report, label %victim
+  br i1 %all, label %report, label %victim, !llvm.loop !0
 report:
   %none = icmp eq i64 %counted, 0
   br i1 %none, label %leave, label %add
@@ -444,4 +437,6 @@ leave:
 
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare i32 @llvm.smin.i32(i32, i32)
+!0 = distinct !{!0, !1}
+!1 = !{!"llvm.loop.unroll.disable"}
 """
