@@ -195,7 +195,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             tile_m=rows,
             tile_n=width,
             vector=lanes,
-            block_m=max((256 if panels is None else 192) // rows, 1),
+            block_m=max((256 if panels is None else 96 if half else 192) // rows, 1),
             block_k=256 if half or panels is None else 512,
             tasks=4 * machine.threads,
             blocked=half or panels is None or _large(terms, width * stage.dtype.itemsize, machine),
