@@ -227,6 +227,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     terms = product(a.size for a in stage.combine.axes)
     group = terms_at_once(program, machine)
     half = group == 1 and any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
+    plain = group == 1 and weight is None and not half
     itemsize = stage.dtype.itemsize if group == 1 else 4 // group
     computed = phases(program)
     weight = few_bits(program, stage)
@@ -237,7 +238,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             tile_m=rows,
             tile_n=width,
             vector=lanes,
-            block_m=max((256 if panels is None else 96) // rows, 1),
+            block_m=max((256 if panels is None else 192 if plain else 96) // rows, 1),
             block_k=(weight.group if weight else None) or (256 if half or panels is None else 512),
             tasks=4 * machine.threads,
             blocked=half or panels is None or _large(terms, width * itemsize, machine),

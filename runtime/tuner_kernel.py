@@ -100,7 +100,8 @@ class Prepared:
     ) -> list[list[float]]:
         """The seconds of a call with each schedule, in rounds in each of which everyone has a turn."""
         kernels = [self.build(schedule) for schedule in schedules]
-        runs = [kernel.timed(self.samples[0]) for kernel in kernels]
+        pool = Pool()
+        runs = [kernel.timed(self.samples[0], pool) for kernel in kernels]
         counts = [_batches(run, turn) for run in runs]
         found: list[list[float]] = [[] for _ in runs]
         for _ in range(rounds):
@@ -144,6 +145,23 @@ class Prepared:
         return [Sample(sizes, operands, [wide, self._values(operands, sizes, False)])]
 
 
+class Pool:
+    """Tensors that several kernels are timed on: where equal ones lie would tell kernels apart that are alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[list[Tensor]]] = {}
+
+    def of(self, what: str, made: Tensor, copies: int = 1) -> list[Tensor]:
+        """A tensor that was given for the same before and has the same bytes, or this one, and copies of it."""
+        for known in self._known.setdefault(what, []):
+            first = known[0]
+            same = (first.shape, first.stride(), first.dtype) == (made.shape, made.stride(), made.dtype)
+            if same and len(known) == copies and _same_bytes(first, made):
+                return known
+        self._known[what].append([made, *(made.clone() for _ in range(copies - 1))])
+        return self._known[what][-1]
+
+
 class Built:
     """The native function of one kernel call."""
 
@@ -172,13 +190,13 @@ class Built:
         if all(faults):
             raise WrongResult(faults[0])
 
-    def timed(self, sample: Sample) -> Timed:
+    def timed(self, sample: Sample, pool: Pool) -> Timed:
         """What makes some batches of calls and returns the seconds of a call in the best of them.
 
         So a batch in which others had the processor does not count. Weights are taken in turns, so that they are cold.
         """
         memory, function = _Memory(self.step, sample), self.function
-        tables = memory.tables()
+        tables = memory.tables(pool)
         self.at = 0
 
         def run(batches: int, calls: int) -> float:
@@ -228,14 +246,18 @@ class _Memory:
         """Whether what lies around the results is as it was."""
         return [bool((zone == 255).all()) for zone in self.flat]
 
-    def tables(self) -> list[Tensor]:
+    def tables(self, pool: Pool) -> list[Tensor]:
         """Address tables that differ in which copy of the large weights they name: more than the caches hold."""
         cold = [i for i in self._cold if self.held[i].nbytes >= COLD_BYTES]
         nbytes = sum(self.held[i].nbytes for i in cold)
         copies = min(max(-(-2 * last_cache_bytes() // nbytes), 1), MOST_COPIES) if nbytes else 1
-        self.copies = [self.held]
-        for _ in range(copies - 1):
-            self.copies.append([x.clone() if i in cold else x for i, x in enumerate(self.held)])
+        taken = dict(self.step.kernel.in_place)
+        operands = [pool.of(f"operand {i}", x, copies if i in cold else 1) for i, x in enumerate(self.held)]
+        self.results = [
+            operands[taken[i]][0] if i in taken else pool.of(f"result {i}", x)[0] for i, x in enumerate(self.results)
+        ]
+        self.lent = [pool.of(f"lent {i}", x)[0] for i, x in enumerate(self.lent)]
+        self.copies = [[x[n % len(x)] for x in operands] for n in range(copies)]
         return [self._table(held) for held in self.copies]
 
     @cached_property
@@ -258,6 +280,12 @@ def _difference(expected: Tensor, found: Tensor) -> str:
         expected, found = torch.view_as_real(expected), torch.view_as_real(found)
     tolerance = TOLERANCE.get(found.dtype, 0.0)
     return difference(expected, found.to(expected.dtype), tolerance)
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two dense tensors of one type and layout hold the same, NaN equal to itself."""
+    flat = (torch.as_strided(x, (x.numel(),), (1,)).view(torch.uint8) for x in (a, b))
+    return torch.equal(*flat)
 
 
 def _points(program: Program, sizes: Sizes) -> int:

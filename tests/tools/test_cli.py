@@ -217,6 +217,7 @@ def test_bench_as_json(tmp_path: Path) -> None:
     run("bench", TINY, "--rounds", "2", "--peers", "eager", "--no-start", "--json", str(file))
     data = json.loads(file.read_text())
     assert data["environment"]["versions"]["smelt"] == smelt.__version__
+    assert set(data["environment"]) == {"versions", "machine", "target"}  # and no folder of whoever measured
     assert data["roofs"]["peaks"] == {"float32": 1e11}
     assert data["roofs"]["bytes_per_second"] == 1e10
     (found,) = data["workloads"]

@@ -13,7 +13,7 @@ from ...ir.cost import Roofs
 from ...runtime.roofs import measure as measure_roofs
 from ...runtime.target import Target, usable_cores
 from ..console import busy, emit_json, out
-from ..env import facts
+from ..env import facts, version_of
 from ..errors import check_output
 from ..plot import draw, require_matplotlib
 from .outcome import Outcome
@@ -21,6 +21,9 @@ from .peers import SMELT
 from .run import How, check_dtype, measure, parse_peers
 from .show import heading, remarks, table
 from .sweep import Sweep, measure_sweep, summary
+
+PEER_PACKAGES = ("onnxruntime", "openvino")
+TOLD = ("versions", "machine", "target")  # of the environment: no folders of whoever measured
 
 
 def bench(
@@ -93,5 +96,12 @@ def record(outcomes: Sequence[Outcome], roofs: Roofs) -> dict[str, Any]:
             }
             for outcome in outcomes
         ],
-        "environment": facts(),
+        "environment": _environment(),
     }
+
+
+def _environment() -> dict[str, Any]:
+    """Versions, machine and target."""
+    found = {group: values for group, values in facts().items() if group in TOLD}
+    found["versions"] = found["versions"] | {package: version_of(package) for package in PEER_PACKAGES}
+    return found

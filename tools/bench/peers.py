@@ -35,6 +35,7 @@ TOLERANCE = {
 }  # of the largest value
 # of quantised results: the root of the mean square of the error over that of the values
 QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.5}
+MOST_LAYERS = 128
 INSTALL = "pip install 'smelt[bench]'"
 
 
@@ -108,6 +109,7 @@ def _eager(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
 
 
 def _inductor(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
+    _let_recompile()
     made = torch.compile(model.model, dynamic=False)
     return lambda: made(*model.args, **model.kwargs)
 
@@ -115,10 +117,18 @@ def _inductor(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
 def _inductor_max(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
     import torch._inductor.config as config
 
+    _let_recompile()
     options: dict[str, Any] = {"max_autotune": True, "freezing": True, "cpp.threads": threads}
     known = {name: value for name, value in options.items() if name in config.get_config_copy()}
     made = torch.compile(model.model, dynamic=False, options=known)
     return lambda: made(*model.args, **model.kwargs)
+
+
+def _let_recompile() -> None:
+    """Dynamo makes a graph for each layer that has a number of its own, and runs those past its limit in eager mode."""
+    import torch._dynamo.config as config
+
+    config.recompile_limit = max(config.recompile_limit, MOST_LAYERS)
 
 
 def _onnxruntime(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
