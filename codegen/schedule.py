@@ -227,11 +227,10 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     terms = product(a.size for a in stage.combine.axes)
     group = terms_at_once(program, machine)
     half = group == 1 and any(e.dtype.itemsize == 2 for e in postorder([stage.value]))
-    plain = group == 1 and weight is None and not half
-    itemsize = stage.dtype.itemsize if group == 1 else 4 // group
-    computed = phases(program)
     weight = few_bits(program, stage)
-    itemsize = stage.dtype.itemsize if weight is None else 1
+    plain = group == 1 and weight is None and not half
+    itemsize = 1 if weight else stage.dtype.itemsize if group == 1 else 4 // group
+    computed = phases(program)
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
     return tuple(
         MatmulSchedule(

@@ -32,6 +32,7 @@ from .map import emit_map
 from .native import host_cpu, load, set_threads, tvm_version
 from .pipeline import compile_module
 from .product import emit_product
+from .reading import read_kernels
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .scatter import emit_scatter
@@ -142,6 +143,19 @@ def _elements(param: Param, schedule: Schedule, scope: Scope) -> str:
 
 def parse_module(texts: Sequence[str]) -> Any:
     """The kernels as one TVM module.
+
+    Raises:
+        BackendError: TVM refuses the text.
+    """
+    try:
+        kernels = read_kernels(texts, _NAMES)
+        return tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in kernels.items()})
+    except Exception:  # text that only TVM's parser reads, or a fault, of which that tells the line
+        return parse_with_tvm(texts)
+
+
+def parse_with_tvm(texts: Sequence[str]) -> Any:
+    """The kernels as one TVM module, read by TVM's own parser.
 
     Raises:
         BackendError: TVM refuses the text.

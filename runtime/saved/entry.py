@@ -75,6 +75,8 @@ class Keeper:
             self._key, self._loose = key_of(model, call, options)
         except Unsure as unsure:
             self.reason = str(unsure)
+        except Exception as error:  # an attribute of the user's may raise anything when it is looked at
+            self.reason = f"its state cannot be read: {type(error).__name__}: {error}"
 
     def find(self, signature: Any) -> KeptEntry | None:
         """The kept entry for the call; None where there is none."""
@@ -137,7 +139,7 @@ class Keeper:
             return
         try:
             body = self._body(entry)
-        except NoForm as error:
+        except (NoForm, ValueError, TypeError) as error:  # of a graph too that has no text
             self.reason = str(error)
             return
         Store(self.cache).put(self._key, body)

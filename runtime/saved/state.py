@@ -28,7 +28,7 @@ from .kinds import OTHERS, PLAIN, Unsure, class_name, plain_text
 from .trust import PARTS, is_known
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes that a class statement made, and some of C
-_CONSTRUCTORS = frozenset({"__init__", "__new__", "__post_init__"})
+_UNNAMED = frozenset({"forward"})  # what PyTorch calls
 _ABOUT = frozenset(
     {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__abstractmethods__"}
     | {"_abc_impl", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__", "__slots__"}
@@ -91,7 +91,7 @@ class State:
     def _run(self) -> None:
         # whoever patches PyTorch patches these; code does not name the methods of operators
         for cls in Tensor.__mro__[:-1]:
-            self._hold_class(cls, False)
+            self._hold_class(cls)
             self._classes[cls].wanted |= {name for name in cls.__dict__ if name.startswith("__")}
         while True:
             while self._waiting:
@@ -154,8 +154,7 @@ class State:
         return "[" + ",".join(self.token(item, f"{where}[{i}]") for i, item in enumerate(items)) + "]"
 
     def kind(self, obj: Any, where: str) -> str:
-        """The text of an object's class: as that of an object that is there, whose constructor has run."""
-        self._hold_class(type(obj), False)
+        """The text of an object's class."""
         return self.token(type(obj), where)
 
     def attributes(self, obj: Any, where: str) -> str:
@@ -196,28 +195,25 @@ class State:
 
     # --- classes and modules ------------------------------------------------------------------------------------------
 
-    def _hold_class(self, cls: type, constructed: bool) -> None:
-        holder = self._classes.get(cls)
-        if holder is None:
-            number = len(self._holders)
-            known = is_known(cls.__module__) or not cls.__flags__ & _HEAP_TYPE
-            wanted = {name for name in cls.__dict__ if name.startswith("__") and name.endswith("__")} - _CONSTRUCTORS
-            holder = _Holder(-number - 1, cls.__dict__, known, class_name(cls), set() if known else wanted)
-            self._classes[cls] = holder
-            self._holders.append(holder)
-        if constructed:
-            holder.wanted |= _CONSTRUCTORS & cls.__dict__.keys()
+    def _hold_class(self, cls: type) -> None:
+        """Count what code names of a class, and the methods that are called without being named."""
+        if cls in self._classes:
+            return
+        known = is_known(cls.__module__) or not cls.__flags__ & _HEAP_TYPE
+        wanted = set() if known else {name for name in cls.__dict__ if name.startswith("__") or name in _UNNAMED}
+        holder = _Holder(-len(self._holders) - 1, cls.__dict__, known, class_name(cls), wanted)
+        self._classes[cls] = holder
+        self._holders.append(holder)
 
     def _class(self, cls: type, where: str) -> str:
-        """A class that some code can call: of one that only objects are of, the constructor does not count."""
         if is_known(cls.__module__):
             if class_name(cls) == "torch.Tensor" or not cls.__flags__ & _HEAP_TYPE:
                 return f"class {class_name(cls)}"
-            self._hold_class(cls, False)
+            self._hold_class(cls)
             return f"class {class_name(cls)} {self._classes[cls].number}"
         bases = []
         for base in cls.__mro__[:-1]:
-            self._hold_class(base, not is_known(base.__module__))
+            self._hold_class(base)
             bases.append(f"{class_name(base)} {self._classes[base].number}")
         meta = "" if type(cls) is type else self.token(type(cls), where)
         return f"class {' '.join(bases)} {meta}"
@@ -233,7 +229,9 @@ class State:
         """What is looked up in a package that is known by its version: its code, so that a replaced one is seen."""
         if isinstance(value, FunctionType):
             own = is_known(value.__globals__.get("__name__") or "?")
-            return f"known {digest_of(value.__code__)}" if own else self.token(value, where)
+            # a wrapper of PyTorch's may be around a function of the user's
+            plain = own and value.__closure__ is None and not value.__dict__
+            return f"known {digest_of(value.__code__)}" if plain else self.token(value, where)
         if type(value) in PLAIN:
             return plain_text(value)
         if isinstance(value, type):
@@ -254,8 +252,11 @@ class State:
         code = function.__code__
         name = f"{function.__module__}.{function.__qualname__}"
         parts = [f"function {name} {digest_of(code)}"]
-        parts.append(self.token(function.__defaults__, f"{name}'s defaults"))
-        parts.append(self.token(function.__kwdefaults__, f"{name}'s defaults"))
+        # by its globals: a wrapper may say that it is of the module of what it wraps
+        known = is_known(function.__globals__.get("__name__") or "?")
+        if not known:
+            parts.append(self.token(function.__defaults__, f"{name}'s defaults"))
+            parts.append(self.token(function.__kwdefaults__, f"{name}'s defaults"))
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 parts.append(f"{variable}={self.token(cell.cell_contents, f'{variable} of {name}')}")
@@ -263,8 +264,7 @@ class State:
                 parts.append(f"{variable} is empty")
         if function.__dict__:
             parts.append(self.attributes(function, name))
-        # by the file too: a wrapper may say that it is of the module of what it wraps
-        if not is_known(function.__globals__.get("__name__") or "?"):
+        if not known:
             self._words |= words_of(code)
             parts += self._globals(function, names_of(code), name)
         return " ".join(parts)

@@ -153,6 +153,7 @@ CHANGES: dict[str, Callable[[Model, pytest.MonkeyPatch], Any]] = {
     "what a closure calls": attribute("act", decorated(torch.sigmoid)),
     "a partial": attribute("act", functools.partial(torch.clamp, max=2.0)),
     "a function of PyTorch's": elsewhere(torch, "relu", helper),
+    "a wrapper of PyTorch's around a function": elsewhere(torch, "relu", torch.no_grad()(helper)),
     "one of torch.nn.functional": elsewhere(F, "layer_norm", lambda x, *_: x),
     "a module of PyTorch's": elsewhere(nn.Linear, "forward", negated),
     "a method of tensors": elsewhere(Tensor, "__add__", lambda a, b: a),
@@ -202,6 +203,13 @@ def test_what_changes_a_model_changes_its_key(
     before = keys()
     assert keys() == before
     CHANGES[change](model, monkeypatch)
+    assert keys() != before
+
+
+def test_what_a_wrapper_is_around(keys: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "relu", torch.no_grad()(helper))
+    before = keys()
+    monkeypatch.setattr(torch, "relu", torch.no_grad()(other_helper))
     assert keys() != before
 
 
