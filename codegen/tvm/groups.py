@@ -27,7 +27,7 @@ class Groups(Operands):
 
     def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
         group = schedule.group
-        super().__init__(program, replace(schedule, block_k=schedule.block_k // group), src)
+        super().__init__(program, replace(schedule, block_k=max(schedule.block_k // group, 1)), src)
         self.group, self.all_terms = group, self.terms
         self.layout = panel_layout(schedule)
         self.terms = canonical_dim(sympy.floor((sympy.sympify(self.terms) + group - 1) / group))
