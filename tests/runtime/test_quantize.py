@@ -38,10 +38,9 @@ def test_results(kind: Any) -> None:
     assert "quantisation moved result by" in str(result)
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8-dynamic"])
-def test_a_model_of_the_zoo(kind: str) -> None:
+def test_a_model_of_the_zoo() -> None:
     model, args, kwargs = ZOO["llama-decode"].make(tiny=True)
-    fast = smelt.compile(model, quantize=kind)
+    fast = smelt.compile(model, quantize="int8-dynamic")
     result = smelt.verify(fast, *args, **kwargs)
     assert {m.path for m in result.moved} >= {"result", "buffer keys_0"}
     (capture,) = fast.report().captures
@@ -239,10 +238,10 @@ def test_accuracy_of_a_trained_model(tmp_path: Path) -> None:
     right = float((exact.argmax(1) == label).float().mean())
     assert right > 0.9
     error = {}
-    for kind in ("int8", "int8-dynamic", "int4"):
+    for kind in ("int8", "int8-dynamic"):
         y = smelt.compile(copy.deepcopy(model), quantize=kind)(x)  # type: ignore[arg-type]
         error[kind] = float((y - exact).norm() / exact.norm())
-        assert float((y.argmax(1) == label).float().mean()) > right - (0.03 if kind == "int4" else 0.005)
+        assert float((y.argmax(1) == label).float().mean()) > right - 0.005
     assert error["int8"] < error["int8-dynamic"] < 0.02
     theirs = _onnx_dynamic(model, x, tmp_path)
     assert error["int8-dynamic"] <= float((theirs - exact).norm() / exact.norm())
