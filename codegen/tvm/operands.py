@@ -25,6 +25,9 @@ from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
 
+CACHED = 256 << 10  # bytes of a weight that a core's cache holds from call to call
+
+
 class Operands(Nest):
     """What a task reads. The task names its ``first`` and ``last`` row and ``column``, and ``start`` and ``terms``."""
 
@@ -115,6 +118,9 @@ class Operands(Nest):
         if self.pack_right or self.panel is None:
             return
         itemsize = self.program.param(self.panel.param).type.dtype.itemsize
+        nbytes = self.terms * self.columns * itemsize
+        if isinstance(nbytes, int) and nbytes <= CACHED:
+            return
         for line in range(-(-self.schedule.tile_n * itemsize // LINE)):
             ahead = (AHEAD + line * LINE) // itemsize
             self.line(prefetch_text(self._panel_element(k, str(ahead), self.scope)))
