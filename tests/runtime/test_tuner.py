@@ -191,8 +191,6 @@ def test_planted_faults_cost_their_schedules(tmp_path: Path, monkeypatch: pytest
     planted = [replace(default, block_k=n) for n in (FASTEST, HANGING, CRASHING)]
     few = (default, *planted, replace(default, tile_m=4))
     monkeypatch.setattr(tuner, "ranked", lambda program, machine, sizes: few)
-    monkeypatch.setattr("smelt.runtime.tuner_worker.PATIENCE", 1)
-    monkeypatch.setattr("smelt.runtime.tuner_worker.START_SECONDS", 5.0)
     (kernel,) = progress_of([linear()], target(), ROOFS)
     made: list[Worker] = []
 

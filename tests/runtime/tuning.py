@@ -21,7 +21,7 @@ ROWS = symbol("m")
 FASTEST, CRASHING, HANGING, GREEDY = 1, 2, 3, 4
 
 _PLANTED = """
-import os, sys, time
+import os
 import smelt.runtime.kernels as kernels
 from smelt.codegen.tvm import module
 from smelt.runtime import tuner_worker
@@ -35,7 +35,8 @@ def text(name, program, schedule):
     if planted == {crashing}:
         os.abort()
     if planted == {hanging}:
-        time.sleep(600)
+        while True:  # takes processor time, which is what is limited
+            pass
     if planted == {greedy}:
         bytearray(64 << 30)
     return module.kernel_text(name, program, schedule)
