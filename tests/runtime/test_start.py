@@ -1,0 +1,90 @@
+"""What a process loads before it runs kernels, and the processor that is kept so that it need not load more."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smelt.codegen.tvm import processor as tvm_processor
+from smelt.ir.collection import no_collection
+from smelt.runtime import processor as processor_module
+from smelt.runtime.processor import kept_processor
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import sys
+from smelt.runtime.target import Target
+target = Target.detect()
+before = "tvm" in sys.modules
+from smelt.codegen.tvm.loading import load_tvm
+load_tvm()
+import tvm
+print(before, target.cpu, str(tvm.target.Target({"kind": "llvm", "mcpu": target.cpu}).attrs["mcpu"]))
+import tvm.runtime.disco
+"""
+
+
+def test_a_target_is_found_without_tvms_package(tmp_path: Path) -> None:
+    """From the second process on; and the package can be imported afterwards, its distributed runtime too."""
+    environment = {**os.environ, "SMELT_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / ".typecheck")}
+    kept_before = (
+        subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    first, second = (done.stdout.split() for done in kept_before)
+    assert (first[0], second[0]) == ("True", "False")
+    assert first[1:] == second[1:]
+    assert second[1] == second[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def refuse() -> None:
+    raise AssertionError("found anew")
+
+
+def test_the_processor_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kept_processor()
+    assert found == tvm_processor.host_processor()
+    monkeypatch.setattr(tvm_processor, "host_processor", refuse)
+    assert kept_processor() == found
+    monkeypatch.setattr(processor_module, "_flags", lambda: "flags: others")
+    with pytest.raises(AssertionError, match="anew"):
+        kept_processor()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": 1, "features": [], "digest": ""}', "other"])
+def test_a_damaged_processor_is_found_anew(content: str, folder: Path) -> None:
+    found = kept_processor()
+    (path,) = folder.glob("*.facts")
+    if content == "other":
+        content = json.dumps({**json.loads(path.read_text()), "name": "x86-64"})
+    path.write_text(content)
+    assert kept_processor() == found
+    assert json.loads(path.read_text())["name"] == found.name
+
+
+def test_collection_is_put_off_and_goes_on() -> None:
+    assert gc.isenabled()
+    with no_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), no_collection():
+        _ = 1 / 0
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
