@@ -35,11 +35,12 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PAR
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= zoo:bert-base
+GPU_CHECK_ARGS ?=
 
-.PHONY: help demo test check bench clean distclean
+.PHONY: help demo test check bench gpu-check clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
 
 demo: $(VENV)/.installed ## compile a pretrained model, search real text with it, show what happened (DEMO_ARGS)
 	@$(VENV)/bin/smelt demo $(DEMO_ARGS)
@@ -55,6 +56,9 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types, import direction: befo
 
 bench: $(VENV)/.installed ## smelt against eager and torch.compile (BENCH_ARGS)
 	@$(VENV)/bin/smelt bench $(BENCH_ARGS)
+
+gpu-check: $(VENV)/.installed ## the zoo's tiny models as Triton kernels on a GPU (GPU_CHECK_ARGS=--dry-run needs none)
+	@$(RUN) -m smelt.tools.gpu_check $(GPU_CHECK_ARGS)
 
 clean: ## remove builds and caches
 	rm -rf build dist smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,17 +42,25 @@ class GpuExecutable:
         capture: what they were made of; its weights are copied where they are on another device.
         device: where everything lies.
         launcher: what launches a kernel.
+        copy: whether weights are copied in any case, so that the model's own state stays as it is.
     """
 
     def __init__(
-        self, model: GpuModel, capture: Capture, device: torch.device | str, launcher: Launcher = launch_kernel
+        self,
+        model: GpuModel,
+        capture: Capture,
+        device: torch.device | str,
+        launcher: Launcher = launch_kernel,
+        *,
+        copy: bool = False,
     ) -> None:
         self.model, self.device, self.launcher = model, torch.device(device), launcher
         values = dict(capture.weights)
         for name, node in model.derived.items():
             (values[name],) = evaluate([node], values)
         names = {str(node.attrs["name"]) for node in model.graph.weights()}
-        self.weights = {n: x.detach().contiguous().to(self.device) for n, x in values.items() if n in names}
+        kept = {n: x.detach().contiguous().to(self.device) for n, x in values.items() if n in names}
+        self.weights = {n: x.clone() for n, x in kept.items()} if copy else kept
 
     def run(self, tensors: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
         """The graph's outputs for its input tensors, dense and on the device; its mutations are done.

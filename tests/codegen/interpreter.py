@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from typing import Any
 
 import sympy
 import torch
@@ -27,6 +28,29 @@ def workers() -> ProcessPoolExecutor:
 def _start() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     warnings.simplefilter("ignore")  # NumPy's, of overflow and of NaN
+    _patch_once()
+
+
+def _patch_once() -> None:
+    """Let the interpreter put itself in the language's place once, not for every call of every function.
+
+    That takes most of its time, and nothing in this process needs the language as it was.
+    """
+    from triton import language
+    from triton.runtime import interpreter
+
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope")):
+        return  # another version
+    patch, done = interpreter._patch_lang, set()
+
+    def once(function: Any) -> Any:
+        seen = tuple(x in function.__globals__.values() for x in (language, language.core))
+        if seen not in done:
+            done.add(seen)
+            patch(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = once
 
 
 def run(

@@ -309,7 +309,7 @@ class Slotted(random.Random):
 
 @pytest.mark.parametrize(
     "value", [generator(), open(os.devnull), torch.Generator(), Slotted(), iter([1])], ids=lambda x: type(x).__name__
-)  # noqa: SIM115
+)
 def test_an_attribute_of_an_unknown_kind(value: Any, model: Model, keys: Callable[[], str]) -> None:
     model.unknown = value
     with pytest.raises(Unsure, match="unknown"):
