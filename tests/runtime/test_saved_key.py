@@ -307,9 +307,10 @@ class Slotted(random.Random):
     pass
 
 
-@pytest.mark.parametrize(
-    "value", [generator(), open(os.devnull), torch.Generator(), Slotted(), iter([1])], ids=lambda x: type(x).__name__
-)
+UNKNOWN = (generator(), open(os.devnull), torch.Generator(), Slotted(), iter([1]))  # noqa: SIM115
+
+
+@pytest.mark.parametrize("value", UNKNOWN, ids=lambda value: type(value).__name__)
 def test_an_attribute_of_an_unknown_kind(value: Any, model: Model, keys: Callable[[], str]) -> None:
     model.unknown = value
     with pytest.raises(Unsure, match="unknown"):
