@@ -47,6 +47,15 @@ def test_a_chain_of_two_kernels() -> None:
     assert found.ratio == found.total.nbytes / found.total.least
 
 
+def test_the_columns_of_panels_are_padded_and_not_their_terms() -> None:
+    found = traffic(nn.Linear(21, 100), torch.randn(5, 21))
+    entry = entry_of(nn.Linear(21, 100), torch.randn(5, 21))
+    (packing,) = (b.packing for b in entry.executable.plan.buffers if b.packing is not None)
+    columns = -(-100 // packing.layout.tile) * packing.layout.tile
+    assert columns > 100
+    assert found.steps[0].sources == (5 * 21 + 21 * columns + 100) * 4
+
+
 def test_what_does_not_fit_the_cache_must_spill() -> None:
     fits, spills = (traffic(Chain(), torch.randn(5, 16), cache_bytes=n) for n in (Y, Y - 100))
     assert spills.total.least - fits.total.least == 200
