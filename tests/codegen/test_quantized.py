@@ -71,6 +71,9 @@ def _cases() -> dict[str, Case]:
     found["many terms"] = few_bits(600, 17, 8)
     found["one column"] = few_bits(257, 1, 4, 128)
     found["even"] = few_bits(64, 48, 4, 32)
+    found["a word and a rest"] = few_bits(108, 48, 4, 32)
+    found["fewer terms than a step"] = few_bits(15, 17, 4, zeros=True)
+    found["bytes and a rest"] = few_bits(43, 16, 8, 16)
     found["not packed"] = few_bits(70, 33, 4, 32, zeros=True, packed=False)
     two = [{"b": b, "m": m} for b, m in ((0, 3), (1, 1), (3, 17))]
     found["no bias"] = few_bits(100, 50, 4, 32, bias=False)
