@@ -23,7 +23,6 @@ from .nest import LINE, Nest
 from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
-
 CACHED = 256 << 10  # bytes of a weight that a core's cache holds from call to call
 
 
