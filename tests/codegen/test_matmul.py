@@ -40,6 +40,8 @@ def _cases() -> dict[str, Case]:
     }
     for dtype in DTYPES:
         found[f"relu {dtype}"] = linear_case((M,), 65, 50, dtype, ops.relu)
+    for dtype in (torch.float32, torch.bfloat16):  # weights that no cache is sure to hold
+        found[f"few rows {dtype}"] = linear_case((M,), 700, 331, dtype, sizes=[{"m": m} for m in (1, 2, 5, 8, 16)])
     found["gelu"] = linear_case((M,), 64, 96, after=ops.gelu)
     found["two row axes"] = linear_case((B, M), 40, 33, sizes=[{"b": b, "m": m} for b, m in ((0, 3), (1, 1), (3, 17))])
     found["no rows"] = linear_case((), 40, 33, sizes=[{}])

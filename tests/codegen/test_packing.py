@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smelt.codegen.schedule import PanelLayout
-from smelt.codegen.tvm.packing import ALIGNMENT, aligned_empty, pack_panels, unpack_panels
+from smelt.codegen.tvm.packing import ALIGNMENT, HUGE_PAGE, aligned_empty, memory, pack_panels, unpack_panels
 
 LAYOUTS = [PanelLayout(t, g) for t, g in ((1, 1), (16, 1), (48, 1), (16, 2), (48, 2), (16, 4), (48, 4))]
 DTYPES = {1: torch.float32, 2: torch.bfloat16, 4: torch.int8}
@@ -60,3 +60,12 @@ def test_any_strides_and_no_rows(layout: PanelLayout) -> None:
 
 def test_aligned_memory_of_no_elements() -> None:
     assert aligned_empty((0, 4), torch.float32).shape == (0, 4)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, HUGE_PAGE - 1, HUGE_PAGE, 2 * HUGE_PAGE + 4097])
+def test_memory_is_writable_to_its_last_byte(nbytes: int) -> None:
+    found = memory(nbytes)
+    assert found.shape == (nbytes,)
+    part = found.fill_(7)[nbytes // 2 :]
+    del found  # a part keeps the whole
+    assert torch.equal(part, torch.full((nbytes - nbytes // 2,), 7, dtype=torch.uint8))
