@@ -25,17 +25,16 @@ def key_of(model: Callable[..., Any], call: Call, options: Options) -> tuple[str
     Raises:
         Unsure: something that may decide the capture cannot be told from others.
     """
-    state = State(model)
     try:
         lines = [*settings(options), tree_data(call.spec), *map(_leaf, call.leaves)]
     except NoForm as error:
         raise Unsure(str(error)) from None
+    state = State(model)
     text = "\n".join([*lines, state.digest])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), state.loose
 
 
 def _leaf(leaf: Any) -> str:
     if isinstance(leaf, Tensor):
-        # a tensor of size 0 or 1 in a dim is traced in another way
         return f"tensor {leaf.dtype} {leaf.ndim} {leaf.device}"
     return f"constant {type(leaf).__name__} {constant_data(leaf)!r}"
