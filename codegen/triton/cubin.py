@@ -26,7 +26,7 @@ class Resources:
     Attributes:
         function: its name.
         registers: of a thread.
-        spills: bytes of a thread that do not fit its registers and lie in memory.
+        spills: bytes of a thread that lie in memory: registers that do not fit, and arrays (libdevice's sine has one).
         shared_bytes: of shared memory of a program.
         warps: of a program.
         occupancy: the share of a processor's threads that can be there at a time, by all of these.

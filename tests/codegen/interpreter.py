@@ -16,6 +16,9 @@ import torch
 
 from smelt.codegen.triton.file import KernelFile
 
+Held = tuple[bytes, int, int, torch.dtype]
+_readable: list[tuple[int, int]] = []  # addresses of the tensors of the kernel that runs
+
 
 @cache
 def workers() -> ProcessPoolExecutor:
@@ -51,16 +54,23 @@ def _patch_once() -> None:
         return interpreter._LangPatchScope()
 
     interpreter._patch_lang = once
+    load = interpreter.InterpreterBuilder.create_masked_load
+
+    def checked(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        for address in pointers.data[mask.data.astype(bool)].reshape(-1).tolist() if _readable else ():
+            if not any(start <= address < stop for start, stop in _readable):
+                raise AssertionError("a kernel reads outside of its tensors")
+        return load(self, pointers, mask, *rest)
+
+    interpreter.InterpreterBuilder.create_masked_load = checked
 
 
-def run(
-    kernel: KernelFile, buffers: Mapping[str, tuple[bytes, int, torch.dtype]], sizes: Mapping[sympy.Symbol, int]
-) -> dict[str, bytes]:
+def run(kernel: KernelFile, buffers: Mapping[str, Held], sizes: Mapping[sympy.Symbol, int]) -> dict[str, bytes]:
     """Launch a kernel under the interpreter.
 
     Args:
         kernel: the kernel.
-        buffers: for each buffer its memory, where its tensor starts there, and the dtype.
+        buffers: for each buffer its memory, where its tensor starts and ends there, and the dtype.
         sizes: the value of each size symbol.
 
     Returns:
@@ -69,15 +79,17 @@ def run(
     return workers().submit(_run, kernel, dict(buffers), dict(sizes)).result()
 
 
-def _run(
-    kernel: KernelFile, buffers: Mapping[str, tuple[bytes, int, torch.dtype]], sizes: Mapping[sympy.Symbol, int]
-) -> dict[str, bytes]:
+def _run(kernel: KernelFile, buffers: Mapping[str, Held], sizes: Mapping[sympy.Symbol, int]) -> dict[str, bytes]:
     from smelt.codegen.triton import launch
 
-    memory = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, (data, _, _) in buffers.items()}
+    memory = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, (data, _, _, _) in buffers.items()}
     tensors = {}
-    for name, (_, start, dtype) in buffers.items():
+    for name, (_, start, stop, dtype) in buffers.items():
+        _readable.append((memory[name].data_ptr() + start, memory[name].data_ptr() + stop))
         rest = (len(memory[name]) - start) // dtype.itemsize * dtype.itemsize
         tensors[name] = memory[name][start : start + rest].view(dtype)
-    launch.run(kernel, tensors, sizes)
+    try:
+        launch.run(kernel, tensors, sizes)
+    finally:
+        _readable.clear()
     return {name: m.numpy().tobytes() for name, m in memory.items()}

@@ -16,24 +16,23 @@ FEW = GpuAttentionSchedule(1, 16, few=True)
 PARTS = GpuAttentionSchedule(1, 16, few=True, splits=3)
 SMALL = GpuAttentionSchedule(16, 16)
 CASES: dict[str, Case] = {**cpu._cases(), **{n: c for n, c in cached.CASES.items() if n != "two writes"}}
-SIZES = cpu.SIZES[1:2] + cpu.SIZES[4:]
+SIZES = [{"b": b, "s": s, "k": k} for b, s, k in ((1, 17, 40), (1, 3, 0), (1, 0, 3))]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_attention(name: str) -> None:
     kernel = build(CASES[name])
-    for sizes in SIZES if CASES[name].sizes is cpu.SIZES else CASES[name].sizes:
+    for sizes in SIZES if CASES[name].sizes is cpu.SIZES else CASES[name].sizes[:2]:
         kernel.check(sizes)
 
 
 @pytest.mark.parametrize("schedule", [SMALL, FEW, PARTS], ids=["blocks", "few", "parts"])
 @pytest.mark.parametrize(
-    "name", ["groups", "float mask, causal", "odd heads", "one query and a mask", "several queries"]
+    "name", ["groups", "float mask, causal", "odd heads", "one query and a mask", "turned queries"]
 )
 def test_every_way_computes_the_same(name: str, schedule: GpuAttentionSchedule) -> None:
-    kernel = build(CASES[name], schedule)
-    for sizes in CASES[name].sizes[:4]:
-        kernel.check(sizes)
+    kernel, known = build(CASES[name], schedule), CASES[name].sizes[0]
+    kernel.check({n: size for n, size in {"b": 1, "s": 3, "k": 53}.items() if n in known})
 
 
 @pytest.mark.parametrize("schedule", [SMALL, FEW, PARTS], ids=["blocks", "few", "parts"])
@@ -48,7 +47,7 @@ def test_queries_that_see_nothing_get_zero(schedule: GpuAttentionSchedule) -> No
 @pytest.mark.parametrize("schedule", [SMALL, FEW, PARTS], ids=["blocks", "few", "parts"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_special_values_go_through(value: float, schedule: GpuAttentionSchedule) -> None:
-    kernel, sizes = build(CASES["plain"], schedule), {"b": 1, "s": 2, "k": 40}
+    kernel, sizes = build(CASES["plain"], schedule), {"b": 1, "s": 1, "k": 20}
     for operand in range(3):
         tensors = kernel.case.tensors(sizes)
         tensors[operand][0, 0, 0, 3] = value
@@ -60,7 +59,7 @@ def test_special_values_go_through(value: float, schedule: GpuAttentionSchedule)
 @pytest.mark.parametrize("offset", [-(2**63), -1, 0, 7, 48, 49, 2**63 - 1])
 @pytest.mark.parametrize("schedule", [SMALL, PARTS], ids=["blocks", "parts"])
 def test_offsets_beyond_the_keys(offset: int, schedule: GpuAttentionSchedule) -> None:
-    kernel, sizes = build(CASES["one query"], schedule), {"b": 2, "k": 49}
+    kernel, sizes = build(CASES["one query"], schedule), {"b": 1, "k": 49}
     tensors = kernel.case.tensors(sizes)
     tensors[-1] = torch.tensor(offset)
     kernel.check(sizes, tensors)
@@ -68,10 +67,10 @@ def test_offsets_beyond_the_keys(offset: int, schedule: GpuAttentionSchedule) ->
 
 @pytest.mark.parametrize("schedule", [SMALL, FEW, PARTS], ids=["blocks", "few", "parts"])
 def test_keys_past_the_position_are_not_read(schedule: GpuAttentionSchedule) -> None:
-    kernel, sizes = build(CASES["one query"], schedule), {"b": 1, "k": 130}
+    kernel, sizes = build(CASES["one query"], schedule), {"b": 1, "k": 80}
     tensors = kernel.case.tensors(sizes)
-    tensors[-1] = torch.tensor(63)
+    tensors[-1] = torch.tensor(39)
     (expected,) = kernel.run(tensors, sizes)
     for x in tensors[1:3]:
-        x[:, :, 64:] = torch.nan
+        x[:, :, 40:] = torch.nan
     assert torch.equal(kernel.run(tensors, sizes)[0], expected)

@@ -50,7 +50,7 @@ class TritonKernel:
         for p in self.file.scratch:
             held[p.name] = Buffer(numbers(p.type.shape, known), numbers(p.strides, known), p.type.dtype)
         held["err"] = Buffer((1,), (1,), torch.int64).fill(torch.zeros(1))
-        given = {name: (b.bytes.numpy().tobytes(), b.start, b.tensor.dtype) for name, b in held.items()}
+        given = {name: (b.bytes.numpy().tobytes(), b.start, b.stop, b.tensor.dtype) for name, b in held.items()}
         after = interpreter.run(self.file, given, known)
         for name, b in held.items():
             found = torch.frombuffer(bytearray(after[name]), dtype=torch.uint8)
