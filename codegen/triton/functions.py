@@ -49,7 +49,7 @@ INTEGER: Mapping[str, str] = {
     "bit_and": "({0} & {1})",
     "bit_or": "({0} | {1})",
     "bit_xor": "({0} ^ {1})",
-    "bit_not": "(~{0})",
+    "bit_not": "(-{0} - 1)",  # of uint8, ~ does not run under the interpreter of Triton 3.7
 }
 BOOL: Mapping[str, str] = {
     "eq": "({0} == {1})",

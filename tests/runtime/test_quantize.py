@@ -103,7 +103,7 @@ def test_only_few_bits_are_held() -> None:
     fast = smelt.compile(mlp(), quantize="int8")
     fast(torch.randn(2, 48))
     (entry,) = fast.entries
-    packed = [t for t in entry.executable._packed.values() if t.ndim == 3]
+    packed = [t for t in entry.executable._packed.values() if t.ndim == 4]
     assert {t.dtype for t in packed} == {torch.int8}
 
 
@@ -153,8 +153,8 @@ def test_rows_with_infinities_and_nan() -> None:
 
 def _spoil(executable: Executable, dtype: torch.dtype) -> None:
     """Change one packed weight of a dtype: a kernel then reads something else than it should."""
-    packed = next(t for t in executable._packed.values() if t.dtype == dtype and t.ndim == 3)
-    packed[0, 0, :8] = packed[0, 1, :8].clone() + 3
+    packed = next(t for t in executable._packed.values() if t.dtype == dtype and t.ndim == 4)
+    packed[0, -1, :8] = packed[0, -2, :8].clone() + 3
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8)])
