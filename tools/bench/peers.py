@@ -24,7 +24,7 @@ from ...ir.errors import SmeltError
 from ..errors import ModelError
 from ..models import Model
 from ..timing import Runner
-from .quantised import QUANTIZE, NotThere, compiled, quantised_onnx
+from .quantised import QUANTIZE, compiled, quantised_onnx
 
 SMELT = "smelt"
 TOLERANCE = {
@@ -34,7 +34,8 @@ TOLERANCE = {
     torch.float16: 1e-2,
 }  # of the largest value
 # of quantised results: the root of the mean square of the error over that of the values
-QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.5}
+# what smelt quantises is held to its own quantised weights by smelt.verify; the zoo's random weights lose most
+QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.75}
 MOST_LAYERS = 128
 INSTALL = "pip install 'smelt[bench]'"
 
@@ -56,8 +57,6 @@ def prepare(name: str, model: Model, threads: int, dtype: str = "f32") -> Runner
     try:
         with _quiet():
             call = PEERS[name](model, threads, dtype)
-    except NotThere as error:
-        raise PeerError(f"{name} cannot run {model.name} in {dtype}: {error}") from error
     except SmeltError:
         raise
     except Exception as error:  # whatever an exporter or a compiler of others raises

@@ -6,35 +6,25 @@ is weights as int4 in blocks of 32.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ...rewrites.quantization import Quantization
 from ...runtime.compile import compile
+from ...runtime.module import CompiledModule
 from ..models import Model
 
 BLOCK = 32  # int4 weights that share a scale
 MOST_PROTOBUF = 1 << 30  # bytes of a network that is written as one file
-QUANTIZE: Mapping[str, str] = {"int8": "int8-dynamic", "int4": "int4"}  # what smelt.compile calls them
+QUANTIZE: Mapping[str, Quantization] = {  # as smelt.compile takes them
+    "int8": Quantization(weights="int8", activations="int8"),
+    "int4": Quantization(weights="int4", group_size=BLOCK),
+}
 
 
-class NotThere(Exception):
-    """A way to quantise that is not there; the message says which."""
-
-
-def compiled(model: Model, dtype: str, threads: int) -> Any:
-    """The model compiled by smelt, quantised where the dtype says so.
-
-    Raises:
-        NotThere: this smelt has no such option.
-    """
-    if dtype not in QUANTIZE:
-        return compile(model.model, threads=threads)
-    if "quantize" not in inspect.signature(compile).parameters:
-        raise NotThere(f'smelt.compile has no option quantize="{QUANTIZE[dtype]}" yet')
-    options: dict[str, Any] = {"quantize": QUANTIZE[dtype]}
-    return compile(model.model, threads=threads, **options)
+def compiled(model: Model, dtype: str, threads: int) -> CompiledModule:
+    """The model compiled by smelt, quantised where the dtype says so."""
+    return compile(model.model, threads=threads, quantize=QUANTIZE.get(dtype))
 
 
 def quantised_onnx(path: Path, dtype: str) -> Path:

@@ -21,8 +21,8 @@ from ..models import Model, load_model
 from ..plot import Dot, dots_of
 from ..timing import IDLE_SHARE, LoadClock, Runner, interleave, wait_for_idle
 from .outcome import Outcome
-from .peers import PEERS, QUANTISED_TOLERANCE, SMELT, PeerError, check, first_line, prepare
-from .quantised import QUANTIZE, NotThere, compiled
+from .peers import PEERS, SMELT, PeerError, check, first_line, prepare
+from .quantised import compiled
 from .start import StartError, measure_start
 
 # of weights and floating-point inputs before anyone quantises them
@@ -149,22 +149,14 @@ def measure_model(
 
 
 def verified(model: Model, how: How, fast: CompiledModule | None) -> tuple[CompiledModule, str, Report]:
-    """Hold the compiled model's result against eager's; quantised ones are held to what quantising explains later.
+    """Hold the compiled model's result to the contract: to eager's, or to that of the quantised weights.
 
     Raises:
         VerifyError: it breaks the numeric contract.
-        PeerError: it cannot be quantised.
     """
     with busy(f"compiling {model.name} and checking its result"):
         if fast is None:
-            try:
-                fast = compiled(model, how.dtype, how.threads)
-            except NotThere as error:
-                raise PeerError(f"{SMELT} cannot run {model.name} in {how.dtype}: {error}") from error
-        if how.dtype in QUANTIZE:
-            with torch.no_grad():
-                fast(*model.args, **model.kwargs)
-            return fast, f"within {QUANTISED_TOLERANCE[how.dtype]:.0%} of the values", fast.report()
+            fast = compiled(model, how.dtype, how.threads)
         return fast, str(verify(fast, *model.args, **model.kwargs).worst), fast.report()
 
 

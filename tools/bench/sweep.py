@@ -11,13 +11,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from ...runtime.module import CompiledModule
 from ..errors import ModelError
 from ..models import Model
 from ..zoo import ZOO
 from .outcome import Outcome
-from .peers import SMELT, PeerError
-from .quantised import NotThere, compiled
+from .peers import SMELT
+from .quantised import compiled
 from .run import DTYPES, How, load, measure_model
 
 
@@ -63,7 +62,7 @@ def measure_sweep(spec: str, names: Sequence[str], how: How, sweep: Sweep) -> It
     for batch, length in sweep:
         model = at(base, name, batch, length, DTYPES[how.dtype])
         if fast is None and SMELT in names:
-            fast = _compiled(base, how)
+            fast = compiled(base, how.dtype, how.threads)
         yield measure_model(model, names, replace(how, start=False), fast=fast)
 
 
@@ -77,14 +76,6 @@ def at(base: Model, name: str, batch: int, length: int, dtype: torch.dtype) -> M
 
     args, kwargs = pytree.tree_map(cast, (tuple(args), dict(kwargs)))
     return Model(f"{base.name}@{batch}x{length}", base.model, args, kwargs)
-
-
-def _compiled(base: Model, how: How) -> CompiledModule | None:
-    try:
-        found: CompiledModule = compiled(base, how.dtype, how.threads)
-    except (NotThere, PeerError):
-        return None  # which each outcome says
-    return found
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
