@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import sympy
 import torch
 
-from .program import Apply, Axis, Combiner, Expr, Format, Load, Param, Program, Stage, postorder
+from .program import Apply, Axis, Combiner, Expr, Format, Load, Param, Program, Stage, dot_stage, postorder
 
 if TYPE_CHECKING:
     from .schedule import Machine
@@ -27,7 +27,7 @@ def terms_at_once(program: Program, machine: Machine) -> int:
     operand may be uint8) are summed in int32, exactly; the right operand must be a weight in panels, which are packed
     with what makes up for the signs of the left one.
     """
-    stage = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    stage = dot_stage(program)
     if not isinstance(stage.value, Apply) or stage.value.op != "mul" or not _reads_panels_whole(program, stage):
         return 1
     left, right = stage.value.args
@@ -38,7 +38,7 @@ def terms_at_once(program: Program, machine: Machine) -> int:
 
 def attention_terms_at_once(program: Program, machine: Machine) -> int:
     """The same of an ATTENTION program: 2 where all three operands are bfloat16 and keys lie in pairs in memory."""
-    scores = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    scores = dot_stage(program)
     out = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.SOFTMAX_SUM)
     assert isinstance(scores.value, Apply)
     assert scores.combine is not None

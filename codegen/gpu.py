@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from ..ir.types import Dim, product
-from .program import Axis, Combiner, Load, Program, Skeleton, Stage, postorder, program_roots
+from .program import Axis, Load, Program, Skeleton, Stage, dot_stage, postorder, program_roots
 
 
 @dataclass(frozen=True)
@@ -223,11 +223,6 @@ def _matmul_warps(elements: int, half: bool) -> int:
 def dots(dtype: torch.dtype) -> bool:
     """Whether products of this dtype are taken by ``tl.dot``."""
     return dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def dot_stage(program: Program) -> Stage:
-    """The first stage that is a sum of products."""
-    return next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.DOT)
 
 
 def _rows_of(stage: Stage) -> Dim:

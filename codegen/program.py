@@ -59,6 +59,7 @@ __all__ = [
     "as_fraction",
     "axis_symbol",
     "can_fail",
+    "dot_stage",
     "is_guard",
     "operands",
     "postorder",
@@ -224,6 +225,11 @@ class Program:
     def outputs(self) -> tuple[Param, ...]:
         """The parameters that are written, in order."""
         return tuple(p for p in self.params if p.role is Role.OUT)
+
+
+def dot_stage(program: Program) -> Stage:
+    """The first stage that is a sum of products."""
+    return next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.DOT)
 
 
 def stage_roots(stage: Stage) -> tuple[Expr, ...]:

@@ -16,7 +16,6 @@ from ..ir.types import Dim, TensorType, contiguous_strides, product
 from .lowering import Lowering, Rows, index_of, loops
 from .program import (
     Axis,
-    Combiner,
     Expr,
     Index,
     Load,
@@ -28,6 +27,7 @@ from .program import (
     Stage,
     Store,
     axis_symbol,
+    dot_stage,
     postorder,
     program_roots,
     stage_roots,
@@ -118,7 +118,7 @@ def _product(program: Program) -> Stage | None:
     """The sum of products of a MATMUL program."""
     if program.skeleton is not Skeleton.MATMUL:
         return None
-    return next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    return dot_stage(program)
 
 
 def _after(program: Program, dot: Stage) -> set[str]:

@@ -13,7 +13,7 @@ import torch
 
 from ..ir.types import Dim, canonical_dim, product
 from .dot import attention_terms_at_once, terms_at_once
-from .program import Combiner, Format, Param, Program, Skeleton, postorder
+from .program import Format, Param, Program, Skeleton, dot_stage, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
 
@@ -219,7 +219,7 @@ def register_tiles(machine: Machine, lanes: int) -> tuple[tuple[int, int], ...]:
 
 
 def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:
-    stage = next(s for s in program.stages if s.combine and s.combine.kind is Combiner.DOT)
+    stage = dot_stage(program)
     assert stage.combine is not None
     lanes = machine.lanes(stage.dtype)
     panels = next((p for p in program.params if p.format is Format.PANELS), None)

@@ -13,8 +13,8 @@ from ...ir.types import canonical_dim
 from ..gpu import GpuAttentionSchedule
 from ..program import program_roots
 from .attention_problem import BOTH, Attention, attention_problem
-from .contraction import dot, dot_dtype
 from .decode import emit_decode
+from .dots import dot, dot_dtype
 from .expression import value_of
 from .file import FileWriter, ceil_div, program_id
 from .indexing import decode, dim_text

@@ -8,10 +8,10 @@ import torch
 
 from ...ir.errors import UnsupportedError
 from ...ir.types import Dim, product
-from ..gpu import GpuAttentionSchedule, dot_stage
-from ..program import Axis, Combiner, Expr, Load, Program, Stage
-from .contraction import Contraction, contraction
-from .expression import element, free_symbols, value_of
+from ..contraction import Contraction, axes_of, contraction
+from ..gpu import GpuAttentionSchedule
+from ..program import Axis, Combiner, Expr, Load, Program, Stage, dot_stage
+from .expression import element, value_of
 from .indexing import atom, dim_text
 from .map import emit_stores
 from .scope import Scope, Value, lanes
@@ -74,11 +74,11 @@ def attention_problem(program: Program) -> Problem:
     others = tuple(a for a in result.axes if a in products.axes)
     value = next((a for a in result.axes if a not in others), Axis("value", 1))
     c = contraction(program, products)
-    if key.symbol in free_symbols(c.left):
+    if key.symbol in axes_of(c.left):
         c = replace(c, left=c.right, right=c.left)
-    shared = free_symbols(c.right) | free_symbols(result.value)
+    shared = axes_of(c.right) | axes_of(result.value)
     query = others[-1] if others and others[-1].symbol not in shared else None
-    (inner,) = c.terms
+    (inner,) = c.reduced
     if not (isinstance(inner.size, int) and isinstance(value.size, int)):
         raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
     outer = tuple(a for a in others if a is not query)

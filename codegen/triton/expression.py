@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import sympy
 import torch
 
 from ...ir.errors import UnsupportedError
 from ...ir.types import DTYPE_NAMES
+from ..contraction import axes_of
 from ..program import (
     Apply,
     Axis,
@@ -145,33 +145,12 @@ def element(expr: Load, scope: Scope) -> Value:
     return _element(expr, {i: value_of(i, scope) for i in expr.index if isinstance(i, Expr)}, scope)
 
 
-def free_symbols(root: Expr) -> set[sympy.Symbol]:
-    """The symbols of the index arithmetic in an expression."""
-    found: set[sympy.Symbol] = set()
-    for expr in postorder([root]):
-        match expr:
-            case Load():
-                parts = [i for i in expr.index if not isinstance(i, Expr)]
-            case Ref():
-                parts = list(expr.index)
-            case IndexValue():
-                parts = [expr.index]
-            case Guard():
-                parts = [expr.index, expr.size]
-            case Checked():
-                parts = [expr.size]
-            case _:
-                parts = []
-        found.update(*(sympy.sympify(p).free_symbols for p in parts))
-    return found
-
-
 def hoist(exprs: Sequence[Expr], axes: Sequence[Axis], scope: Scope) -> None:
     """Write, before a loop over some axes, what does not vary along them."""
     varying = {a.symbol for a in axes}
     for expr in postorder(exprs, is_guard):
         is_work = isinstance(expr, Load | Checked | Apply) and not (isinstance(expr, Apply) and _is_small(expr))
-        if is_work and not free_symbols(expr) & varying and not _reads_stage(expr):
+        if is_work and not axes_of(expr) & varying and not _reads_stage(expr):
             value_of(expr, scope)
 
 

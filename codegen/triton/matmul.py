@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.types import Dim, canonical_dim, product
+from ..contraction import Contraction, contraction
 from ..gpu import GpuMatmulSchedule, rows_schedule
-from ..program import Expr, Load, Program, program_roots
+from ..program import Expr, Load, Program, dot_stage, program_roots
 from ..prologue import HELD, HELD_ROW, Phases, phases
 from ..rewrite import map_expressions, with_operands
-from .contraction import Contraction, contraction, dot, dot_dtype
+from .dots import dot, dot_dtype
 from .expression import element, hoist, value_of
 from .file import FileWriter, ceil_div, program_id
 from .indexing import decode, dim_text
@@ -59,7 +60,7 @@ def emit_product(
     file: FileWriter, suffix: str, program: Program, schedule: GpuMatmulSchedule, computed: Phases | None = None
 ) -> None:
     """Write a function that multiplies and stores."""
-    c, s = contraction(program), schedule
+    c, s = contraction(program, dot_stage(program)), schedule
     tiles_m, tiles_n = ceil_div(product(a.size for a in c.rows), s.block_m), ceil_div(_columns(c), s.block_n)
     programs = canonical_dim(product(a.size for a in c.batch) * tiles_m * tiles_n)
     written, roots = [x.param for x in program.stores], program_roots(program)
@@ -86,7 +87,7 @@ class _Product:
         self.c, self.schedule, self.src, self.computed = c, schedule, scope.src, computed
         self.tiles_m, self.tiles_n = tiles_m, tiles_n
         self.rows, self.columns = product(a.size for a in c.rows), _columns(c)
-        self.terms = product(a.size for a in c.terms)
+        self.terms = product(a.size for a in c.reduced)
         constants = (("BLOCK_M", schedule.block_m), ("BLOCK_N", schedule.block_n), ("BLOCK_K", schedule.block_k))
         self.m, self.n, self.k = (self.src.constant(*c) for c in constants)
         self.outer = self._tile(scope)
@@ -168,17 +169,17 @@ class _Dot(_Product):
         tile = tile.at(decode(n, c.columns, tile))
         left = replace(tile.block((self.m, self.k), (in_m or None, None)), fill=True)
         right = replace(tile.block((self.k, self.n), (None, in_n or None)), fill=True)
-        hoist([c.left], c.terms, left)
-        hoist([c.right], c.terms, right)
+        hoist([c.left], c.reduced, left)
+        hoist([c.right], c.reduced, right)
         acc = src.let("acc", f"tl.zeros(({self.m}, {self.n}), tl.float32)")
         start = src.fresh("start")
         with src.block(f"for {start} in range(0, {dim_text(self.terms, scope)}, {self.k})"):
             k, in_k = self.line("k", start, self.k, 2, 1, self.terms, scope)
             left = replace(left.inner(), masks=(in_m or None, in_k or None))
-            a = self._block("a", c.left, in_k, left.at(decode(k, c.terms, left)))
+            a = self._block("a", c.left, in_k, left.at(decode(k, c.reduced, left)))
             k, in_k = self.line("k", start, self.k, 2, 0, self.terms, scope)
             right = replace(right.inner(), masks=(in_k or None, in_n or None))
-            b = self._block("b", c.right, in_k, right.at(decode(k, c.terms, right)))
+            b = self._block("b", c.right, in_k, right.at(decode(k, c.reduced, right)))
             src.line(f"{acc} = {dot(a, b, acc, dot_dtype(c.left, c.right), self.schedule.tf32)}")
         self.store(Value(acc, frozenset({0, 1})), tile)
 
@@ -205,13 +206,13 @@ class _Sum(_Product):
         cube = scope.block((self.m, self.n, self.k), (in_m or None, in_n or None, None))
         cube = self.row_axes(m, cube)
         cube = cube.at(decode(n, c.columns, cube))
-        hoist([c.left, c.right], c.terms, cube)
+        hoist([c.left, c.right], c.reduced, cube)
         acc = src.let("acc", f"tl.zeros(({self.m}, {self.n}, {self.k}), {compute_type(c.stage.dtype)})")
         start = src.fresh("start")
         with src.block(f"for {start} in range(0, {dim_text(self.terms, scope)}, {self.k})"):
             k, in_k = self.line("k", start, self.k, 3, 2, self.terms, scope)
             here = replace(cube.inner(), masks=(in_m or None, in_n or None, in_k or None))
-            here = here.at(decode(k, c.terms, here))
+            here = here.at(decode(k, c.reduced, here))
             a, b = self._operands((c.left, c.right), in_k, here)
             src.line(f"{acc} = {acc} + {a} * {b}")
         total = src.let("total", f"tl.sum({acc}, axis=2).to({compute_type(c.stage.dtype)})")

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from ...ir.types import Dim, product
+from ..contraction import axes_of
 from ..gpu import GpuMapSchedule
 from ..program import Axis, Checked, Expr, Load, Store, store_roots
-from .expression import checked_index, free_symbols, store, value_of
+from .expression import checked_index, store, value_of
 from .file import FileWriter, ceil_div, program_id
 from .functions import functions_for
 from .indexing import decode, dim_text
@@ -69,7 +70,7 @@ def emit_ordered(file: FileWriter, suffix: str, s: Store, schedule: GpuMapSchedu
 def _is_own(s: Store, axis: Axis) -> bool:
     """Whether different points of an axis are stored to different elements."""
     by_data = [i for i in s.index if isinstance(i, Expr)]
-    return axis.symbol in s.index and not any(axis.symbol in free_symbols(i) for i in by_data)
+    return axis.symbol in s.index and not any(axis.symbol in axes_of(i) for i in by_data)
 
 
 def _element(s: Store, scope: Scope) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import sympy
 
 from ...ir.errors import UnsupportedError
-from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, postorder
+from ..contraction import Contraction, axes_of, contraction
+from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, dot_stage, postorder
 from ..schedule import AttentionSchedule
-from .contraction import Contraction, Strided, axes_of, contraction, dot_stage, strided_load, unflatten
+from .contraction import Strided, strided_load, unflatten
 from .expression import Scope, compute_type, index_text, scalar, store_line
 from .nest import LINE, Nest
 from .prefetch import prefetch_text

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import sympy
 
+from ..contraction import Contraction, contraction, panel_load
 from ..dot import is_row_major
-from ..program import Axis, Program
+from ..program import Axis, Program, dot_stage
 from ..prologue import HELD_ROW
 from ..schedule import MatmulSchedule
-from .contraction import (
-    Contraction,
-    Strided,
-    contraction,
-    dot_stage,
-    flat_size,
-    panel_load,
-    panel_text,
-    strided_load,
-    unflatten,
-)
+from .contraction import Strided, flat_size, panel_text, strided_load, unflatten
 from .expression import Scope, compute_type, index_text, scalar
 from .nest import LINE, Nest
 from .prefetch import AHEAD, prefetch_text

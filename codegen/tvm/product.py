@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..program import Program
+from ..program import Program, dot_stage
 from ..quantized import few_bits
 from ..schedule import MatmulSchedule
-from .contraction import dot_stage
 from .groups import DotMatmul
 from .matmul import Matmul, emit_with
 from .quantized import QuantizedMatmul

@@ -7,13 +7,13 @@ block is scaled when it leaves the registers.
 
 from __future__ import annotations
 
-from ..program import Apply, Expr, Load, Program, Ref
+from ..program import Apply, Expr, Load, Program, Ref, dot_stage
 from ..quantized import FewBits, at_place, few_bits
 from ..schedule import MatmulSchedule
-from .contraction import dot_stage
 from .expression import from_storage, index_text, scalar
 from .matmul import Matmul
 from .nest import LINE
+from .prefetch import prefetch_text
 from .source import Source
 
 ONE_ROW_TERMS = 16  # terms of one row in a step of the loop: whole cache lines of any panel
@@ -87,7 +87,7 @@ class QuantizedMatmul(Matmul):
         size = self.program.param(q.param).type.dtype.itemsize
         first = f"({self['panel']} * {self._rows_of(q)} + {term} // {self.weight.word}) * {s.tile_n}"
         for line in range(0, count // self.weight.word * s.tile_n * size, LINE):
-            self.line(f"helpers.prefetch({q.param}[{first} + {(AHEAD + line) // size}])")
+            self.line(prefetch_text(f"{q.param}[{first} + {(AHEAD + line) // size}]"))
 
     def _add(self, rows: int, acc: str, base: str, i: int | str, sums: int) -> None:
         """Add term ``base + i`` of the block to all sums; ``base`` is the first of a word, or an even one."""
