@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,10 @@ from .kernels import KernelTable
 from .plan import KernelStep, make_plan
 from .target import Target
 
-FORMAT = 2
+if TYPE_CHECKING:
+    from ..codegen.tvm.meter import Meter
+
+FORMAT = 3
 MATMUL = 1536
 READ_BYTES = 256 << 20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -62,20 +65,20 @@ def measure(target: Target) -> Roofs:
     What each core has to itself is measured on one and multiplied: waiting for threads is no part of a roof.
     """
     before, threads = torch.get_num_threads(), target.threads
-    peaks = peak_rates(target)
+    peaks, alone = peak_rates(target), target.with_threads(1)
     try:
         torch.set_num_threads(1)
         scalar = scalar_rate(target)
-        cache, alone = read_rate(max(last_cache_bytes() // 8, 1 << 20)), read_rate(READ_BYTES)
+        cache, single = read_rate(alone, max(last_cache_bytes() // 8, 1 << 20)), read_rate(alone)
         torch.set_num_threads(threads)
-        together = read_rate(READ_BYTES)
+        together = read_rate(target)
         launch = launch_seconds(target)
     finally:
         torch.set_num_threads(before)
     return Roofs(
         matmul_flops=peaks["float32"],
         scalar_flops=threads * scalar,
-        bytes_per_second=max(alone, together),
+        bytes_per_second=max(single, together),
         launch_seconds=launch,
         cache_bytes_per_second=threads * cache,
         peaks=peaks,
@@ -90,19 +93,39 @@ def peak_rates(target: Target) -> dict[str, float]:
     from ..codegen.tvm import peak  # only a target that runs on TVM needs it
 
     kinds = peak.kinds(target.machine, target.features)
-    return {kind.name: peak.peak_rate(kind, target.threads, target.cpu) for kind in kinds}
+    return {kind.name: rate(peak.meter(kind, target.threads, target.cpu)) for kind in kinds}
+
+
+def read_rate(target: Target, nbytes: int = READ_BYTES) -> float:
+    """The best rate at which so many bytes of memory are read with the target's threads, in bytes a second."""
+    from ..codegen.tvm import stream
+
+    return rate(stream.meter(nbytes, target.threads, target.cpu))
+
+
+def meters(target: Target, dtype: str) -> dict[str, Meter]:
+    """What this machine's roofs are measured with, to be run beside what is compared with them.
+
+    Returns:
+        ``flops``, multiply-adds in a dtype (``"float32"``, ``"bfloat16"`` or ``"int8"``), and ``bytes``, reads of
+        memory; each run takes some milliseconds. Empty where the processor has no such multiply-adds.
+    """
+    from ..codegen.tvm import peak, stream
+
+    kinds = {kind.name: kind for kind in peak.kinds(target.machine, target.features)}
+    if dtype not in kinds:
+        return {}
+    threads, cpu = target.threads, target.cpu
+    return {
+        "flops": peak.meter(kinds[dtype], threads, cpu),
+        "bytes": stream.meter(READ_BYTES, threads, cpu),
+    }
 
 
 def matmul_rate(dtype: torch.dtype, size: int = MATMUL) -> float:
     """The best rate of PyTorch's square matrix product, in floating-point operations a second."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2 * size**3 / best_seconds(lambda: torch.mm(a, b))
-
-
-def read_rate(count: int = READ_BYTES) -> float:
-    """The best rate at which a tensor of so many bytes is read, in bytes a second."""
-    data = torch.ones(count // 4)
-    return count / best_seconds(lambda: data.sum())
 
 
 def scalar_rate(target: Target) -> float:
@@ -139,6 +162,11 @@ def launch_seconds(target: Target, kernels: int = 64) -> float:
     addresses, sizes = torch.tensor([t.data_ptr() for t in tensors]), torch.tensor([target.threads])
     module.set_threads(target.threads)
     return best_seconds(lambda: run(addresses, sizes), 0.1) / len(steps)
+
+
+def rate(meter: Meter) -> float:
+    """The best rate of a meter, in operations or bytes a second."""
+    return meter.amount / best_seconds(meter.run)
 
 
 def best_seconds(run: Callable[[], object], budget: float = 0.4) -> float:

@@ -73,6 +73,11 @@ class DecoderStep(nn.Module):
         """The keys and values of a layer."""
         return getattr(self, f"keys_{layer}"), getattr(self, f"values_{layer}")
 
+    def unread_bytes(self, input_ids: Tensor, cache_position: Tensor) -> int:
+        """The bytes of the cache past the position of a call, which it does not need."""
+        nbytes = sum(buffer.nbytes for buffer in self.buffers(recurse=False))
+        return nbytes // self.context * (self.context - 1 - int(cache_position))
+
     def _check_sizes(self, input_ids: Tensor, position: Tensor) -> None:
         """The cache is made for so many sequences, and a call is for one token of each."""
         if (*input_ids.shape, *position.shape) != (self.batch, 1, 1):
@@ -115,6 +120,10 @@ class EncoderDecoderStep(DecoderStep):
         both = EncoderDecoderCache(super().cache(position), Cache(layers=source))
         both.is_updated = dict.fromkeys(range(self.layers), True)
         return both
+
+    def unread_bytes(self, input_ids: Tensor, cache_position: Tensor) -> int:
+        """None: T5's mask weighs every position."""
+        return 0
 
     def forward(self, input_ids: Tensor, cache_position: Tensor) -> Tensor:
         """Logits [B, 1, vocab] for the tokens ``input_ids`` [B, 1] at ``cache_position`` [1], both int64."""

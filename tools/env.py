@@ -116,15 +116,15 @@ def cache_facts() -> dict[str, Any]:
 
 def roofs() -> dict[str, str]:
     """What the machine reaches, each with the way it was measured; the load of others is told with it."""
-    threads = usable_cores()
-    found = {}
+    target, found = Target.detect(), {}
     before = torch.get_num_threads()
     try:
-        for count in dict.fromkeys((1, threads)):
+        for count in dict.fromkeys((1, target.threads)):
             torch.set_num_threads(count)
             at = f"{count} thread{'s' if count > 1 else ''}"
             found[f"float32, {at}"] = f"{matmul_rate(torch.float32) / 1e9:.0f} GFLOP/s {_how(MATMUL)}"
-            found[f"memory, {at}"] = f"{read_rate() / 1e9:.1f} GB/s (best torch.sum of {READ_BYTES >> 20} MiB)"
+            rate = read_rate(target.with_threads(count)) / 1e9
+            found[f"memory, {at}"] = f"{rate:.1f} GB/s (best read of {READ_BYTES >> 20} MiB)"
         found[f"bfloat16, {at}"] = f"{matmul_rate(torch.bfloat16) / 1e9:.0f} GFLOP/s {_how(MATMUL)}"
     finally:
         torch.set_num_threads(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,10 @@ class Timings:
     def best(self, name: str) -> float:
         """The shortest."""
         return min(self.seconds[name])
+
+    def only(self, names: Iterable[str]) -> Timings:
+        """Those of some runners."""
+        return Timings({name: self.seconds[name] for name in names})
 
     def ratio(self, name: str, to: str) -> float:
         """How many times as long a runner takes as another: the median over rounds of the ratio within the round.

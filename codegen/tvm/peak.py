@@ -5,7 +5,6 @@ What kernels are compared with. Memory is not touched, so nothing that multiplie
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 
 from ..schedule import Machine
+from .meter import Meter
 from .module import set_threads
 
 CHAINS = 12  # a latency of 4, two units and some: enough, and it fits 16 registers
@@ -100,18 +100,16 @@ def llvm_text(kind: Arithmetic) -> str:
     return "\n".join(lines)
 
 
-def peak_rate(kind: Arithmetic, threads: int, cpu: str, seconds: float = 0.4) -> float:
-    """Operations a second on that many threads: the best of as many runs as fit the time, at least three."""
+def meter(kind: Arithmetic, threads: int, cpu: str, steps: int = 1 << 20) -> Meter:
+    """A run of ``steps`` multiply-adds in each chain on each of that many threads; its amount is in operations."""
     run = _build(kind, threads, cpu)
-    set_threads(threads)
     results = tvm.runtime.tensor(numpy.zeros(16 * threads, "int32"))
-    steps = 1 << 20
-    best, end, runs = float("inf"), time.perf_counter() + seconds, 0
-    while runs < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
+
+    def once() -> None:
+        set_threads(threads)
         run(results, steps)
-        best, runs = min(best, time.perf_counter() - start), runs + 1
-    return threads * steps * CHAINS * kind.operations / best
+
+    return Meter(once, threads * steps * CHAINS * kind.operations)
 
 
 def _build(kind: Arithmetic, threads: int, cpu: str) -> Any:

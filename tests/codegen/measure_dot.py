@@ -22,9 +22,10 @@ from smelt.codegen.lower import Operand, lower
 from smelt.codegen.schedule import Machine, Schedule, candidates, panel_layout, scratch
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.packing import aligned_empty, pack_panels
-from smelt.codegen.tvm.peak import kinds, peak_rate
+from smelt.codegen.tvm.peak import kinds, meter
 from smelt.ir import ops
 from smelt.ir.types import symbol
+from smelt.runtime.roofs import rate
 from smelt.runtime.target import Target
 
 from .cases import region
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     machine = target.machine
     torch.set_num_threads(threads)
     module.set_threads(threads)
-    roofs = {k.name: peak_rate(k, threads, target.cpu) / 1e9 for k in kinds(machine, target.features)}
+    roofs = {k.name: rate(meter(k, threads, target.cpu)) / 1e9 for k in kinds(machine, target.features)}
     for kind in wanted:
         dtype, roof = (torch.bfloat16, roofs["bfloat16"]) if kind == "bf16" else (torch.int8, roofs["int8"])
         print(f"{kind}: roof {roof:.0f} Gop/s")

@@ -335,3 +335,13 @@ def test_a_cache_that_the_caller_empties_is_empty(strided: bool) -> None:
     expected[4] = 10.0
     assert torch.equal(fast(row, torch.tensor([4])), expected)
     assert torch.equal(model.cache.sum(1), expected)
+
+
+def test_bytes_past_the_position_are_not_needed() -> None:
+    made = step("llama-decode", batch=2, context=16)
+    tensors = list(made.buffers(recurse=False))
+    token = torch.tensor([[1], [2]])
+    assert made.unread_bytes(token, torch.tensor([15])) == 0
+    past = sum(buffer[:, :, 4:].numel() * buffer.element_size() for buffer in tensors)
+    assert made.unread_bytes(token, torch.tensor([3])) == past > 0
+    assert step("t5-decode", batch=1, context=16).unread_bytes(token, torch.tensor([3])) == 0

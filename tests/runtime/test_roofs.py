@@ -1,9 +1,11 @@
 """Roofs: measured, kept, and measured again where what is kept is damaged."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from smelt.codegen.tvm import stream
 from smelt.ir.cost import Roofs
 from smelt.runtime import roofs
 from smelt.runtime.cache import KernelCache
@@ -74,6 +76,30 @@ def test_peaks_are_measured() -> None:
     # no processor of today does less than one of these in a nanosecond or more than a thousand
     assert all(1e9 < rate < 1e13 for rate in found.values())
     assert "float32" in found
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_is_read(threads: int) -> None:
+    target, nbytes = Target.detect(threads=threads), 4 << 20
+    meter = stream.meter(nbytes, threads, target.cpu)
+    assert meter.amount == nbytes
+    # no memory of today is read slower than this, and no cache faster
+    assert 1e8 < roofs.rate(meter) < 1e13
+
+
+def test_a_meter_reads_every_byte() -> None:
+    text = stream.llvm_text()
+    places = sorted(int(at) for at in re.findall(r"%p\d+ = getelementptr i8, ptr %here, i64 (\d+)", text))
+    assert places == list(range(0, stream.BLOCK, stream.LINE))
+    assert stream.meter(1, 1, Target.detect().cpu).amount == stream.BLOCK
+
+
+def test_meters_are_of_a_dtype() -> None:
+    target = Target.detect(threads=1)
+    assert roofs.meters(target, "float8") == {}
+    found = roofs.meters(target, "float32")
+    assert set(found) == {"flops", "bytes"}
+    assert all(roofs.rate(meter) > 1e8 for meter in found.values())
 
 
 def test_the_best_of_several_runs() -> None:

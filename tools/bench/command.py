@@ -11,12 +11,13 @@ from typing import Any
 
 from ...ir.cost import Roofs
 from ...runtime.roofs import measure as measure_roofs
+from ...runtime.roofs import meters
 from ...runtime.target import Target, usable_cores
 from ..console import busy, emit_json, out
 from ..env import facts, version_of
 from ..errors import check_output
 from ..plot import draw, require_matplotlib
-from .outcome import Outcome
+from .outcome import ROOF, Outcome
 from .peers import SMELT
 from .run import How, check_dtype, measure, parse_peers
 from .show import heading, remarks, table
@@ -52,9 +53,10 @@ def bench(
         require_matplotlib()
     check_dtype(dtype)
     sizes = Sweep.parse(sweep) if sweep else None
-    how = How(threads or usable_cores(), rounds, start, dtype, picture is not None)
+    target = Target.detect(threads=threads or usable_cores())
     with busy("measuring what this machine reaches"):
-        roofs = measure_roofs(Target.detect(threads=how.threads))
+        roofs = measure_roofs(target)
+        how = How(target.threads, rounds, start, dtype, picture is not None, meters(target, ROOF[dtype]))
     outcomes: list[Outcome] = []
     printed = str(json_file) != "-"
     for outcome in _outcomes(specs, names, how, sizes):
@@ -63,7 +65,7 @@ def bench(
             json_file.write_text(json.dumps(record(outcomes, roofs), indent=1, default=str) + "\n", encoding="utf-8")
         if printed:
             out().print(heading(outcome), style="bold", markup=False)
-            out().print(table(outcome, roofs))
+            out().print(table(outcome))
     if picture is not None:
         dots = [dot for outcome in outcomes for dot in outcome.kernels]
         draw(dots, roofs, picture, f"kernels on {facts()['machine']['processor']}, {how.threads} threads")
@@ -91,8 +93,8 @@ def record(outcomes: Sequence[Outcome], roofs: Roofs) -> dict[str, Any]:
         "workloads": [
             outcome.to_dict()
             | {
-                "share": {n: outcome.share(n, roofs) for n in outcome.timings.seconds},
-                "bound": outcome.bound(roofs),
+                "share": {n: outcome.share(n) for n in outcome.timings.seconds},
+                "bound": outcome.bound,
             }
             for outcome in outcomes
         ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...ir.cost import Roofs
 from ..plot import Dot
 from ..timing import Timings
 from .peers import SMELT
@@ -30,6 +30,7 @@ class Outcome:
             to its first result, and ``peak_bytes``, the most memory that the process held.
         work: floating-point operations of one call.
         moved: bytes that kernels read and write in one call.
+        roofs: what the machine reached in each round, in ``flops`` and ``bytes`` a second; empty where it is not known.
         failed: the peers that cannot run the model, and why.
         kernels: smelt's, where a picture was asked for.
     """
@@ -49,6 +50,7 @@ class Outcome:
     load_during: float | None = None
     errors: Mapping[str, float] = field(default_factory=dict)
     kernels: tuple[Dot, ...] = ()
+    roofs: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as data for JSON."""
@@ -61,20 +63,31 @@ class Outcome:
         """Whether others were so busy that ratios say little."""
         return max(self.load or 0.0, self.load_during or 0.0) > HEAVY
 
-    def share(self, name: str, roofs: Roofs | None) -> float | None:
-        """The share of its roof that a peer reaches at best; of quantised models, smelt's own only."""
-        if roofs is None or self.work is None or self.moved is None:
-            return None
+    def share(self, name: str) -> float | None:
+        """The share of its roof that a peer reaches: the median over rounds, each with what the machine reached in it.
+
+        None where that is not known, and for the peers of quantised models.
+        """
         if self.dtype in ("int8", "int4") and name != SMELT:
             return None
-        return roofs.share(ROOF[self.dtype], self.work, self.moved, self.timings.best(name))
+        floors = [max(computing, moving) for computing, moving in self._floors()]
+        shares = [floor / seconds for floor, seconds in zip(floors, self.timings.seconds[name], strict=False)]
+        return statistics.median(shares) if shares else None
 
-    def bound(self, roofs: Roofs | None) -> str:
+    @property
+    def bound(self) -> str:
         """The nearer roof: ``flops``, as in prefill, or ``bytes``, as in decoding; empty where it is not known."""
-        peak = None if roofs is None else roofs.peaks.get(ROOF[self.dtype])
-        if roofs is None or peak is None or self.work is None or self.moved is None:
+        nearer = [computing >= moving for computing, moving in self._floors()]
+        if not nearer:
             return ""
-        return "flops" if self.work / peak >= self.moved / roofs.bytes_per_second else "bytes"
+        return "flops" if statistics.median(nearer) >= 0.5 else "bytes"
+
+    def _floors(self) -> Iterator[tuple[float, float]]:
+        """The least seconds of a call by its operations and by its bytes, in each round; none where not known."""
+        if not self.roofs or self.work is None or self.moved is None:
+            return
+        for flops, rate in zip(self.roofs["flops"], self.roofs["bytes"], strict=True):
+            yield self.work / flops, self.moved / rate
 
     def best_peer(self) -> float | None:
         """The least ratio of a peer: below 1 one is faster than smelt. None where there is no peer or no smelt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from ...codegen.tvm.meter import Meter
 from ...runtime.module import CompiledModule
 from ...runtime.report import Report
 from ...runtime.verify import verify
@@ -25,6 +26,7 @@ from .peers import PEERS, SMELT, PeerError, check, first_line, prepare
 from .quantised import compiled
 from .start import StartError, measure_start
 
+ROOF = "roof"
 # of weights and floating-point inputs before anyone quantises them
 DTYPES: Mapping[str, torch.dtype] = {
     "f32": torch.float32,
@@ -36,13 +38,17 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class How:
-    """How to measure: threads for all, rounds, whether starts and kernels are measured too, and in which dtype."""
+    """How to measure: threads for all, rounds, whether starts and kernels are measured too, and in which dtype.
+
+    ``meters`` are the machine's roofs (``flops`` and ``bytes``), which have a turn in each round as well.
+    """
 
     threads: int
     rounds: int = 15
     start: bool = True
     dtype: str = "f32"
     kernels: bool = False
+    meters: Mapping[str, Meter] = field(default_factory=dict)
 
 
 def parse_peers(text: str) -> list[str]:
@@ -122,13 +128,15 @@ def measure_model(
             warn(f"other processes keep {load:.1f} cores busy: these times are longer than on an idle machine")
         clock = LoadClock()
         with counted(f"timing {model.name}", how.rounds) as progress:
-            timings = interleave(runners, how.rounds, progress=progress)
+            turns = runners | {f"{ROOF} {kind}": meter.run for kind, meter in how.meters.items()}
+            everyone = interleave(turns, how.rounds, progress=progress)
         during = clock.load()
         dots = kernel_dots(fast, model) if how.kernels and fast is not None and SMELT in runners else ()
     finally:
         torch.set_num_threads(before)
     timed = [name for name in runners if name != "eager"] if how.start and spec else []
     first = SMELT if SMELT in runners else next(iter(runners))
+    timings = everyone.only(runners)
     return Outcome(
         model=model.name,
         dtype=how.dtype,
@@ -141,11 +149,23 @@ def measure_model(
         errors=errors,
         starts=measure_starts(spec, timed, how.threads, how.dtype),
         work=None if report is None else report.flops,
-        moved=None if report is None else report.bytes,
+        moved=None if report is None else bytes_moved(model, report),
+        roofs={
+            kind: [meter.amount / seconds for seconds in everyone.seconds[f"{ROOF} {kind}"]]
+            for kind, meter in how.meters.items()
+        },
         checked=checked,
         failed=failed,
         kernels=tuple(dots),
     )
+
+
+def bytes_moved(model: Model, report: Report) -> int | None:
+    """What kernels read and write in this call; the part of a cache that is not read does not count."""
+    unread = getattr(model.model, "unread_bytes", None)
+    if report.bytes is None or unread is None:
+        return report.bytes
+    return report.bytes - int(unread(*model.args, **model.kwargs))
 
 
 def verified(model: Model, how: How, fast: CompiledModule | None) -> tuple[CompiledModule, str, Report]:

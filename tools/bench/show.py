@@ -13,30 +13,30 @@ from .peers import SMELT
 COLUMNS = ("median ms", "best ms", "x smelt", "error", "Gop/s", "% roof", "cold s", "warm s", "peak MB")
 
 
-def table(outcome: Outcome, roofs: Roofs | None) -> Table:
+def table(outcome: Outcome) -> Table:
     """The outcome as a table, one line for each peer."""
     made = Table(box=None, pad_edge=False)
     made.add_column("")
     for column in COLUMNS:
         made.add_column(column, justify="right")
     for name in outcome.timings.seconds:
-        made.add_row(name, *_cells(outcome, name, roofs))
+        made.add_row(name, *_cells(outcome, name))
     for name in outcome.failed:
         made.add_row(name, "-")
     return made
 
 
-def _cells(outcome: Outcome, name: str, roofs: Roofs | None) -> list[str]:
+def _cells(outcome: Outcome, name: str) -> list[str]:
     median, best = outcome.timings.median(name), outcome.timings.best(name)
-    share = outcome.share(name, roofs)
+    share = outcome.share(name)
     starts = outcome.starts.get(name, {})
     return [
         f"{median * 1e3:.2f}",
         f"{best * 1e3:.2f}",
         f"{MARK if outcome.loaded else ''}{outcome.ratios[name]:.2f}" if SMELT in outcome.ratios else "",
         f"{outcome.errors[name]:.0e}" if outcome.errors.get(name) else "",
-        f"{outcome.work / best / 1e9:.0f}" if outcome.work else "",
-        f"{share * 100:.0f} {outcome.bound(roofs)}" if share is not None else "",
+        f"{outcome.work / median / 1e9:.0f}" if outcome.work else "",
+        f"{share * 100:.0f} {outcome.bound}" if share is not None else "",
         *(f"{starts[kind]['first']:.2f}" if kind in starts else "" for kind in ("cold", "warm")),
         f"{starts['warm']['peak_bytes'] / 1e6:.0f}" if "warm" in starts else "",
     ]
@@ -54,13 +54,16 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
     rounds = len(next(iter(first.timings.seconds.values())))
     busiest = max((x for o in outcomes for x in (o.load, o.load_during) if x is not None), default=None)
     load = "at an unknown load" if busiest is None else f"others kept up to {busiest:.1f} cores busy"
-    lines = [f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. Gop/s: at best."]
+    lines = [
+        f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. Gop/s: at the median."
+    ]
     if any(outcome.loaded for outcome in outcomes):
         lines.append(f"{MARK}: others kept more than {HEAVY} cores busy: this ratio may not hold on an idle machine.")
     if roofs is not None:
         rates = ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in roofs.peaks.items())
         lines.append(
-            f"Roofs: {rates}, memory {roofs.bytes_per_second / 1e9:.1f} GB/s. % roof: of the nearer one, at best."
+            f"Roofs before the first round: {rates}, memory {roofs.bytes_per_second / 1e9:.1f} GB/s. "
+            "% roof: the share of the nearer one, which has a turn in each round; the median over rounds."
         )
     if any(outcome.starts for outcome in outcomes):
         lines.append(
