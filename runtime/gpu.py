@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
-from ..codegen.lower import Operand, lower
+from ..codegen.lower import Operand
 from ..codegen.program import Program
 from ..codegen.triton.file import KernelFile
 from ..codegen.triton.module import emit
 from ..frontend.capture import Capture
 from ..ir import ops
 from ..ir.cost import work_of
-from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..rewrites.context import Context
@@ -25,7 +24,7 @@ from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import run_pipeline
-from .kernels import in_place_of, label_of, layouts_of, legalise, region_of, strides_of_value
+from .kernels import Kernels, legalise, region_of, strides_of_value
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,18 @@ class GpuKernel:
 
 
 @dataclass
-class GpuKernelTable:
-    """The kernels of a graph for a GPU, made on demand."""
+class GpuKernelTable(Kernels[GpuKernel]):
+    """The kernels of a graph for a GPU."""
 
     machine: GpuMachine
-    kernels: dict[object, GpuKernel] = field(default_factory=dict)
-    refused: dict[object, str] = field(default_factory=dict)
 
-    def kernel_for(self, node: Node) -> GpuKernel | None:
-        """The kernel of a fused node; None where none can be made (``why`` tells)."""
-        key = self._key(node)
-        if key not in self.kernels and key not in self.refused:
-            try:
-                self.kernels[key] = self._make(node)
-            except UnsupportedError as error:
-                self.refused[key] = str(error)
-        return self.kernels.get(key)
+    def operand(self, value: Node) -> Operand:
+        """Strides as its kernel stores it; a weight is read as the model holds it, since no GPU kernel packs one."""
+        return Operand(strides_of_value(value), weight=False)
 
-    def why(self, node: Node) -> str:
-        """Why a fused node has no kernel."""
-        return self.refused[self._key(node)]
-
-    def _operands(self, node: Node) -> tuple[Operand, ...]:
-        # a weight is read as the model holds it: no GPU kernel packs one
-        return tuple(Operand(strides_of_value(x), weight=False) for x in node.inputs)
-
-    def _key(self, node: Node) -> object:
-        return (node.attrs["region"], node.attrs["layouts"], node.attrs["in_place"], self._operands(node))
-
-    def _make(self, node: Node) -> GpuKernel:
-        region = region_of(node)
-        program = lower(region, self._operands(node), layouts_of(node), in_place_of(node))
+    def _make(self, node: Node, name: str) -> GpuKernel:
+        region, program = region_of(node), self.program_of(node)
         schedule = default_gpu_schedule(program, self.machine)
-        name = f"k{len(self.kernels)}_{label_of(region)}"
         return GpuKernel(name, region, program, schedule, emit(name, program, schedule, region.symbols))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from ..codegen.lower import Operand, lower, strides_of
 from ..codegen.program import Param, Program, can_fail
@@ -17,6 +18,8 @@ from ..ir.node import Node
 from ..ir.types import Dim, Shape, contiguous_strides
 from ..rewrites.fusion import split
 from ..rewrites.inline import applied
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -64,24 +67,19 @@ class KernelInfo:
 
 
 @dataclass
-class KernelTable:
-    """The kernels of a graph, made on demand. ``mutated`` are the weights that the graph changes: never packed.
+class Kernels(ABC, Generic[Made]):
+    """The kernels of a graph, made on demand: one for all fused nodes of the same region and operands."""
 
-    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
-    """
+    kernels: dict[object, Made] = field(default_factory=dict, init=False)
+    refused: dict[object, str] = field(default_factory=dict, init=False)
 
-    machine: Machine
-    mutated: frozenset[Node] = frozenset()
-    schedules: Callable[[Program], Schedule | None] | None = None
-    kernels: dict[object, Kernel] = field(default_factory=dict)
-    refused: dict[object, str] = field(default_factory=dict)
-
-    def kernel_for(self, node: Node) -> Kernel | None:
+    def kernel_for(self, node: Node) -> Made | None:
         """The kernel of a fused node; None where the backend cannot make one (``why`` tells)."""
         key = self._key(node)
         if key not in self.kernels and key not in self.refused:
             try:
-                self.kernels[key] = self._make(node)
+                name = f"k{len(self.kernels)}_{label_of(region_of(node))}"
+                self.kernels[key] = self._make(node, name)
             except UnsupportedError as error:
                 self.refused[key] = str(error)
         return self.kernels.get(key)
@@ -90,9 +88,18 @@ class KernelTable:
         """Why a fused node has no kernel."""
         return self.refused[self._key(node)]
 
+    @abstractmethod
     def operand(self, value: Node) -> Operand:
         """How a value lies in memory when a kernel reads it, and whether it may be packed ahead."""
-        return Operand(strides_of_value(value), weight=value.is_a(ops.weight) and value not in self.mutated)
+
+    @abstractmethod
+    def _make(self, node: Node, name: str) -> Made:
+        """The kernel of a fused node; UnsupportedError where there is none."""
+
+    def program_of(self, node: Node) -> Program:
+        """The program of a fused node, on operands as they lie in memory."""
+        operands = [self.operand(x) for x in node.inputs]
+        return lower(region_of(node), operands, layouts_of(node), in_place_of(node))
 
     def _key(self, node: Node) -> object:
         return (
@@ -102,15 +109,27 @@ class KernelTable:
             tuple(self.operand(x) for x in node.inputs),
         )
 
-    def _make(self, node: Node) -> Kernel:
-        from_tvm = _emitter()
-        region = region_of(node)
-        in_place = in_place_of(node)
-        program = lower(region, [self.operand(x) for x in node.inputs], layouts_of(node), in_place)
+
+@dataclass
+class KernelTable(Kernels[Kernel]):
+    """The kernels of a graph for a processor. ``mutated`` are the weights that the graph changes: never packed.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
+    """
+
+    machine: Machine
+    mutated: frozenset[Node] = frozenset()
+    schedules: Callable[[Program], Schedule | None] | None = None
+
+    def operand(self, value: Node) -> Operand:
+        """Strides as its kernel stores it; packed where it is a weight that no call changes."""
+        return Operand(strides_of_value(value), weight=value.is_a(ops.weight) and value not in self.mutated)
+
+    def _make(self, node: Node, name: str) -> Kernel:
+        from_tvm, program = _emitter(), self.program_of(node)
         chosen = self.schedules(program) if self.schedules is not None else None
         schedule = chosen or default_schedule(program, self.machine)
-        name = f"k{len(self.kernels)}_{label_of(region)}"
-        return Kernel(name, region, program, schedule, from_tvm(name, program, schedule), in_place)
+        return Kernel(name, region_of(node), program, schedule, from_tvm(name, program, schedule), in_place_of(node))
 
 
 def region_of(node: Node) -> Graph:

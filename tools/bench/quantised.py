@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...rewrites.quantization import Quantization
 from ...runtime.compile import compile
@@ -48,12 +49,32 @@ def _int8(path: Path) -> Path:
     return made
 
 
+def split_gemm(network: Any) -> None:
+    """Each Gemm that is x @ w + b as MatMul and Add, in place: the quantiser to 4 bits leaves Gemm as it is."""
+    import onnx
+
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    nodes: list[Any] = []
+    for node in network.graph.node:
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type != "Gemm" or len(node.input) != 3 or plain | given != plain:
+            nodes.append(node)
+            continue
+        x, w, b = node.input
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", [x, w], [product], name=f"{node.name}_product"))
+        nodes.append(onnx.helper.make_node("Add", [product, b], list(node.output), name=node.name))
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+
+
 def _int4(path: Path) -> Path:
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    made = path.with_name("int4.onnx")
-    quantizer = MatMulNBitsQuantizer(onnx.load(str(path)), block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+    made, network = path.with_name("int4.onnx"), onnx.load(str(path))
+    split_gemm(network)
+    quantizer = MatMulNBitsQuantizer(network, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
     quantizer.process()
     quantizer.model.save_model_to_file(str(made), use_external_data_format=True)
     return made
