@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from ..codegen.schedule import Schedule
 from ..codegen.space import ranked
 from ..ir.cost import Roofs, cost_of
+from .child import Answer
 from .target import Target
 from .tuner_choice import BAND, chosen, ratios
 from .tuner_records import Choice, Records, Trial, key_of, versions
 from .tuner_search import search_of
 from .tuner_task import Task
-from .tuner_worker import Answer, Worker
+from .tuner_worker import Worker
 
 FEWEST_SECONDS = 0.01  # the share of a run below which a kernel is not worth it
 ROUNDS, LAST_ROUNDS, FINALISTS = 5, 15, 4

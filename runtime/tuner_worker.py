@@ -6,28 +6,22 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import subprocess
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..codegen.schedule import Machine, Schedule
 from ..codegen.schedule_data import schedule_from_dict, schedule_to_dict
+from .child import Answer, Child, NoAnswer, serve
 from .target import Target
 from .tuner_task import Task
 
-START_SECONDS = 60.0  # to import PyTorch and TVM
-PATIENCE = 4  # how many times as long as its processor time a request may take on a busy machine
 MEMORY_BYTES = 8 << 30  # beside what the process takes when it starts
 KEPT_TASKS = 8
-
-Answer = dict[str, Any]
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
@@ -35,15 +29,7 @@ Answer = dict[str, Any]
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # nothing that a kernel prints is taken for an answer
-    server: Server | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        if server is None:
-            server = Server()
-            _limit_memory(request.get("memory", MEMORY_BYTES))
-        answers.write(json.dumps(server.answer(request)) + "\n")
+    serve(lambda: Server().answer)
 
 
 class Server:
@@ -56,9 +42,13 @@ class Server:
 
         self._torch, self._kernels = torch, tuner_kernel
         self._prepared: OrderedDict[str, Any] = OrderedDict()
+        self._limited = False
 
     def answer(self, request: Mapping[str, Any]) -> Answer:
         """``status`` is ok, wrong (the result differs) or refused (no such kernel can be built); ``message`` is why."""
+        if not self._limited:
+            _limit_memory(request.get("memory", MEMORY_BYTES))
+            self._limited = True
         try:
             prepared = self._prepare(request)
             schedules = [None if s is None else schedule_from_dict(s) for s in request["schedules"]]
@@ -132,8 +122,8 @@ class Worker:
         memory: int = MEMORY_BYTES,
         command: Sequence[str] = (sys.executable, "-m", __name__),
     ) -> None:
-        self.target, self.seconds, self.memory, self.command = target, seconds, memory, tuple(command)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.target, self.seconds, self.memory = target, seconds, memory
+        self._child = Child(command, {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": None})
 
     def check(self, task: Task, schedule: Schedule) -> Answer:
         """Build the kernel with a schedule, and hold its results to the oracles."""
@@ -150,7 +140,6 @@ class Worker:
 
     def _ask(self, task: Task, schedules: Sequence[Schedule], **how: Any) -> Answer:
         """The answer; its status is ``crash`` or ``hang`` where none came."""
-        process, fresh = self._running()
         request = {
             "task": task.to_dict(),
             "target": target_to_dict(self.target),
@@ -158,67 +147,14 @@ class Worker:
             "memory": self.memory,
             **how,
         }
-        line: bytes | None
         try:
-            assert process.stdin is not None
-            process.stdin.write((json.dumps(request) + "\n").encode())
-            process.stdin.flush()
-            line = self._line(process, self.seconds + (START_SECONDS if fresh else 0.0))
-        except BrokenPipeError:
-            line = b""
-        if line is None:
-            self.close()
-            return {"status": "hang", "message": f"no answer within {self.seconds:g} seconds"}
-        if not line:
-            code = process.wait()
-            self.close()
-            return {"status": "crash", "message": f"the process ended with {code}"}
-        found: Answer = json.loads(line)
-        return found
-
-    def _running(self) -> tuple[subprocess.Popen[bytes], bool]:
-        if self._process is not None:
-            return self._process, False
-        places = os.pathsep.join(p for p in sys.path if p)
-        env = {**os.environ, "PYTHONPATH": places, "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "ignore"}
-        env.pop("OMP_NUM_THREADS", None)
-        self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
-        )
-        return self._process, True
-
-    @staticmethod
-    def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-        """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
-        stream: IO[bytes] | None = process.stdout
-        assert stream is not None
-        used, end = processor_seconds(process.pid), time.monotonic() + PATIENCE * seconds
-        while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
-            ready, _, _ = select.select([stream], [], [], min(seconds, 0.5))
-            if ready:
-                return stream.readline()
-        return None
+            return self._child.ask(request, self.seconds)
+        except NoAnswer as none:
+            return {"status": none.kind, "message": none.message}
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-
-def processor_seconds(pid: int) -> float:
-    """The processor time that a process has used; the time of day where the system does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        self._child.close()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from smelt.codegen.schedule import MatmulSchedule, Schedule
 from smelt.codegen.space import differences
 from smelt.ir.cost import Roofs
 from smelt.runtime import tuner
+from smelt.runtime.child import Answer
 from smelt.runtime.tuner import Progress, Settings, Tuner, progress_of, reached
 from smelt.runtime.tuner_choice import chosen, ratios
 from smelt.runtime.tuner_records import Records
 from smelt.runtime.tuner_search import Guided, Ranked, search_of
 from smelt.runtime.tuner_task import Task
-from smelt.runtime.tuner_worker import Answer, Worker
+from smelt.runtime.tuner_worker import Worker
 
 from .tuning import CRASHING, FASTEST, HANGING, default_of, linear, planted_worker, target
 

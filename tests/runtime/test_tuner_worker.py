@@ -11,7 +11,7 @@ from smelt.codegen.schedule import default_schedule
 from smelt.codegen.space import space
 from smelt.ir import ops
 from smelt.ir.graph import Graph
-from smelt.runtime import tuner_worker
+from smelt.runtime import child
 from smelt.runtime.tuner_kernel import Prepared, WrongResult
 from smelt.runtime.tuner_task import Task
 from smelt.runtime.tuner_worker import Worker, target_from_dict, target_to_dict
@@ -68,7 +68,7 @@ def test_a_crash_costs_one_schedule(worker: Worker) -> None:
 def test_a_hang_costs_one_schedule(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     task = linear()
     assert worker.check(task, default_of(task)) == {"status": "ok"}
-    monkeypatch.setattr(tuner_worker, "PATIENCE", 1)
+    monkeypatch.setattr(child, "PATIENCE", 1)
     monkeypatch.setattr(worker, "seconds", 0.5)
     answer = worker.check(task, replace(default_of(task), block_k=HANGING))
     assert answer == {"status": "hang", "message": "no answer within 0.5 seconds"}

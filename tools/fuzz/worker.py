@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-_START_SECONDS = 60.0  # to import PyTorch and TVM
-_PATIENCE = 10  # how many times as long as its processor time a process may take
+from ...runtime.child import Answer, Child, NoAnswer, serve
 
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # nothing that a program prints is taken for an answer
+    serve(_checker)
+
+
+def _checker() -> Callable[[Answer], Answer]:
     import torch
 
     from .check import check
     from .generate import program_of
 
     torch.set_num_threads(1)
-    answers.write("{}\n")
-    for line in sys.stdin:
-        request = json.loads(line)
+
+    def answer(request: Answer) -> Answer:
         source = request.get("source") or program_of(request["seed"], request["number"]).source()
-        answers.write(json.dumps(answer_of(partial(check, source, request["native"]))) + "\n")
+        return answer_of(partial(check, source, request["native"]))
+
+    return answer
 
 
 def answer_of(run: Any) -> dict[str, Any]:
@@ -44,79 +41,23 @@ def answer_of(run: Any) -> dict[str, Any]:
     return {"way": found and found.way, "message": found and found.message, **counts}
 
 
-def processor_seconds(pid: int) -> float:
-    """The processor time that a process has used: what its load on a busy machine does not stretch.
-
-    Where the system does not tell, it is the time of day.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class Worker:
-    """A worker process, started when it is first asked, and again after it died."""
+    """A worker process. ``seconds`` are of processor time, for one request; more is a hang."""
 
     def __init__(self, native: bool, seconds: float) -> None:
         self.native, self.seconds = native, seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child((sys.executable, "-m", __name__), {"OMP_NUM_THREADS": "1"})
 
-    def ask(self, **request: Any) -> dict[str, Any]:
+    def ask(self, **request: Any) -> Answer:
         """The answer to a request; a finding of the way ``crash`` or ``hang`` where none came."""
-        process = self._running()
         try:
-            line = (json.dumps({"native": self.native, **request}) + "\n").encode()
-            assert process.stdin is not None
-            process.stdin.write(line)
-            process.stdin.flush()
-            answer = self._line(process, self.seconds, _PATIENCE)
-        except BrokenPipeError:
-            answer = b""
-        if answer is None:
-            self.close()
-            return {"way": "hang", "message": f"no answer within {self.seconds:g} seconds"}
-        if not answer:
-            code = process.wait()
-            self.close()
-            return {"way": "crash", "message": f"the process ended with {code}"}
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            places = os.pathsep.join(p for p in sys.path if p)
-            env = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-            command = [sys.executable, "-m", __name__]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
-            )
-            self._line(self._process, _START_SECONDS, _PATIENCE)
-        return self._process
-
-    @staticmethod
-    def _line(process: subprocess.Popen[bytes], seconds: float, patience: int) -> bytes | None:
-        """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
-        stream: IO[bytes] | None = process.stdout
-        assert stream is not None
-        used, end = processor_seconds(process.pid), time.monotonic() + patience * seconds
-        while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
-            ready, _, _ = select.select([stream], [], [], min(seconds, 1.0))
-            if ready:
-                return stream.readline()
-        return None
+            return self._child.ask({"native": self.native, **request}, self.seconds)
+        except NoAnswer as none:
+            return {"way": none.kind, "message": none.message}
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+        self._child.close()
 
 
 if __name__ == "__main__":
