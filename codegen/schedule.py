@@ -267,8 +267,8 @@ def _padding(columns: Dim, width: int) -> float:
 
 
 def _large(terms: Dim, row_bytes: int, machine: Machine) -> bool:
-    """Whether a panel does not fit the second-level cache."""
-    return isinstance(terms, int) and terms * row_bytes > machine.l2_bytes * 3 // 4
+    """Whether a panel does not fit the second-level cache well, beside the one that is asked for meanwhile."""
+    return isinstance(terms, int) and terms * row_bytes > machine.l2_bytes // 4
 
 
 def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:

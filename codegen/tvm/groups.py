@@ -69,9 +69,14 @@ class Groups(Operands):
 
     def panel_element(self, k: str, e: str, scope: Scope) -> str:
         """The packed weight at group ``k`` of the block and column ``e`` of the panel."""
-        return self._panel_row(f"({self.layout.extra_rows} + {self['start']} + {k})", e)
+        return self.panel_row(f"({self.layout.extra_rows} + {self['start']} + {k})", e)
 
-    def _panel_row(self, row: str, e: str) -> str:
+    def panel_itemsize(self) -> int:
+        """A group is an int32."""
+        return 4
+
+    def panel_row(self, row: str, e: str) -> str:
+        """Element ``e`` of a row of the panel, and past its end of the rows and panels behind it."""
         assert self.panel is not None
         rows = index_text(self.terms + self.layout.extra_rows, self.scope)
         return f"{self.views[self.panel.param]}[({self['panel']} * {rows} + {row}) * {self.schedule.tile_n} + {e}]"
@@ -93,7 +98,7 @@ class Groups(Operands):
             super().clear(rows)
             return
         with self.loop("r", rows) as r, self.vectors(s.tile_n // s.vector) as e:
-            self.line(f"{self['part']}[{r} * {s.tile_n} + {e}] = {self._panel_row('T.int64(0)', e)}")
+            self.line(f"{self['part']}[{r} * {s.tile_n} + {e}] = {self.panel_row('T.int64(0)', e)}")
 
     # --- copies of the operands ---------------------------------------------------------------------------------------
 

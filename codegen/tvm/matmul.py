@@ -113,6 +113,7 @@ class Matmul(Operands):
             row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
             count = self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
             self.clear(str(s.tile_m))
+            self.plan_prefetch(tile, "T.int64(0)", index_text(self.terms, self.scope))
             with self._term_blocks():
                 self._dispatch("0")
             with self.loop("r", count) as r:
@@ -135,6 +136,7 @@ class Matmul(Operands):
             with self.loop("tile", self["tiles"]) as tile:
                 row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
                 self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
+                self.plan_prefetch(tile, self["start"], self["terms"])
                 self._dispatch(f"{tile} * {s.tile_m * s.tile_n}")
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             self._epilogue(f"({self['first']} + {r})", f"{r} * {s.tile_n}")

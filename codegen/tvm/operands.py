@@ -36,6 +36,7 @@ class Operands(Nest):
         self.pack_right = schedule.pack_right or self.panel is None
         self.terms = flat_size(self.c.reduced)
         self.columns = flat_size(self.c.columns)
+        self.asked: str | None = None  # the row of the panel from which on prefetching counts
         self.base = ""  # the first row of this pass, where not all rows are taken at once
 
     # --- axes ---------------------------------------------------------------------------------------------------------
@@ -97,23 +98,49 @@ class Operands(Nest):
         assert isinstance(index, sympy.Expr | int)
         if not is_row_major(self.c.reduced, index):
             term = index_text(index, scope.at(unflatten(self.c.reduced, term, scope)))
-        size = index_text(self.terms, scope)
-        return f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
+        return self.panel_row(term, e)
 
-    def prefetch_right(self, k: str) -> None:
-        """Ask for what the loop over terms reads of a panel some time after term ``k``; past the end it asks in vain.
+    def panel_row(self, row: str, e: str) -> str:
+        """Element ``e`` of a row of the panel, and past its end of the rows and panels behind it."""
+        assert self.panel is not None
+        size = index_text(self.terms, self.scope)
+        return f"{self.panel.param}[({self['panel']} * {size} + {row}) * {self.schedule.tile_n} + {e}]"
 
-        The processor's own prefetching stops at the end of each page of memory.
+    def panel_itemsize(self) -> int:
+        """The bytes of what a panel counts as an element."""
+        assert self.panel is not None
+        return self.program.param(self.panel.param).type.dtype.itemsize
+
+    # --- asking ahead -------------------------------------------------------------------------------------------------
+
+    def plan_prefetch(self, tile: str, first: str, terms: str) -> None:
+        """Decide what a tile of rows asks for while it reads ``terms`` rows of the panel, from the row ``first`` on.
+
+        A single tile streams the panel: it asks for what it reads itself a little later, since the processor's own
+        prefetching stops at the end of each page of memory. Where more tiles read the same rows again, each asks for
+        its share of the rows behind them, so that memory is read evenly while they compute.
         """
+        self.asked = None
         if self.pack_right or self.panel is None:
             return
-        itemsize = self.program.param(self.panel.param).type.dtype.itemsize
-        nbytes = self.terms * self.columns * itemsize
+        nbytes = self.terms * self.columns * self.panel_itemsize()
         if isinstance(nbytes, int) and nbytes <= CACHED:
             return
+        width, tiles = self.schedule.tile_n, self["tiles"]
+        step = self.let("step", f"T.Select({tiles} < 2, T.int64({width}), ({width - 1} + {tiles}) // {tiles})")
+        share = f"{terms} * ({width} + {tile} * {step})"
+        self.let("ahead", f"T.Select({tiles} < 2, T.int64({AHEAD // self.panel_itemsize()}), {share})")
+        self.asked = first
+
+    def prefetch_right(self, k: str) -> None:
+        """Ask for what is planned at term ``k``; past the end of the weight it asks in vain."""
+        if self.asked is None:
+            return
+        itemsize = self.panel_itemsize()
+        term = k if self.asked == self["start"] else f"({self['start']} + {k})"
+        at = f"{self['ahead']} + {term} * {self['step']}"
         for line in range(-(-self.schedule.tile_n * itemsize // LINE)):
-            ahead = (AHEAD + line * LINE) // itemsize
-            self.line(prefetch_text(self._panel_element(k, str(ahead), self.scope)))
+            self.line(prefetch_text(self.panel_row(self.asked, f"{at} + {line * LINE // itemsize}")))
 
     def multiply_add(self, total: str, left: str, right: str) -> str:
         """A sum with one more product."""
