@@ -69,6 +69,15 @@ class Groups(Operands):
 
     def panel_element(self, k: str, e: str, scope: Scope) -> str:
         """The packed weight at group ``k`` of the block and column ``e`` of the panel."""
+        return self.panel_place(k, e, scope)
+
+    @property
+    def panel_itemsize(self) -> int:
+        """The bytes of a group."""
+        return 4
+
+    def panel_place(self, k: str, e: str, scope: Scope) -> str:
+        """Where that group lies in memory."""
         return self._panel_row(f"({self.layout.extra_rows} + {self['start']} + {k})", e)
 
     def _panel_row(self, row: str, e: str) -> str:

@@ -16,6 +16,7 @@ from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
 CACHED = 256 << 10  # bytes of a weight that a core's cache holds from call to call
+HELD = 768 << 10  # bytes of a weight that stay in a core's cache while they are computed with
 
 
 class Operands(Nest):
@@ -36,6 +37,7 @@ class Operands(Nest):
         self.pack_right = schedule.pack_right or self.panel is None
         self.terms = flat_size(self.c.reduced)
         self.columns = flat_size(self.c.columns)
+        self.shared: tuple[str, str] | None = None  # where tiles of rows ask ahead together, and their step for a term
         self.base = ""  # the first row of this pass, where not all rows are taken at once
 
     # --- axes ---------------------------------------------------------------------------------------------------------
@@ -88,9 +90,10 @@ class Operands(Nest):
         """The packed weight at term ``k`` of the block and column ``e`` of the panel."""
         assert self.panel is not None
         named = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
-        return panel_text(self.c.right, self.panel, self._panel_element(k, e, scope), named)
+        return panel_text(self.c.right, self.panel, self.panel_place(k, e, scope), named)
 
-    def _panel_element(self, k: str, e: str, scope: Scope) -> str:
+    def panel_place(self, k: str, e: str, scope: Scope) -> str:
+        """Where the packed weight at term ``k`` of the block and column ``e`` of the panel lies in memory."""
         assert self.panel is not None
         term = f"({self['start']} + {k})"
         index = self.panel.index[0]
@@ -100,20 +103,52 @@ class Operands(Nest):
         size = index_text(self.terms, scope)
         return f"{self.panel.param}[({self['panel']} * {size} + {term}) * {self.schedule.tile_n} + {e}]"
 
+    @property
+    def panel_itemsize(self) -> int:
+        """The bytes of what the loops read as an element of the packed weight."""
+        assert self.panel is not None
+        return self.program.param(self.panel.param).type.dtype.itemsize
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the packed weight comes from memory in each call, so that it pays to ask for it ahead."""
+        if self.pack_right or self.panel is None:
+            return False
+        nbytes = self.terms * self.columns * self.panel_itemsize
+        return not isinstance(nbytes, int) or nbytes > CACHED
+
+    def share_prefetch(self, tile: str, tiles: str) -> None:
+        """Let each tile of rows ask for an equal part of what all of them take next.
+
+        The first tile alone reads memory: the others find the panel in the cache, and while they computed, memory
+        would rest. So together they ask for the next panel, if the cache holds two.
+        """
+        rows = flat_size(self.c.rows)
+        several = not isinstance(rows, int) or rows > self.schedule.tile_m
+        if not several or not self.is_streamed or not isinstance(self.terms, int):
+            return
+        elements = self.terms * self.schedule.tile_n
+        if 2 * elements * self.panel_itemsize > HELD:
+            return
+        alone = f"T.int64({AHEAD // self.panel_itemsize})"
+        ahead = self.let("ahead", f"T.Select({tiles} == 1, {alone}, T.int64({elements}))")
+        stride = self.let("stride", f"{self.schedule.tile_n} // {tiles}")
+        self.shared = f"{ahead} + {tile} * {self.terms} * {stride}", stride
+
     def prefetch_right(self, k: str) -> None:
         """Ask for what the loop over terms reads of a panel some time after term ``k``; past the end it asks in vain.
 
         The processor's own prefetching stops at the end of each page of memory.
         """
-        if self.pack_right or self.panel is None:
+        if not self.is_streamed:
             return
-        itemsize = self.program.param(self.panel.param).type.dtype.itemsize
-        nbytes = self.terms * self.columns * itemsize
-        if isinstance(nbytes, int) and nbytes <= CACHED:
-            return
-        for line in range(-(-self.schedule.tile_n * itemsize // LINE)):
-            ahead = (AHEAD + line * LINE) // itemsize
-            self.line(prefetch_text(self._panel_element(k, str(ahead), self.scope)))
+        itemsize, tile_n = self.panel_itemsize, self.schedule.tile_n
+        first = str(AHEAD // itemsize)
+        if self.shared is not None:  # of the panel, not of the row at term k
+            base, stride = self.shared
+            first = f"({base} + ({self['start']} + {k}) * ({stride} - {tile_n}))"
+        for line in range(-(-tile_n * itemsize // LINE)):
+            self.line(prefetch_text(self.panel_place(k, f"{first} + {line * LINE // itemsize}", self.scope)))
 
     def multiply_add(self, total: str, left: str, right: str) -> str:
         """A sum with one more product."""
