@@ -61,6 +61,14 @@ class CallReader:
             self._routes[form] = self._route(args, kwargs)
         return call
 
+    def places(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+        """Which of its values, as they are written, is each leaf of a call; None for a leaf that is None.
+
+        None where the leaves of calls that were read before tell nothing of those of others of this form.
+        """
+        route = self._routes.get((len(args), *kwargs, *map(type, (*args, *kwargs.values()))))
+        return None if route is None else route.places
+
     def names(self, spec: pytree.TreeSpec) -> list[str]:
         """What each leaf is called in messages: ``input_ids``, ``states[0]["x"]``."""
         tree = pytree.tree_unflatten(range(spec.num_leaves), spec)

@@ -24,6 +24,7 @@ from .entry import Entry, Mismatch, Sizes, sizes_of
 from .executable import Executable
 from .expect import hold_to
 from .options import Options
+from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
 from .state import preserved
 from .tensors import check_tensor, dense
@@ -43,6 +44,7 @@ class Captures:
 
     Attributes:
         entries: the captures, oldest first.
+        paths: how calls are run that are like one before.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options, reader: CallReader) -> None:
@@ -50,6 +52,7 @@ class Captures:
         self.options = options
         self.reader = reader
         self.entries: list[Entry] = []
+        self.paths = Paths(reader)
         self._known: dict[Any, tuple[Entry, Sizes]] = {}
         self._lock = threading.RLock()
 
@@ -193,6 +196,7 @@ class Captures:
     def _forget(self, entry: Entry) -> None:
         self.entries = [kept for kept in self.entries if kept is not entry]
         self._known = {key: found for key, found in self._known.items() if found[0] is not entry}
+        self.paths.clear()
 
     def _refuse_impossible(self, call: Call, refusal: str, error: Exception) -> None:
         """Raise InputError for arguments that the model itself refuses; it is tried on copies of them."""
@@ -224,6 +228,7 @@ class Captures:
         with self._lock:
             self.entries.clear()
             self._known.clear()
+            self.paths.clear()
 
 
 def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None = None) -> Entry:

@@ -33,14 +33,13 @@ class Direct:
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, torch.dtype], ...]
 
-    def bind(self, binding: Binding, tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    def bind(self, binding: Binding, addresses: Sequence[int]) -> list[Tensor] | None:
         """Write the addresses of a call's tensors to the table: its new results; None where a tensor is empty."""
-        addresses = binding.addresses
-        for position, tensor in zip(self.inputs, tensors, strict=True):
-            address = tensor.data_ptr()
+        cells = binding.cells
+        for position, address in zip(self.inputs, addresses, strict=True):
             if not address:
                 return None
-            addresses[position] = address
+            cells[position] = address
         results = []
         for position, dtype in self.outputs:
             shape, strides = binding.shapes[position]
@@ -48,10 +47,10 @@ class Direct:
             address = result.data_ptr()
             if not address:
                 return None
-            addresses[position] = address
+            cells[position] = address
             results.append(result)
         for position, (owner, offset) in binding.lent.items():
-            addresses[position] = addresses[owner] + offset
+            cells[position] = cells[owner] + offset
         return results
 
 

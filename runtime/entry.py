@@ -44,6 +44,8 @@ class Entry:
         refusal: the guard that failed before this capture was made; "" for the first.
         unkept: why it is not kept for other processes; "" where it is, or where nothing is.
         sizes: those of the last call that was run; None before one was.
+        tensors: which leaves of a call are the graph's inputs, in their order.
+        single: which of the graph's outputs a call's result is; None where it is a structure, or no tensor.
     """
 
     def __init__(
@@ -68,11 +70,17 @@ class Entry:
     def _arrange(self) -> None:
         """What a run looks at, from the capture."""
         capture = self.capture
-        self._tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
+        self.tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
         targets = {mutation.target for mutation in capture.graph.mutations}
-        inputs = zip(self._tensors, capture.graph.inputs, strict=True)
+        inputs = zip(self.tensors, capture.graph.inputs, strict=True)
         self._written = [leaf for leaf, node in inputs if node in targets]
-        self._single = capture.out_spec.is_leaf() and capture.outputs[0].kind == "tensor"
+        first = capture.outputs[0] if capture.out_spec.is_leaf() else None
+        self.single = first.index if first is not None and first.kind == "tensor" else None
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether arguments are not written to."""
+        return not self._written
 
     # --- guards -------------------------------------------------------------------------------------------------------
 
@@ -87,7 +95,7 @@ class Entry:
             raise Mismatch(f"the arguments are {describe(spec)}, captured as {describe(capture.in_spec)}", 0)
         for expected, leaf in zip(capture.inputs, leaves, strict=True):
             _match_leaf(expected, leaf)
-        for i, node in zip(self._tensors, capture.graph.inputs, strict=True):
+        for i, node in zip(self.tensors, capture.graph.inputs, strict=True):
             _match_type(capture.inputs[i].name, leaves[i], node.dtype, len(node.shape))
         sizes = self._bind(leaves)
         for guard in capture.guards:
@@ -116,27 +124,27 @@ class Entry:
         """
         if self._written:
             self._check_aliases(leaves)
-        given = [leaves[i] for i in self._tensors]
+        given = [leaves[i] for i in self.tensors]
         tensors = [dense(tensor) for tensor in given]
         results = self.executable.run(tensors, sizes)
         self.sizes = sizes
         if self._written:
             self._write_back(given, tensors)
-        if self._single:
-            return results[self.capture.outputs[0].index]
+        if self.single is not None:
+            return results[self.single]
         return self.capture.unflatten(results, leaves, sizes)
 
     def _write_back(self, given: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
         """Pass on to the caller's tensors what was written to copies of them."""
         written = set(self._written)
-        for leaf, tensor, copy in zip(self._tensors, given, tensors, strict=True):
+        for leaf, tensor, copy in zip(self.tensors, given, tensors, strict=True):
             if leaf in written and copy is not tensor:
                 with torch.no_grad():
                     tensor.copy_(copy)
 
     def _check_aliases(self, leaves: Sequence[Any]) -> None:
         for leaf in self._written:
-            for other in self._tensors:
+            for other in self.tensors:
                 if other != leaf and overlap(leaves[leaf], leaves[other]):
                     names = [self.capture.inputs[i].name for i in (leaf, other)]
                     raise Aliased(f"the model writes to argument {names[0]}, which shares memory with {names[1]}")

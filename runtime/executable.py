@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from ..codegen.tvm.packing import memory, pack_panels
+from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, pack_panels
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
@@ -40,7 +41,8 @@ HostFunction = Callable[[Tensor, Tensor], Any]
 class Binding:
     """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table.
 
-    ``lent`` are the intermediates that lie in a result for the caller: its position and an offset.
+    ``lent`` are the intermediates that lie in a result for the caller: its position and an offset. A ``stale`` one
+    names weights that were packed again since.
     """
 
     sizes: Tensor
@@ -53,6 +55,10 @@ class Binding:
     arena_base: int = 0
     empty: dict[int, Tensor] = field(default_factory=dict)
     intervals: list[Interval] = field(default_factory=list)
+    stale: bool = False
+
+    def __post_init__(self) -> None:
+        self.cells = self.addresses.data  # the same memory: numpy takes longer to write one number
 
 
 @dataclass
@@ -90,9 +96,10 @@ class Executable:
         self._bindings: dict[tuple[int, ...], Binding] = {}
         self._symbols = tuple(r.symbol for r in self.plan.graph.symbols)
         self._error = torch.zeros(1, dtype=torch.int64)
-        self._error_cell = self._error.numpy()
+        self._error_cell = self._error.numpy().data
         self._direct = direct(self.plan)
         self._arena = torch.empty(0, dtype=torch.uint8)
+        self._arena_base, self._arena_bytes = -1, -1  # where intermediates begin, and how many bytes they may take
         self._packed: dict[int, Tensor] = {}
         self._values: dict[str, Tensor] = {}
         self._written: list[tuple[Tensor, Tensor]] = []
@@ -110,9 +117,13 @@ class Executable:
             self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
             self.weight_errors = None
             buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
-            with ThreadPoolExecutor(PACKERS) as pool:  # copies hold no lock of Python's
-                self._packed = dict(zip((b.position for b in buffers), pool.map(self._pack, buffers), strict=True))
+            nbytes = sum(self._values[b.name].nbytes for b in buffers if b.packing is not None)
+            pack = partial(self._pack, pool=Pool() if nbytes >= HUGE_PAGE else None)
+            with ThreadPoolExecutor(PACKERS) as threads:  # copies hold no lock of Python's
+                self._packed = dict(zip((b.position for b in buffers), threads.map(pack, buffers), strict=True))
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
+            for binding in self._bindings.values():
+                binding.stale = True
             self._bindings.clear()
 
     @property
@@ -124,13 +135,13 @@ class Executable:
         """Whether a weight is the model's or read by the graph, and not only a step to another one."""
         return name not in self.derived or any(b.name == name for b in self.plan.buffers)
 
-    def _pack(self, buffer: Buffer) -> Tensor:
+    def _pack(self, buffer: Buffer, pool: Pool | None) -> Tensor:
         value = self._values[buffer.name]
         if value.numel() == 0:
             return _stand_in(value)
         if buffer.packing is None:
             return value if is_dense(value) else value.contiguous().clone()
-        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout)
+        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout, pool)
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""
@@ -168,7 +179,7 @@ class Executable:
         found = self._bindings.get(key)
         if found is None:
             if len(self._bindings) >= MOST_BINDINGS:
-                self._bindings.pop(next(iter(self._bindings)))
+                self._bindings.pop(next(iter(self._bindings))).stale = True
             found = self._bindings[key] = self._bind(sizes, key)
         return found
 
@@ -244,9 +255,11 @@ class Executable:
 
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""
-        if self._arena.numel() < binding.arena_bytes + ALIGNMENT:
+        if self._arena_bytes < binding.arena_bytes:
             self._arena = memory(binding.arena_bytes + ALIGNMENT)
-        base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+            self._arena_bytes = binding.arena_bytes
+            self._arena_base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+        base = self._arena_base
         if base != binding.arena_base:
             for position, offset in binding.offsets.items():
                 binding.addresses[position] = base + offset
@@ -264,21 +277,47 @@ class Executable:
             if self.prepare is not None:
                 self.prepare()
             binding = self._binding(sizes)
-            if self._direct is not None and not self._written:
-                self._use_arena(binding)
-                results = self._direct.bind(binding, tensors)
+            if self.is_direct:
+                results = self._run_direct(binding, [tensor.data_ptr() for tensor in tensors])
                 if results is not None:
-                    self._run_native(binding)
                     return results
             with torch.no_grad():
                 return _Call(self, binding, tensors, sizes).run()
 
-    def _run_native(self, binding: Binding) -> None:
-        """Run steps that are all native, in the addresses of a binding."""
-        for host in self.hosts:
-            assert not isinstance(host, TorchStep)
-            host(binding.table, binding.sizes)
-            self._check_indices()
+    @property
+    def is_direct(self) -> bool:
+        """Whether runs are direct, but for those of empty tensors."""
+        return self._direct is not None and not self._written
+
+    def binding(self, sizes: Sizes) -> Binding:
+        """The plan for some sizes, to run with :meth:`run_direct`."""
+        with self._lock:
+            return self._binding(sizes)
+
+    def run_direct(self, binding: Binding, addresses: Sequence[int]) -> list[Tensor] | None:
+        """The outputs for input tensors at some addresses; None where a tensor is empty or the binding is stale.
+
+        Raises:
+            IndexError: an index from data was out of range.
+        """
+        with self._lock:
+            if binding.stale:
+                return None
+            if self.prepare is not None:
+                self.prepare()
+            return self._run_direct(binding, addresses)
+
+    def _run_direct(self, binding: Binding, addresses: Sequence[int]) -> list[Tensor] | None:
+        assert self._direct is not None
+        if binding.arena_base != self._arena_base:
+            self._use_arena(binding)
+        results = self._direct.bind(binding, addresses)
+        if results is not None:
+            for host in self.hosts:
+                host(binding.table, binding.sizes)  # type: ignore[operator]
+            if self._error_cell[0]:
+                self._check_indices()
+        return results
 
     def _check_indices(self) -> None:
         if self._error_cell[0]:

@@ -19,6 +19,7 @@ from .dump import dump
 from .entry import Aliased, Entry, Sizes
 from .explain import Explanation, explain_module
 from .options import Options
+from .paths import MISS
 from .report import Report, make_report
 from .split import SplitModel
 
@@ -67,24 +68,30 @@ class CompiledModule(nn.Module):
             IndexError: an index was out of range.
         """
         self._check_mode()
+        captures: Captures = self._captures
+        result = captures.paths.run(args, kwargs)
+        if result is not MISS:
+            return result
         split: SplitModel | None = self._split
         if split is not None:
             return split(args, kwargs)
         call = self._reader.read(args, kwargs)
         try:
-            entry, sizes = self._captures.find(call)
+            entry, sizes = captures.find(call)
         except Uncapturable as reason:
             if self.options.expect:
                 raise ExpectationError(f"{self._captures.name} is not one graph, as expected: {reason}") from None
             split = self.__dict__["_split"] = SplitModel(self.original, self.options, str(reason))
             return split(args, kwargs)
         try:
-            return entry.run(call.leaves, sizes)
+            result = entry.run(call.leaves, sizes)
         except Aliased as reason:
             return self._in_pytorch(args, kwargs, str(reason))
         except RuntimeError as error:
-            self._captures.withdraw(entry, call, error)
+            captures.withdraw(entry, call, error)
             raise
+        captures.paths.keep(args, kwargs, entry, sizes)
+        return result
 
     def _check_mode(self) -> None:
         if self.training:

@@ -73,12 +73,12 @@ class Strided:
     step: sympy.Expr
 
 
-def strided_load(program: Program, expr: Expr, axis: Axis) -> Strided | None:
-    """The expression as a plain float load whose offset is affine in ``axis``, or None."""
+def strided_load(program: Program, expr: Expr, axis: Axis, *, half: bool = False) -> Strided | None:
+    """The expression as a plain load whose offset is affine in ``axis``, or None; of a half type only with ``half``."""
     if not isinstance(expr, Load) or not all(isinstance(i, sympy.Expr | int) for i in expr.index):
         return None
     param = program.param(expr.param)
-    if param.format is Format.PANELS or param.type.dtype in HALF:
+    if param.format is Format.PANELS or (param.type.dtype in HALF and not half):
         return None
     offset = offset_of(param, [i for i in expr.index if isinstance(i, sympy.Expr | int)])
     step = sympy.expand(offset.coeff(axis.symbol, 1))

@@ -14,11 +14,13 @@ from .flash import Flash
 class Decode(Flash):
     """Lanes along the head."""
 
+    HALVES_IN_PLACE = True
+
     def emit(self) -> None:
         """Write the loops."""
         s, p = self.schedule, self.p
         self.group = p.group
-        self.tile = next(t for t in (4, 2, 1) if self.group % t == 0)  # rows in a register tile
+        self.tile = next(t for t in (4, 3, 2, 1) if self.group % t == 0)  # rows in a register tile
         outer = index_text(flat_size(p.outer), self.scope)
         queries = self.size_of(p.query)
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
@@ -98,7 +100,7 @@ class Decode(Flash):
         As many sums as a vector has lanes run side by side, each in the lanes of a vector of its own.
         """
         s, n, rows = self.schedule, self.vector, self.tile
-        keys = n // rows
+        keys = n // (4 if rows == 3 else rows)
         with self.loop("block", f"({self['n']} + {keys - 1}) // {keys}") as at:
             bases = self.registers("bases", keys, "int64")
             with self.loop("i", keys, "T.unroll") as i:

@@ -11,7 +11,7 @@ from ..contraction import Contraction, axes_of, contraction
 from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, dot_stage, postorder
 from ..schedule import AttentionSchedule
 from .contraction import Strided, strided_load, unflatten
-from .expression import Scope, compute_type, index_text, scalar, store_line
+from .expression import Scope, compute_type, from_storage, index_text, scalar, store_line
 from .nest import LINE, Nest
 from .prefetch import prefetch_text
 from .source import Source
@@ -124,14 +124,17 @@ def split_score(p: Problem) -> tuple[Expr, dict[str, Expr]]:
 class Flash(Nest):
     """What both ways of running attention share: operands, their copies, and the order of the passes over a block."""
 
+    HALVES_IN_PLACE = False  # whether halves become floats where they are read, or once, in a copy of the block
+
     def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
         super().__init__(src, schedule.vector)
         self.p = problem
         self.schedule = schedule
         self.scope = Scope(problem.program, src)
         self.kind = compute_type(problem.out.dtype)
-        self.keys: Strided | None = strided_load(problem.program, problem.scores.right, problem.inner)
-        self.values: Strided | None = strided_load(problem.program, problem.out.value, problem.value)
+        program, half = problem.program, self.HALVES_IN_PLACE
+        self.keys: Strided | None = strided_load(program, problem.scores.right, problem.inner, half=half)
+        self.values: Strided | None = strided_load(program, problem.out.value, problem.value, half=half)
         self.offset: str | None = None
 
     def zero(self) -> str:
@@ -259,7 +262,7 @@ class Flash(Nest):
         if strided is None:
             return f"{self[name]}[{base} + {at}]"
         step = "" if strided.step == 1 else f" * {index_text(strided.step, self.scope)}"
-        return f"{strided.param.name}[{base} + {at}{step}]"
+        return from_storage(f"{strided.param.name}[{base} + {at}{step}]", strided.param.type.dtype)
 
     # --- results ------------------------------------------------------------------------------------------------------
 

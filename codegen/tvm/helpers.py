@@ -75,11 +75,3 @@ def minimum(a: Expr, b: Expr) -> Expr:
 def prefetch(element: Expr) -> Expr:
     """Ask for the cache line of an element of a buffer, which may lie outside of it, for reading."""
     return script.evaluate(tirx.call_intrin("void", "tirx.prefetch", script.address_of(element), 0, 3, 1))
-
-
-def from_four_bits(word: Expr, place: Expr | int) -> Expr:
-    """Four bits of an int32 as float32, less 8: in the mantissa of 2^23 they are that much more than it, exactly."""
-    by = tirx.const(4 * place, "int32") if isinstance(place, int) else place.astype("int32") * tirx.const(4, "int32")
-    shifted = word >> by
-    bits = (shifted & tirx.const(15, "int32")) | tirx.const(0x4B000000, "int32")
-    return tirx.reinterpret("float32", bits) - tirx.const(2.0**23 + 8, "float32")

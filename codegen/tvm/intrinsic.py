@@ -30,6 +30,8 @@ _PURE: Final = 1  # tirx.CallEffectKind.Pure, as the number that the operator's 
 _DEFINITIONS: Final[dict[str, Definition]] = {}
 # What the module being built calls: operators with their lanes.
 _called: ContextVar[set[tuple[str, int]] | None] = ContextVar("called", default=None)
+# What it is built for, where that is known.
+_target: ContextVar[Any] = ContextVar("target", default=None)
 
 
 def intrinsic(float64: Function) -> Callable[[Body], Function]:
@@ -63,6 +65,22 @@ def register(name: str, description: str, definition: Definition) -> Any:
         register_op_attr(name, "llvm.FLowerIntrinsic", _lower)
     _DEFINITIONS[name] = definition
     return Op.get(name)
+
+
+@contextmanager
+def building_for(target: Any) -> Iterator[None]:
+    """Let definitions know the target that a module is compiled for."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def target_has(feature: str) -> bool:
+    """Whether the processor that a module is compiled for has a feature, by LLVM's name; False where none is known."""
+    target = _target.get()
+    return target is not None and bool(tvm.get_global_func("target.llvm_cpu_has_feature")(feature, target))
 
 
 def _lower(call: Expr) -> Expr:

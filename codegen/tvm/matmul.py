@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...ir.types import product
+from ...ir.types import Dim, product
 from ..program import Program
 from ..prologue import HELD_ROW, phases
 from ..schedule import MatmulSchedule
@@ -33,9 +33,15 @@ def emit_with(kind: type[Matmul], program: Program, schedule: MatmulSchedule, sr
             kind(computed.product, schedule, src).emit(base, count)
 
 
-def tile_heights(tile_m: int) -> tuple[int, ...]:
-    """The rows of the register tiles in a kernel, tallest first: the full one, half of it, and one row."""
-    return tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
+def tile_heights(tile_m: int, rows: Dim) -> tuple[int, ...]:
+    """The rows of the register tiles in a kernel, tallest first: the full one, half of it, and one row.
+
+    Where fewer rows than a full tile are known, only the smallest that holds them.
+    """
+    heights = tuple(dict.fromkeys(h for h in (tile_m, (tile_m + 1) // 2, 1) if h > 0))
+    if isinstance(rows, int) and rows < tile_m:
+        return (min(h for h in heights if h >= rows),)
+    return heights
 
 
 class Matmul(Operands):
@@ -159,7 +165,10 @@ class Matmul(Operands):
 
     def _dispatch(self, part: str) -> None:
         """The smallest register tile that holds the ``count`` rows; rows past the last repeat it."""
-        heights = tile_heights(self.schedule.tile_m)
+        heights = tile_heights(self.schedule.tile_m, flat_size(self.c.rows))
+        if len(heights) == 1:
+            self._microkernel(heights[0], part)
+            return
         for i, height in enumerate(heights):
             below = heights[i + 1] if i + 1 < len(heights) else 0
             head = "if" if i == 0 else "elif"

@@ -25,7 +25,7 @@ from ...ir.errors import BackendError
 from ...ir.types import product
 from ..program import Format, Param, Program, Skeleton
 from ..schedule import Schedule, panel_layout, scratch
-from . import dots, floats, helpers, integers, vmath
+from . import dots, floats, helpers, integers, nibbles, vmath
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text, size_name
 from .map import emit_map
@@ -69,6 +69,7 @@ _NAMES = {
     "vmath": vmath,
     "dots": dots,
     "helpers": helpers,
+    "nibbles": nibbles,
     "floats": SimpleNamespace(**floats.FUNCTIONS),
     "integers": SimpleNamespace(**integers.INTEGER),
     "bools": SimpleNamespace(**integers.BOOL),

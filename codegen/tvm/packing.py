@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from contextlib import suppress
 
 import torch
@@ -11,6 +12,7 @@ from ..schedule import PanelLayout
 
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 HUGE_PAGE = 2 << 20  # bytes
+CHUNK = 32 << 20  # bytes that a pool takes from the system at a time; what is not written to takes no memory
 
 
 def memory(nbytes: int) -> torch.Tensor:
@@ -26,20 +28,42 @@ def memory(nbytes: int) -> torch.Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+class Pool:
+    """Memory for tensors that live equally long: those that fill no huge page alone lie together in some.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rest = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, nbytes: int) -> torch.Tensor:
+        """Uninitialised bytes, uint8 [nbytes]."""
+        if nbytes > CHUNK // 4:
+            return memory(nbytes)
+        with self._lock:
+            if nbytes > self._rest.numel():
+                self._rest = memory(CHUNK)
+            taken, self._rest = self._rest[:nbytes], self._rest[nbytes:]
+            return taken
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: torch.dtype, pool: Pool | None = None) -> torch.Tensor:
     """An uninitialised contiguous CPU tensor whose data starts at a multiple of 64 bytes."""
     count = 1
     for size in shape:
         count *= size
-    flat = memory(count * dtype.itemsize + ALIGNMENT)
+    nbytes = count * dtype.itemsize
+    flat = memory(nbytes + ALIGNMENT) if pool is None else pool.take(nbytes + ALIGNMENT)
     offset = -flat.data_ptr() % ALIGNMENT
-    return flat[offset : offset + count * dtype.itemsize].view(dtype).view(shape)
+    return flat[offset : offset + nbytes].view(dtype).view(shape)
 
 
-def pack_panels(matrix: torch.Tensor, layout: PanelLayout) -> torch.Tensor:
+def pack_panels(matrix: torch.Tensor, layout: PanelLayout, pool: Pool | None = None) -> torch.Tensor:
     """A matrix [K, N] of any strides in panels: [ceil(N / tile), rows, tile, group], aligned to 64 bytes."""
     (k, n), group, extra = matrix.shape, layout.group, layout.extra_rows
-    panels = aligned_empty((-(-n // layout.tile), layout.rows(k), layout.tile, group), matrix.dtype)
+    panels = aligned_empty((-(-n // layout.tile), layout.rows(k), layout.tile, group), matrix.dtype, pool)
     whole, rest = divmod(k, group)
     _fill(panels[:, extra : extra + whole], matrix[: whole * group].reshape(whole, group, n))
     if rest:

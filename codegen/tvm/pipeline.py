@@ -44,4 +44,5 @@ compilation_pipeline.register_tir_pipeline(NAME, _pipeline)
 
 def compile_module(module: Any, target: Any) -> Any:
     """Compile a module of kernels and host functions."""
-    return tvm.compile(module, target=target, tir_pipeline=NAME)
+    with intrinsic.building_for(target):
+        return tvm.compile(module, target=target, tir_pipeline=NAME)

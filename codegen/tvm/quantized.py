@@ -41,6 +41,7 @@ class QuantizedMatmul(Matmul):
             self.row_bases(rows)
         self.let("group", "T.int64(0)" if self.weight.group is None else f"{self['start']} // {self.weight.group}")
         self.fill(acc, sums * rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
+        self._prefetch_scales()
         step = ONE_ROW_TERMS if rows == 1 else max(self.weight.word, FEW_TERMS)
         with self.loop("k", f"{self['terms']} // {step}") as k:
             self._prefetch(f"({self['start']} + {k} * {step})", step)
@@ -84,10 +85,24 @@ class QuantizedMatmul(Matmul):
         away, and its own prefetching was measured not to: without this, products of few rows take twice as long.
         """
         s, q = self.schedule, self.weight.q
-        size = self.program.param(q.param).type.dtype.itemsize
+        size = self._itemsize(q)
         first = f"({self['panel']} * {self._rows_of(q)} + {term} // {self.weight.word}) * {s.tile_n}"
         for line in range(0, count // self.weight.word * s.tile_n * size, LINE):
             self.line(prefetch_text(f"{q.param}[{first} + {(AHEAD + line) // size}]"))
+
+    def _prefetch_scales(self) -> None:
+        """The same for the scales of the group that is then read."""
+        scale, tile = self.weight.scale, self.schedule.tile_n
+        if scale is None or self.weight.group is None:
+            return
+        q_bytes = self.weight.group // self.weight.word * tile * self._itemsize(self.weight.q)
+        first = f"({self['panel']} * {self._rows_of(scale)} + {self['group']} + {-(-AHEAD // q_bytes)}) * {tile}"
+        size = self._itemsize(scale)
+        for line in range(0, tile * size, LINE):
+            self.line(prefetch_text(f"{scale.param}[{first} + {line // size}]"))
+
+    def _itemsize(self, load: Load) -> int:
+        return self.program.param(load.param).type.dtype.itemsize
 
     def _add(self, rows: int, acc: str, base: str, i: int | str, sums: int) -> None:
         """Add term ``base + i`` of the block to all sums; ``base`` is the first of a word, or an even one."""
@@ -109,7 +124,7 @@ class QuantizedMatmul(Matmul):
         """The number at a row and column of the panel, its group's scale left out."""
         weight = self.weight
         if self.in_bits or isinstance(place, str):
-            return f"helpers.from_four_bits({self._element(weight.q, row, e)}, {place})"
+            return f"nibbles.from_four_bits({self._element(weight.q, row, e)}, {place})"
         texts: dict[str, str] = {}
 
         def named(expr: Expr) -> Expr:

@@ -2,9 +2,9 @@
 
 TVM's thread pool takes some two microseconds to start and join a parallel loop: a queue with a lock for each worker,
 and system calls while it waits. Here the pool is asked once for a host call. The calling thread runs the kernels; the
-others wait, spinning, for loops that it shares with them. A loop is cut into ``PARTS`` parts for each thread; a thread
-takes its own parts, then those that others have not begun. So a thread that the system runs late holds nobody up, which
-the pool's fixed shares do.
+others wait, spinning, for loops that it shares with them. A loop is cut into ``PARTS`` parts for each thread, which lie
+side by side, so that a thread that streams through memory goes on where it asked ahead. It takes its own parts, then
+those that others have not begun: a thread that the system runs late holds nobody up, which the pool's fixed shares do.
 
 It is LLVM text beside the kernels. TVM's code starts a parallel loop through the pointer
 ``__TVMBackendParallelLaunch``, which the first call of a host function turns to ``smelt_launch``. A host function whose
@@ -406,8 +406,8 @@ try:
   br i1 %taken, label %run, label %take, !llvm.loop !0
 run:
   %narrow = trunc i64 %part to i32
-  %before_it = mul i32 %narrow, %threads
-  %task = add i32 %before_it, %whose
+  %before_it = mul i32 %whose, <PARTS>
+  %task = add i32 %before_it, %narrow
   %lambda = load ptr, ptr %team, align 8
   %data = load ptr, ptr %datap, align 8
   %result = call i32 %lambda(i32 %task, ptr %environment, ptr %data)

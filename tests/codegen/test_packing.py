@@ -1,10 +1,22 @@
 """Weights packed in panels."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
 import pytest
 import torch
 
 from smelt.codegen.schedule import PanelLayout
-from smelt.codegen.tvm.packing import ALIGNMENT, HUGE_PAGE, aligned_empty, memory, pack_panels, unpack_panels
+from smelt.codegen.tvm.packing import (
+    ALIGNMENT,
+    CHUNK,
+    HUGE_PAGE,
+    Pool,
+    aligned_empty,
+    memory,
+    pack_panels,
+    unpack_panels,
+)
 
 LAYOUTS = [PanelLayout(t, g) for t, g in ((1, 1), (16, 1), (48, 1), (16, 2), (48, 2), (16, 4), (48, 4))]
 DTYPES = {1: torch.float32, 2: torch.bfloat16, 4: torch.int8}
@@ -69,3 +81,21 @@ def test_memory_is_writable_to_its_last_byte(nbytes: int) -> None:
     part = found.fill_(7)[nbytes // 2 :]
     del found  # a part keeps the whole
     assert torch.equal(part, torch.full((nbytes - nbytes // 2,), 7, dtype=torch.uint8))
+
+
+def test_what_lies_in_a_pool_is_apart() -> None:
+    pool = Pool()
+    with ThreadPoolExecutor(4) as threads:
+        sizes = [CHUNK // 4 + 1, *((i * 791_911) % 9_000_000 + 1 for i in range(40))]
+        taken = list(threads.map(lambda size: aligned_empty((size,), torch.uint8, pool), sizes))
+    assert {t.data_ptr() % ALIGNMENT for t in taken} == {0}
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel()) for t in taken)
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_packing_into_a_pool_changes_nothing() -> None:
+    matrix, layout = drawn(70, 50), PanelLayout(16)
+    pool = Pool()
+    first, second = (pack_panels(matrix, layout, pool) for _ in range(2))
+    assert torch.equal(first, pack_panels(matrix, layout))
+    assert torch.equal(first, second)

@@ -1,77 +1,155 @@
-"""What a product asks for ahead: one tile of rows what it reads itself, several all of what comes next, evenly."""
+"""Kernels ask for the memory that they read later: their text is run as Python, which notes both."""
 
-import re
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from smelt.codegen.lower import Operand, lower
-from smelt.codegen.schedule import Machine, MatmulSchedule, default_schedule
-from smelt.codegen.tvm import module
-from smelt.codegen.tvm.prefetch import AHEAD
+from smelt.codegen.schedule import Machine, candidates
 from smelt.ir import ops
-from smelt.ir.types import symbol
 
-from .cases import region
+from .harness import Case, operand, tvm_module
+from .test_matmul import linear_case
+from .test_quantized import few_bits
 
-LINE = 64
-T = SimpleNamespace(Select=lambda test, yes, no: yes if test else no, int64=int)
+LINE = 64  # bytes
+MACHINE = Machine(has_bf16_dot=True)
+BF16 = torch.bfloat16
 
 
-def kernel(terms: int, dtype: torch.dtype) -> tuple[str, MatmulSchedule]:
-    """The text of a product with 768 columns, for a processor with all that there is."""
-    m, machine = symbol("m"), Machine(has_bf16_dot=True)
-    x, w = (ops.input(name=n, shape=s, dtype=dtype) for n, s in (("0", (m, terms)), ("1", (768, terms))))
-    program = lower(
-        region([x, w], [ops.linear(x, w)]), [Operand((terms, 1), False), Operand((terms, 1), True)], [[0, 1]]
+class Reads:
+    """The cache lines of a parameter, in the order in which they are first read, and which were asked for before."""
+
+    def __init__(self) -> None:
+        self.asked: set[int] = set()
+        self.read: dict[int, bool] = {}
+
+    def ask(self, line: int) -> None:
+        self.asked.add(line)
+
+    def load(self, line: int) -> None:
+        self.read.setdefault(line, line in self.asked)
+
+
+class Buffer:
+    """Memory that holds zeros; what shares a handle shares the reads."""
+
+    def __init__(self, reads: Reads, itemsize: int, count: int) -> None:
+        self.reads, self.itemsize, self.shape, self.asking = reads, itemsize, (count,), False
+        self.values: dict[int, Any] = {}
+        self.data = self
+
+    def __getitem__(self, index: int) -> Any:
+        line = index * self.itemsize // LINE
+        (self.reads.ask if self.asking else self.reads.load)(line)
+        return self.values.get(index, 0)
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.values[index] = value
+
+
+class Vocabulary(SimpleNamespace):
+    """What kernels call: whatever is not given gives 1."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_: 1
+
+
+def run_text(text: str, params: list[str]) -> dict[str, Reads]:
+    """What a kernel without size symbols reads of its parameters."""
+    reads = {name: Reads() for name in params}
+    buffers: list[Buffer] = []
+
+    def declared(shape: tuple[int], dtype: str, *, data: Any = None, **_: Any) -> Buffer:
+        bits = int("".join(c for c in dtype.split("x")[0] if c.isdigit()))
+        made = Buffer(data.reads if data is not None else Reads(), bits // 8, shape[0])
+        if data is None or isinstance(data, Buffer):
+            made.values = data.values if data is not None else {}
+        buffers.append(made)
+        return made
+
+    def prefetch(read: Callable[[], Any]) -> None:
+        for buffer in buffers:
+            buffer.asking = True
+        read()
+        for buffer in buffers:
+            buffer.asking = False
+
+    script = Vocabulary(
+        prim_func=lambda **_: lambda function: function,
+        handle=lambda _: None,
+        alloc_buffer=declared,
+        decl_buffer=declared,
+        int64=int,
+        int32=int,
+        float32=float,
+        Cast=lambda _, value: value,
+        Select=lambda condition, then, other: then if condition else other,
+        floordiv=operator.floordiv,
+        floormod=operator.mod,
+        min=min,
+        max=max,
+        **dict.fromkeys(("parallel", "vectorized", "unroll"), range),
     )
-    schedule = default_schedule(program, machine)
-    assert isinstance(schedule, MatmulSchedule)
-    return module.kernel_text("k", program, schedule), schedule
+    names = {"T": script, "helpers": SimpleNamespace(prefetch=prefetch, from_bf16=float, to_bf16=int)}
+    names |= dict.fromkeys(("nibbles", "dots", "floats", "integers", "vmath"), Vocabulary())
+    exec(text.replace("helpers.prefetch(", "helpers.prefetch(lambda: "), names)
+    handles = [SimpleNamespace(reads=reads.get(name, Reads()), values={}) for name in [*params, "err"]]
+    names["k"](*handles)  # type: ignore[operator]
+    return reads
 
 
-def asked(text: str, tiles: int, start: int, terms: int) -> list[set[int]]:
-    """For each tile, the lines that it asks for from a block of rows on, counted from that block's first element."""
-    lets = dict(re.findall(r"(step|ahead)0: T.let = (.*)", text))
-    places = re.findall(r"helpers\.prefetch\(\w+\[(.*)\]\)", text)[:3]  # those of the tallest tile of rows
-    blocked = "+ k0 * step0" in places[0]
-    found = []
-    for tile in range(tiles):
-        known: dict[str, Any] = {
-            "T": T,
-            "tiles0": tiles,
-            "tile0": tile,
-            "terms0": terms,
-            "start0": start,
-            "panel0": [0],
-        }
-        known |= {f"{name}0": eval(value, known) for name, value in lets.items() if name == "step"}
-        known["ahead0"] = eval(lets["ahead"], known)
-        origin = start * 48 if blocked else 0
-        found.append({(eval(p, known | {"k0": k}) - origin) * 4 // LINE for p in places for k in range(terms)})
-    return found
+def kernel_reads(case: Case) -> dict[str, Reads]:
+    program = case.program()
+    text = tvm_module.kernel_text("k", program, candidates(program, MACHINE)[0])
+    return run_text(text, [p.name for p in program.params])
 
 
-@pytest.mark.parametrize(("terms", "dtype"), [(768, torch.float32), (3072, torch.float32), (1536, torch.bfloat16)])
-@pytest.mark.parametrize("tiles", [2, 3, 5, 16, 24])
-def test_tiles_share_what_comes_next(terms: int, dtype: torch.dtype, tiles: int) -> None:
-    text, schedule = kernel(terms, dtype)
-    rows = schedule.block_k if schedule.blocked else terms // schedule.group
-    lines = rows * 48 * 4 // LINE
-    found = asked(text, tiles, 0, rows)
-    assert set(range(lines, 2 * lines)) <= set.union(*found)
-    assert max(map(len, found)) <= 2 * lines // tiles + 3
+@pytest.mark.parametrize(
+    ("case", "streams"),
+    [
+        (linear_case((1,), 128, 200), ["in1"]),
+        (linear_case((1,), 250, 200, BF16), ["in1"]),
+        (linear_case((16,), 64, 144), ["in1"]),
+        (linear_case((9,), 100, 144, BF16), ["in1"]),
+        (linear_case((17,), 64, 96), ["in1"]),
+        (few_bits(256, 200, 8, rows=(1,)), ["in1"]),
+        (few_bits(256, 200, 4, 32, rows=(1,)), ["in1", "in2"]),
+    ],
+    ids=["float32", "bfloat16", "float32 16 rows", "bfloat16 9 rows", "float32 17 rows", "int8", "int4 and its scales"],
+)
+def test_a_weight_is_asked_for_before_it_is_read(
+    case: Case, streams: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smelt.codegen.tvm.operands.CACHED", 0)
+    for module in ("operands", "quantized"):
+        monkeypatch.setattr(f"smelt.codegen.tvm.{module}.AHEAD", 1024)
+    reads = kernel_reads(case)
+    for name in streams:
+        lines = reads[name].read
+        first = list(lines)[: len(lines) // 3]  # of the first panel, and what is read before 1024 bytes were asked for
+        missed = [line for line, asked in lines.items() if not asked]
+        assert set(missed) <= set(first), f"{len(missed)} of {len(lines)} lines of {name} are not asked for"
+        assert reads[name].asked
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_tile_asks_for_what_it_reads(dtype: torch.dtype) -> None:
-    text, schedule = kernel(768, dtype)
-    rows = 768 // schedule.group
-    ahead, lines = AHEAD // LINE, rows * 48 * 4 // LINE
-    assert asked(text, 1, 0, rows) == [set(range(ahead, ahead + lines))]
+def test_a_weight_that_a_cache_holds_is_not_asked_for() -> None:
+    assert not kernel_reads(linear_case((1,), 64, 48))["in1"].asked
 
 
-def test_small_weights_are_left_alone() -> None:
-    assert "prefetch" not in kernel(64, torch.float32)[0]
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+@pytest.mark.parametrize("heads", [2, 6])
+def test_attention_asks_for_keys_and_values(dtype: torch.dtype, heads: int) -> None:
+    q, k, v = (operand(i, (1, h, n, 32), dtype) for i, (h, n) in enumerate(((heads, 1), (2, 256), (2, 256))))
+    case = Case([q, k, v], [ops.attention(q, k, v, causal=False, scale=0.2, softcap=0.0)])
+    reads = kernel_reads(case)
+    for name in ("in1", "in2"):
+        lines = reads[name].read
+        assert len(lines) == 2 * 256 * 32 * dtype.itemsize // LINE
+        missed = sum(not asked for asked in lines.values())
+        assert missed <= len(lines) // 4  # the first block of each head

@@ -1,0 +1,115 @@
+"""Calls that are like one before: from the arguments as they were written straight to native code.
+
+A call is read, matched with a capture, checked and bound in some ten functions, which take longer than the kernels of
+a small model. All of that but addresses and the memory of results follows from the types, shapes and values that a path
+is found by, and is done once for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from .calls import CallReader
+from .entry import Entry, Sizes
+from .executable import Executable
+from .tensors import ALIGNMENT
+
+_PLAIN = frozenset({NoneType, bool, int})  # types of which equal values mean the same
+_MOST_PATHS = 1024
+MISS: Final = object()
+
+
+class Path:
+    """How calls of one form are run: which of their values are the graph's inputs, and the binding of their sizes."""
+
+    def __init__(self, entry: Entry, sizes: Sizes, leaves: Sequence[int | None]) -> None:
+        self._entry, self._sizes, self._leaves = entry, sizes, leaves
+        self._executable = entry.executable
+        self._binding = entry.executable.binding(sizes)
+        self._inputs = tuple(place for leaf in entry.tensors if (place := leaves[leaf]) is not None)
+        self._single = entry.single
+
+    def is_current(self) -> bool:
+        """Whether the model was not changed since."""
+        return self._entry.executable is self._executable and not self._binding.stale
+
+    def run(self, values: Sequence[Any]) -> Any:
+        """The result for a call's values; MISS where one is to be copied or refused, or the model was changed since.
+
+        Raises:
+            IndexError: an index from data was out of range.
+        """
+        entry, addresses, grad = self._entry, [], torch.is_grad_enabled()
+        for place in self._inputs:
+            tensor = values[place]
+            if tensor.layout is not torch.strided or not tensor.is_cpu or (grad and tensor.requires_grad):
+                return MISS
+            address = tensor.data_ptr()
+            if address % ALIGNMENT or not address or not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
+                return MISS
+            addresses.append(address)
+        executable = self._executable
+        results = executable.run_direct(self._binding, addresses) if entry.executable is executable else None
+        if results is None:
+            return MISS
+        entry.sizes = self._sizes
+        if self._single is not None:
+            return results[self._single]
+        leaves = [None if place is None else values[place] for place in self._leaves]
+        return entry.capture.unflatten(results, leaves, self._sizes)
+
+
+class Paths:
+    """The paths of one model's calls."""
+
+    def __init__(self, reader: CallReader) -> None:
+        self._reader = reader
+        self._paths: dict[Any, Path | None] = {}
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The result of a call; MISS where it has no path, or cannot take it this time.
+
+        Raises:
+            IndexError: an index from data was out of range.
+        """
+        values = (*args, *kwargs.values()) if kwargs else args
+        path = self._paths.get(_form(len(args), kwargs, values))
+        return MISS if path is None else path.run(values)
+
+    def keep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], entry: Entry, sizes: Sizes) -> None:
+        """Keep the path of a call that an entry was run for, if calls like it may be run so."""
+        form = _form(len(args), kwargs, (*args, *kwargs.values()))
+        if form is None:
+            return
+        if form in self._paths:
+            known = self._paths[form]
+            if known is None or known.is_current():
+                return
+        if len(self._paths) >= _MOST_PATHS:
+            self._paths.clear()
+        leaves = self._reader.places(args, kwargs)
+        direct = type(entry.executable) is Executable and entry.executable.is_direct
+        self._paths[form] = Path(entry, sizes, leaves) if leaves is not None and direct and entry.only_reads else None
+
+    def clear(self) -> None:
+        """Forget all paths."""
+        self._paths.clear()
+
+
+def _form(count: int, kwargs: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, ...] | None:
+    """What calls of one path have in common; None for calls that have none."""
+    parts: list[Any] = [count, *kwargs]
+    for value in values:
+        kind = type(value)
+        if kind is Tensor:
+            parts += (value.shape, value.dtype)
+        elif kind in _PLAIN:
+            parts += (kind, value)
+        else:
+            return None
+    return tuple(parts)

@@ -1,0 +1,185 @@
+"""Calls that are like one before: which take the short path, and that nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import smelt
+from smelt.ir.errors import InputError, UnsupportedError
+from smelt.runtime.paths import MISS
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.table = nn.Linear(8, 8), nn.Embedding(5, 8)
+
+    def forward(self, x: Tensor, at: Tensor | None = None, *, twice: bool = False) -> dict[str, Any]:
+        y = torch.relu(self.linear(x))
+        y = y if at is None else y + self.table(at)
+        return {"y": y + y if twice else y, "x": x}
+
+
+@pytest.fixture
+def fast() -> smelt.CompiledModule:
+    return smelt.compile(Model().eval(), cache=False)
+
+
+def takes_path(fast: smelt.CompiledModule, *args: Any, **kwargs: Any) -> bool:
+    """Whether a call is run by a path; it equals the model's result either way."""
+    by_path = fast._captures.paths.run(args, kwargs)
+    found = fast(*args, **kwargs) if by_path is MISS else by_path
+    with torch.no_grad():
+        torch.testing.assert_close(found, fast.original(*args, **kwargs))
+    return by_path is not MISS
+
+
+X, AT = torch.randn(3, 8), torch.tensor([0, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((X,), {}),
+        ((X, None), {}),
+        ((X, AT), {}),
+        ((X,), {"at": AT}),
+        ((), {"at": AT, "x": X}),
+    ],
+    ids=["one", "none", "two", "by name", "all by name"],
+)
+def test_a_second_call_takes_the_path(fast: smelt.CompiledModule, args: Any, kwargs: Any) -> None:
+    with torch.no_grad():
+        assert not takes_path(fast, *args, **kwargs)
+        again = [torch.randn_like(value) if value is X else value for value in args]
+        assert takes_path(fast, *again, **kwargs)
+
+
+def test_empty_tensors_take_the_long_way(fast: smelt.CompiledModule) -> None:
+    with torch.no_grad():
+        for _ in range(3):
+            assert not takes_path(fast, X[:0])
+
+
+def test_other_sizes_types_and_values_have_paths_of_their_own(fast: smelt.CompiledModule) -> None:
+    with torch.no_grad():
+        for call in range(2):
+            for rows in (1, 2, 7):
+                assert takes_path(fast, torch.randn(rows, 8)) == bool(call)
+            assert takes_path(fast, X, AT) == bool(call)
+            assert not takes_path(fast, X, twice=True)  # a bool may equal the default: its route is not known
+    assert len(fast.entries) == 3
+
+
+def _offset() -> Tensor:
+    return torch.randn(25)[1:].view(3, 8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(8, 3).T,
+        lambda: torch.randn(6, 8)[::2],
+        _offset,
+        lambda: torch.randn(1, 8).expand(3, 8),
+        lambda: torch.randn(3, 8, dtype=torch.complex64).conj().imag.contiguous()._neg_view(),
+        lambda: nn.Parameter(torch.randn(3, 8), requires_grad=False),
+    ],
+    ids=["transposed", "strided", "unaligned", "expanded", "negated", "parameter"],
+)
+def test_tensors_that_must_be_copied_take_the_long_way(fast: smelt.CompiledModule, make: Callable[[], Tensor]) -> None:
+    with torch.no_grad():
+        fast(X)
+        assert takes_path(fast, torch.randn(3, 8))
+        assert not takes_path(fast, make())
+
+
+def test_what_is_refused_is_refused_on_the_path_too(fast: smelt.CompiledModule) -> None:
+    fast(X)
+    fast(X)
+    with pytest.raises(InputError, match="requires grad"):
+        fast(torch.randn(3, 8, requires_grad=True))
+    with torch.no_grad():
+        fast(torch.randn(3, 8, requires_grad=True))
+    with pytest.raises(InputError, match="meta"):
+        fast(torch.empty(3, 8, device="meta"))
+    with pytest.raises(InputError, match="layout"):
+        fast(torch.randn(3, 8).to_sparse())
+    with pytest.raises(UnsupportedError, match="autocast"), torch.autocast("cpu"):
+        fast(X)
+    fast.original.train()
+    with pytest.raises(UnsupportedError, match="training"):
+        fast(X)
+
+
+def test_an_index_out_of_range_is_told_and_the_next_call_is_right(fast: smelt.CompiledModule) -> None:
+    with torch.no_grad():
+        for _ in range(2):
+            takes_path(fast, X, AT)
+        for _ in range(2):
+            with pytest.raises(IndexError):
+                fast(X, torch.tensor([0, 9, 1]))
+        assert takes_path(fast, X, AT)
+
+
+@pytest.mark.parametrize("change", ["refresh", "load", "reset", "convert"])
+def test_a_changed_model_counts(fast: smelt.CompiledModule, change: str) -> None:
+    model = fast.original
+    with torch.no_grad():
+        fast(X)
+        assert takes_path(fast, X)
+        if change == "load":
+            fast.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()})
+        elif change == "convert":
+            fast.double()
+        else:
+            model.linear.weight.add_(1)
+            getattr(fast, change)()
+        x = X.double() if change == "convert" else X
+        assert not takes_path(fast, x)
+        assert takes_path(fast, x)
+
+
+def test_a_model_that_writes_to_its_arguments_has_no_path() -> None:
+    def add(x: Tensor) -> Tensor:
+        return x.add_(1) * 2
+
+    fast = smelt.compile(add, cache=False)
+    for _ in range(3):
+        x = torch.ones(3, 8)
+        assert torch.equal(fast(x), torch.full((3, 8), 4.0))
+        assert torch.equal(x, torch.full((3, 8), 2.0))
+        assert fast._captures.paths.run((x,), {}) is MISS
+
+
+def test_the_arena_grows_for_another_path(fast: smelt.CompiledModule) -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + torch.softmax(layer(x), -1)
+            return x
+
+    deep = smelt.compile(Deep().eval(), cache=False)
+    inputs = [torch.randn(rows, 64) for rows in (2, 500, 3, 9)]
+    with torch.no_grad():
+        for _ in range(3):
+            for x in inputs:
+                torch.testing.assert_close(deep(x), deep.original(x))
+    assert all(deep._captures.paths.run((x,), {}) is not MISS for x in inputs)
+
+
+def test_the_report_shows_the_sizes_of_the_last_call(fast: smelt.CompiledModule) -> None:
+    with torch.no_grad():
+        for rows in (3, 5, 3):
+            fast(torch.randn(rows, 8))
+    assert [tuple(entry.sizes.values()) for entry in fast.entries if entry.sizes] == [(3,)]
