@@ -349,6 +349,8 @@ class _Call:
         else:
             made = step.node.op.evaluate(*operands, **self.attrs(step.node))
             results = made if isinstance(made, tuple) else (made,)
+        if len(results) != len(step.results):
+            raise GraphError(f"PyTorch returned {len(results)} results where the graph has {len(step.results)}")
         for position, result in zip(step.results, results, strict=True):
             self.hold(position, self.own(result, position, operands))
 

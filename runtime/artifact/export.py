@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ...ir.collection import no_collection
 from ...ir.errors import ArtifactError
 from ...ir.graph import Graph, Mutation
 from ...ir.text import print_graph
-from ...rewrites.quantization import Quantization
+from ...rewrites.quantization import Quantization, quantization_of
 from ..cache import KernelCache
 from ..captures import build_entry
 from ..compile import compile
@@ -179,7 +179,13 @@ def export(
         )
         for name, one in models.items()
     }
-    settings = {"dynamic": str(dynamic), "optimize": optimize, "quantize": str(quantize), "threads": str(threads)}
+    quantization = quantization_of(quantize)
+    settings = {
+        "dynamic": str(dynamic),
+        "optimize": optimize,
+        "quantize": json.dumps(None if quantization is None else asdict(quantization)),
+        "threads": str(targets[0].threads),
+    }
     with no_collection():
         captured = {name: _captured(fast[name], *one[1:]) for name, one in models.items()}
         return _Exporter(captured, targets, fast).artifact(settings)

@@ -28,7 +28,7 @@ from .graphs import check_graph, read_graph
 from .manifest import EntryRecord, KernelMembers, Manifest, read_manifest
 from .names import identifier
 from .targets import TargetRecord, best, threads_of
-from .weights import Weights, check_types
+from .weights import WEIGHTS, Weights, check_types
 
 # what reading damaged data raises, whatever stumbles over it
 _STUMBLES = (SmeltError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError)
@@ -128,6 +128,7 @@ class LoadedArtifact:
     Attributes:
         entry_points: the ways to call it, by name. An artifact with one of them can be called itself.
         digest: the SHA-256 of the file's manifest, in hexadecimal.
+        settings: what ``export`` was asked for.
     """
 
     def __init__(
@@ -136,9 +137,11 @@ class LoadedArtifact:
         state: Mapping[str, Tensor],
         weights: Weights,
         report: LoadReport,
+        settings: Mapping[str, str],
     ) -> None:
         self.entry_points = dict(entry_points)
         self.digest = report.digest
+        self.settings = dict(settings)
         self._state = dict(state)
         self._weights: Weights | None = weights
         self._report = report
@@ -210,6 +213,7 @@ class _Loader:
             self.manifest = read_manifest(self.container)
             self.record = self._choose(self.manifest)
         with self._step("check"):
+            self._check_members()
             weights = self._weights()
         with self._step("plans"), self._reading():
             names = {name for entry in self.manifest.entries.values() for name in entry.state}
@@ -218,7 +222,7 @@ class _Loader:
         lock = threading.Lock() if state else None
         found = {name: self._entry(name, entry, values, lock) for name, entry in self.manifest.entries.items()}
         reports = {name: self.container.text(entry.report) for name, entry in self.manifest.entries.items()}
-        return LoadedArtifact(found, state, weights, self._report(values, reports))
+        return LoadedArtifact(found, state, weights, self._report(values, reports), self.manifest.settings)
 
     # --- which kernels ------------------------------------------------------------------------------------------------
 
@@ -241,6 +245,12 @@ class _Loader:
         warnings.warn(text, ArtifactWarning, stacklevel=5)
 
     # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _check_members(self) -> None:
+        """Hold all members but the weights to their digests, those as well that nobody reads here."""
+        for name in self.container.members:
+            if name != WEIGHTS:
+                self.container.read(name)
 
     def _weights(self) -> Weights:
         with self._reading():

@@ -451,21 +451,15 @@ def test_operators_of_pytorch_are_called_with_what_they_have() -> None:
             read_graph(f"{start}{good.replace(old, new)}\n  return %1\n}}\n")
 
 
-def test_what_pytorch_returns_is_held_to_the_graph(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["aten.msort.default", "aten.aminmax.default", "aten.relu.default"])
+def test_what_pytorch_returns_is_held_to_the_graph(path: Path, tmp_path: Path, other: str) -> None:
     """A graph may say that an operator returns more than it does: kernels would read what is not there."""
-    container = Container(path)
-    plan = json.loads(next(container.read(n) for n in container.members if n.endswith("plan.json")))
-    container.close()
-    calls = [line for line in plan["graph"].splitlines() if "aten.call" in line or "sort" in line]
-    assert calls, "the block has a step that PyTorch runs"
-    wrong = plan["graph"].replace("aten.sort.default", "aten.msort.default")
-    if wrong == plan["graph"]:
-        pytest.skip("the step is written otherwise")
 
     def change(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
         (name,) = (name for name in members if name.endswith("plan.json"))
-        members[name] = json.dumps(plan | {"graph": wrong}).encode()
+        assert b"aten.sort.default" in members[name]
+        members[name] = members[name].replace(b"aten.sort.default", other.encode())
 
     forge(path, tmp_path / "forged", change)
-    with pytest.raises((smelt.SmeltError, TypeError, RuntimeError)):
+    with pytest.raises(smelt.SmeltError):
         smelt.load(tmp_path / "forged")(X)
