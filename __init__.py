@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .ir.errors import (
+    ArtifactError,
     BackendError,
     CacheError,
     CaptureError,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .rewrites.quantization import Quantization
     from .rewrites.registry import register_rule, unregister_rule
     from .rewrites.rule import Rule
+    from .runtime.artifact.export import Artifact, export
+    from .runtime.artifact.load import LoadedArtifact, load
     from .runtime.compile import compile
     from .runtime.module import CompiledModule
     from .runtime.target import Target
@@ -34,17 +37,23 @@ if TYPE_CHECKING:
 
 # Loaded when they are first asked for: the pipeline behind them takes longer to import than smelt may.
 _LAZY = {
+    "Artifact": "runtime.artifact.export",
     "CompiledModule": "runtime.module",
+    "LoadedArtifact": "runtime.artifact.load",
     "Quantization": "rewrites.quantization",
     "Rule": "rewrites.rule",
     "Target": "runtime.target",
     "compile": "runtime.compile",
+    "export": "runtime.artifact.export",
+    "load": "runtime.artifact.load",
     "register_rule": "rewrites.registry",
     "unregister_rule": "rewrites.registry",
     "verify": "runtime.verify",
 }
 
 __all__ = [
+    "Artifact",
+    "ArtifactError",
     "BackendError",
     "CacheError",
     "CaptureError",
@@ -53,6 +62,7 @@ __all__ = [
     "ExpectationError",
     "GraphError",
     "InputError",
+    "LoadedArtifact",
     "ParseError",
     "Quantization",
     "QuantizationError",
@@ -63,6 +73,8 @@ __all__ = [
     "VerifyError",
     "__version__",
     "compile",
+    "export",
+    "load",
     "register_rule",
     "unregister_rule",
     "verify",

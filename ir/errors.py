@@ -62,3 +62,7 @@ class QuantizationError(SmeltError, ValueError):
 
 class CacheError(SmeltError, RuntimeError):
     """The kernel cache cannot be used where it must be."""
+
+
+class ArtifactError(SmeltError, ValueError):
+    """An artifact is damaged, cannot be written or read, or was closed; the message says what was found."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -16,6 +18,7 @@ from ..codegen.program import Program
 from ..codegen.schedule import Schedule
 from ..frontend.capture import Capture, Fallback
 from ..ir import ops
+from ..ir.errors import BackendError
 from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
@@ -28,6 +31,7 @@ from ..rewrites.search.settings import SearchSettings
 from .check import Check, Checker
 from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
+from .linker import LINKER_ADVICE, find_linker
 from .plan import KernelStep, Plan, TorchStep, make_plan
 from .target import Target
 
@@ -196,6 +200,37 @@ def library_key(plan: Plan, target: Target) -> str | None:
         return None
     sources, hosts = _made_of(plan, native)
     return _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+
+
+def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> bytes | None:
+    """The shared library of a plan's kernels, from the cache where it is there; None for a plan that has none.
+
+    Raises:
+        BackendError: the backend refuses the generated code, or there is no linker.
+    """
+    native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
+    if not native:
+        return None
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
+    from ..codegen.tvm import module
+
+    key = library_key(plan, target)
+    kept = cache.get(key) if cache is not None and key is not None else None
+    if kept is not None:
+        return kept.read_bytes()
+    if find_linker() is None:
+        raise BackendError(f"kernels cannot be made into a library: {LINKER_ADVICE}")
+    sources, hosts = _made_of(plan, native)
+    built = module.build(sources, hosts, target.cpu)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.so"
+        built.export_library(str(path))
+        if cache is not None and key is not None:
+            cache.put(key, lambda to: shutil.copyfile(path, to))
+        return path.read_bytes()
 
 
 def _made_of(plan: Plan, native: Mapping[str, Sequence[KernelStep]]) -> tuple[list[str], list[Any]]:

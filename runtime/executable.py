@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, pack_panels
 from ..ir import ops
+from ..ir.errors import GraphError
 from ..ir.graph import Graph, Mutation
 from ..ir.interpret import evaluate, interpret
 from ..ir.node import Node, Trait, through_views
@@ -387,12 +388,22 @@ class _Call:
         else:
             made = step.node.op.evaluate(*operands, **self.attrs(step.node))
             results = made if isinstance(made, tuple) else (made,)
+        if len(results) != len(step.results):
+            raise GraphError(f"PyTorch returned {len(results)} results where the graph has {len(step.results)}")
         for position, result in zip(step.results, results, strict=True):
             self.hold(position, self.own(result, position, operands))
 
     def own(self, result: Tensor, position: int, operands: Sequence[Tensor]) -> Tensor:
-        """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again."""
+        """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again.
+
+        Raises:
+            GraphError: it is not of the type that the graph says, which kernels rely on.
+        """
         shape, strides = self.binding.shapes[position]
+        declared = self.plan.buffers[position].type.dtype
+        if tuple(result.shape) != shape or result.dtype != declared:
+            found = f"{result.dtype} {list(result.shape)}"
+            raise GraphError(f"PyTorch returned {found} where the graph has {declared} {list(shape)}")
         shared = any(result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in operands)
         if not shared and result.stride() == strides and result.data_ptr() % ALIGNMENT == 0:
             return result

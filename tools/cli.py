@@ -257,6 +257,53 @@ def tune(
 
 
 @app.command()
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The artifact, such as bert.smelt.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="auto is this processor; x86-64-v3 any with AVX2, x86-64-v4 with AVX-512. May be given again."
+        ),
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8-dynamic, int8 or int4.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that kernels are made for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a model into one file, which smelt.load runs without the model's code and without a compiler."""
+    from .artifact import export_model as run
+
+    run(model, out, target or ("auto",), quantize, threads, as_json)
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="What smelt export wrote.", show_default=False)]
+
+
+@app.command()
+def inspect(file: FileArgument, as_json: Json = False) -> None:
+    """Show what an artifact holds, held to its digests; nothing in it is run."""
+    from .artifact import inspect_file as run
+
+    run(file, as_json)
+
+
+@app.command()
+def verify(
+    file: FileArgument,
+    against: Annotated[str, typer.Option(metavar="MODEL", help="What it was made of, as for dump-ir.")],
+    entry_point: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which entry point, where several are.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Whose kernels: auto, a target of the file, or compile.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Hold an artifact's results to the model's own, by the numeric contract; exit code 1 where they break it."""
+    from .artifact import verify_file as run
+
+    run(file, against, entry_point, target, as_json)
+
+
+@app.command()
 def fuzz(
     n: Annotated[int, typer.Option("--n", min=1, help="How many programs.")] = 300,
     seed: Annotated[int, typer.Option(help="The seed; program number K of a seed is always the same.")] = 0,

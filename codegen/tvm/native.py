@@ -5,6 +5,7 @@ Importing the package takes a quarter of a second, which a process that finds it
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +17,19 @@ from typing import Any
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
+from ...ir.errors import BackendError
+
 _pool = threading.local()  # TVM's thread pool is one for each thread that calls it
+
+
+def _forked() -> None:
+    """In a child: the pool of the thread that forked, if it had one, has lost its threads, and would wait forever."""
+    _pool.lost = hasattr(_pool, "size")
+    _pool.__dict__.pop("size", None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @lru_cache(maxsize=1)
@@ -33,16 +46,21 @@ def folder() -> Path:
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> tuple[Any, ...]:
-    """TVM's libraries in the process, as its package loads them; a library is in a process once."""
-    paths = [folder() / "lib"]
-    kinds = (("tvm_runtime", "RTLD_GLOBAL"), ("tvm_compiler", "RTLD_LOCAL"))
-    return tuple(load_lib_ctypes("tvm", name, mode, extra_lib_paths=paths) for name, mode in kinds)
+def _runtime() -> Any:
+    """TVM's runtime library in the process, as its package loads it; a library is in a process once."""
+    return load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder() / "lib"])
+
+
+@lru_cache(maxsize=1)
+def _compiler() -> Any:
+    """TVM's compiler, a library of a quarter of a gigabyte that running kernels does not need."""
+    _runtime()
+    return load_lib_ctypes("tvm", "tvm_compiler", "RTLD_LOCAL", extra_lib_paths=[folder() / "lib"])
 
 
 def global_function(name: str) -> Any:
-    """A function that TVM's libraries register."""
-    _libraries()
+    """A function that TVM's compiler registers."""
+    _compiler()
     return tvm_ffi.get_global_func(name)
 
 
@@ -59,13 +77,23 @@ def host_cpu() -> str:
 
 def load(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Host functions of a library that ``build`` made and ``export_library`` wrote."""
-    _libraries()
+    _runtime()
     library = tvm_ffi.load_module(str(path))
     return {name: library[name] for name in names}
 
 
 def set_threads(count: int) -> None:
-    """Size TVM's thread pool, within the limit of ``TVM_NUM_THREADS``. Cheap where it has that size already."""
+    """Size TVM's thread pool, within the limit of ``TVM_NUM_THREADS``. Cheap where it has that size already.
+
+    Raises:
+        BackendError: the process was forked by this thread after it had run kernels.
+    """
     if getattr(_pool, "size", None) != count:
-        global_function("runtime.config_threadpool")(1, count)
+        if getattr(_pool, "lost", False):
+            raise BackendError(
+                "this process was forked after kernels had run in the thread that forked, and its thread pool is gone: "
+                "fork before the first call, or call from a new thread"
+            )
+        _runtime()
+        tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
         _pool.size = count

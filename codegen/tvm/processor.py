@@ -59,3 +59,15 @@ def _implied(name: str) -> tuple[str, ...]:
 
 def _generated(features: tuple[str, ...]) -> set[str]:
     return {feature for feature in features if feature.startswith(_GENERATED)}
+
+
+def features_of(name: str) -> tuple[str, ...]:
+    """What the processor of that name has, under LLVM's names, in order of the alphabet; () where LLVM knows none."""
+    load_tvm()
+    triple = str(global_function("tvm.codegen.llvm.GetDefaultTargetTriple")())
+    return _implied(name) if bool(global_function("target.llvm_is_valid_cpu")(name, triple)) else ()
+
+
+def needed(features: tuple[str, ...]) -> set[str]:
+    """Those of some features that generated code may use by itself."""
+    return _generated(features)

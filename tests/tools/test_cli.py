@@ -36,7 +36,8 @@ def run_json(*args: str) -> Any:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for name in ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz", "tune", "verify-rules"):
+    names = ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz", "tune", "verify-rules")
+    for name in (*names, "export", "inspect", "verify"):
         assert name in text
         assert "Usage" in run(name, "--help").stdout
 

@@ -1,0 +1,143 @@
+"""The processors that an artifact has kernels for, and which of them fit the one that it is loaded on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...codegen.schedule import Machine
+from ...ir.errors import ArtifactError, UnsupportedError
+from ..target import Target, machine_of, require_tvm, usable_cores
+from .names import member_name
+
+GENERIC = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+_CPUINFO = Path("/proc/cpuinfo")
+# What Linux calls otherwise than LLVM; the others differ in underscores only.
+_LLVM_NAMES = {
+    "pni": "sse3",
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "abm": "lzcnt",
+    "bmi1": "bmi",
+    "amx_tile": "amx-tile",
+    "amx_bf16": "amx-bf16",
+    "amx_int8": "amx-int8",
+    "amx_fp16": "amx-fp16",
+    "amx_complex": "amx-complex",
+}
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """A processor that an artifact has kernels for.
+
+    Attributes:
+        name: LLVM's name of it.
+        features: the extensions that code may use, which a processor must have to run it.
+        system, architecture: ``Linux``, ``x86_64``.
+        machine: what schedules were made for.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    system: str
+    architecture: str
+    machine: Machine
+
+    @classmethod
+    def of(cls, target: Target) -> TargetRecord:
+        """The record of a target."""
+        from ...codegen.tvm.processor import needed  # only a target that runs on TVM needs it
+
+        features = tuple(sorted(needed(target.features)))
+        return cls(target.cpu, features, platform.system(), platform.machine(), target.machine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as data for JSON."""
+        return asdict(self) | {"features": list(self.features)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TargetRecord:
+        """The record that :meth:`to_dict` wrote.
+
+        Raises:
+            ArtifactError, KeyError, TypeError: the data is damaged.
+        """
+        features = data["features"]
+        texts = [data["system"], data["architecture"], *features]
+        if not isinstance(features, list) or not all(isinstance(text, str) and len(text) < 100 for text in texts):
+            raise ArtifactError("a target's features are damaged")
+        name = member_name(data["name"])
+        return cls(name, tuple(features), data["system"], data["architecture"], Machine(**data["machine"]))
+
+    def missing(self) -> list[str] | None:
+        """The features that this processor lacks; None where it is not known, or of another kind altogether."""
+        present = present_features()
+        if (self.system, self.architecture) != (platform.system(), platform.machine()) or present is None:
+            return None
+        return sorted(set(self.features) - present)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.machine.vector_bits}-bit vectors"
+
+
+def present_features(cpuinfo: Path = _CPUINFO) -> frozenset[str] | None:
+    """The features of this processor under LLVM's names, as Linux lists them; None where it does not."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), None)
+    if flags is None:
+        return None
+    return frozenset(_LLVM_NAMES.get(f, f.replace("_", "")) for f in flags.partition(":")[2].split())
+
+
+def best(records: Sequence[TargetRecord]) -> TargetRecord | None:
+    """The target that uses most of this processor, of those that it can run; None where it can run none."""
+    fitting = [record for record in records if record.missing() == []]
+    return max(fitting, key=lambda record: (record.machine.vector_bits, len(record.features)), default=None)
+
+
+def named_target(spec: str | Target, threads: int | None = None) -> Target:
+    """The target of that name: ``"auto"`` is this machine's processor, others are LLVM's names of processors.
+
+    Kernels for another processor are made for this machine's caches.
+
+    Raises:
+        UnsupportedError: there is no such target.
+        BackendError: the package of the backend is not installed.
+    """
+    if isinstance(spec, Target) or spec in ("auto", "cpu"):
+        return Target.detect(spec, threads)
+    host = Target.detect("auto", threads)
+    features = _features_of(spec)
+    machine = machine_of(features, platform.machine(), host.threads)
+    return Target("cpu", spec, features, host.threads, machine)
+
+
+def _features_of(name: str) -> tuple[str, ...]:
+    require_tvm()
+    from ...codegen.tvm.processor import features_of  # only a target that runs on TVM needs it
+
+    found = features_of(name)
+    if not found:
+        raise UnsupportedError(
+            f"there is no target {name!r} yet: smelt compiles for processors of this kind only, named as LLVM names "
+            f'them: "auto", "{GENERIC[1]}", "{GENERIC[2]}"'
+        )
+    return found
+
+
+def threads_of(threads: int | None) -> int:
+    """How many threads kernels may use.
+
+    Raises:
+        ValueError: the number is not positive.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is {threads!r}: give a whole number from 1, or None for all cores")
+    return threads or usable_cores()
