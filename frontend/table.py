@@ -93,14 +93,14 @@ class Call:
         return self.types[0].shape
 
 
-def lowers(*names: str) -> Callable[[L], L]:
-    """Enter a lowering for these overloads of ATen: ``add.Tensor``."""
+def lowers(*names: str, namespace: str = "aten") -> Callable[[L], L]:
+    """Enter a lowering for these overloads of ATen, ``add.Tensor``, or of another library of operators."""
 
     def enter(lowering: L) -> L:
         for name in names:
-            if f"aten.{name}" in LOWERINGS:
-                raise ValueError(f"aten.{name} is lowered twice")
-            LOWERINGS[f"aten.{name}"] = lowering
+            if f"{namespace}.{name}" in LOWERINGS:
+                raise ValueError(f"{namespace}.{name} is lowered twice")
+            LOWERINGS[f"{namespace}.{name}"] = lowering
         return lowering
 
     return enter
