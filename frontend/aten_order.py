@@ -16,7 +16,7 @@ from ..ir.node import Node
 from ..ir.ops.base import axis
 from ..ir.types import Dim
 from .ranges import values_below
-from .table import Call, NeedsFixed, NotLowered, cast, full, lowers, reshape, truth
+from .table import Call, NeedsFixed, NotLowered, cast, full, lowers, reshape
 
 LONGEST = 512  # elements of an axis that are compared in pairs
 MOST_KINDS = 1024  # different numbers that are counted
@@ -102,13 +102,43 @@ def _histc(call: Call, x: Node, bins: int = 100, min: Any = 0, max: Any = 0) -> 
         raise NeedsFixed([bins], "the bins of a histogram")
     if x.dtype in ops.HALF:
         raise NotLowered("a histogram of a half type")
-    low, high = (ops.scalar_like(float(bound), x) for bound in (min, max))
+    return _histogram(x, bins, float(min), float(max))
+
+
+def _histogram(x: Node, bins: int, least: float, most: float) -> Node:
+    """How many elements lie in each of some equal bins between two bounds, in the dtype of ``x``."""
+    low, high = (ops.scalar_like(bound, x) for bound in (least, most))
     scaled = ops.div(ops.mul(ops.sub(x, low), ops.scalar_like(float(bins), x)), ops.sub(high, low))
-    last = ops.scalar_like(float(bins - 1), x)
-    at = ops.where(ops.eq(x, high), last, ops.floor(scaled))
+    at = ops.where(ops.eq(x, high), ops.scalar_like(float(bins - 1), x), ops.floor(scaled))
     inside = ops.bit_and(ops.ge(x, low), ops.le(x, high))
     number = x.tensor_type.numel
     here = ops.eq(reshape(at, (number, 1)), ops.arange(size=bins, dtype=x.dtype))
     counted = ops.bit_and(here, reshape(inside, (number, 1)))
     # counts are exact in float32 up to 2 ** 24, as they are in PyTorch's own
-    return ops.sum(cast(truth(counted), x.dtype), dims=(0,))
+    return ops.sum(cast(counted, x.dtype), dims=(0,))
+
+
+def sorted_numbers(ends: Node) -> Node | None:
+    """Numbers [N] in rising order, of which ``ends`` [kinds] tells where those of each kind end; None where unknown.
+
+    Known is what transformers computes: the running sum of the histogram of sorted numbers, each from 0 to kinds.
+    """
+    (kinds,) = ends.shape
+    total = _through(ends, ops.cast)
+    if not isinstance(kinds, int) or kinds < 2 or not total.is_a(ops.cumsum):
+        return None
+    counts = _through(total.inputs[0], ops.cast)
+    x = counts
+    while x.inputs and not (x.is_a(ops.cast) and x.dtype.is_floating_point and x.inputs[0].is_a(ops.index)):
+        x = x.inputs[0]
+    if not x.inputs or _histogram(x, kinds, 0.0, kinds - 1.0) is not counts:
+        return None
+    numbers = x.inputs[0]
+    below = values_below(numbers)
+    if below is None or below > kinds or _counted(numbers.inputs[0], below)[0] is not numbers:
+        return None
+    return numbers
+
+
+def _through(x: Node, op: Any) -> Node:
+    return x.inputs[0] if x.is_a(op) else x
