@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from tiny import SPECIAL, Batch, encode, labels_of, quiet, train, word_tokenizer
+from tiny import END, SPECIAL, Batch, encode, labels_of, quiet, train, word_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TextStreamer
 
 import smelt
@@ -80,7 +80,11 @@ def tiny_model(steps: int) -> tuple[Any, Any]:
     def batch(made: random.Random) -> Batch:
         texts = [tokenizer.apply_chat_template(conversation(made, 3), tokenize=False) for _ in range(24)]
         found = encode(tokenizer, texts)
-        return found | {"labels": labels_of(found)}
+        ids = found["input_ids"]
+        begun, ended = ((ids == tokenizer.convert_tokens_to_ids(token)).cumsum(1) for token in (BOT, END))
+        # what the user says is not learned: an answer goes from after BOT to its END
+        answers = (begun > ended.roll(1, 1)) & (ids != tokenizer.convert_tokens_to_ids(BOT))
+        return found | {"labels": labels_of(found).masked_fill(~answers, -100)}
 
     train(model, batch, steps)
     return model, tokenizer
@@ -144,7 +148,7 @@ def main() -> None:
     parser.add_argument("questions", nargs="*")
     parser.add_argument("--model", help="a chat model on the Hugging Face hub, or its folder")
     parser.add_argument("--tokens", type=int, default=40, help="tokens of an answer at most")
-    parser.add_argument("--steps", type=int, default=250, help="training steps of the small model")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of the small model")
     given = parser.parse_args()
     quiet()
     if given.model:

@@ -20,7 +20,15 @@ import smelt
 
 WHO = ("the mayor", "a student", "the minister", "a farmer", "the museum", "a bakery", "the choir", "the school")
 PLACES = ("Lyon", "Turin", "Bergen", "Porto", "Ghent", "Graz", "Krakow", "Cork")
-DID = {"opened": "opens", "sold": "sells", "painted": "paints", "saved": "saves", "lost": "loses", "found": "finds"}
+# what happened, and the words that headlines have for it
+DID = {
+    "opened": ("opens", "unveils"),
+    "sold": ("sells",),
+    "painted": ("paints",),
+    "saved": ("saves", "rescues"),
+    "lost": ("loses",),
+    "found": ("finds", "discovers"),
+}
 WHAT = ("an old bridge", "a library", "a boat", "a garden", "two paintings", "a tower", "the clock", "a violin")
 WHEN = ("on Monday", "last week", "this morning", "yesterday", "in May", "on Friday")
 FILLERS = (
@@ -40,7 +48,7 @@ def report(made: random.Random) -> tuple[str, str]:
     news = made.choice([f"{when} {who} in {where} {did} {what} .", f"{who} in {where} {did} {what} {when} ."])
     sentences = [news, *made.sample(FILLERS, made.randrange(1, 4))]
     made.shuffle(sentences)
-    return " ".join(sentences), f"{where} : {who} {DID[did]} {what}"
+    return " ".join(sentences), f"{where} : {who} {made.choice(DID[did])} {what}"
 
 
 def tiny_model(steps: int) -> tuple[Any, Any]:
@@ -75,7 +83,7 @@ def summarise(model: Any, tokenizer: Any, texts: Sequence[str], most: int) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a summarisation model on the Hugging Face hub")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of the small model")
+    parser.add_argument("--steps", type=int, default=220, help="training steps of the small model")
     parser.add_argument("--reports", type=int, default=96, help="how many reports to score on")
     given = parser.parse_args()
     quiet()

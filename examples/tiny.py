@@ -47,6 +47,8 @@ def train(model: nn.Module, batch: Callable[[random.Random], Batch], steps: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     model.train()
     loss = torch.zeros(())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small gain nothing from more, and lose much where cores are busy
     for _ in range(steps):
         loss = model(**batch(made)).loss
         optimiser.zero_grad()
@@ -54,6 +56,7 @@ def train(model: nn.Module, batch: Callable[[random.Random], Batch], steps: int,
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+    torch.set_num_threads(threads)
     model.eval()
     seconds = time.perf_counter() - start
     size = sum(parameter.numel() for parameter in model.parameters())

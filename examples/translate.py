@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sentences", nargs="*")
     parser.add_argument("--model", help="a translation model on the Hugging Face hub, such as a Marian one")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of the small model")
+    parser.add_argument("--steps", type=int, default=160, help="training steps of the small model")
     given = parser.parse_args()
     quiet()
     pairs = [pair(random.Random(f"held out {i}")) for i in range(100)]
