@@ -48,7 +48,11 @@ class NeedsEqual(CaptureError):
         symbols: the sizes in question.
         equation: what is known to hold, where that is known.
         node: the name of the FX node.
+        pinned: sizes that an expression of theirs must equal a number for, as those of an image whose patches are
+            as many as there are positions.
     """
+
+    pinned: frozenset[sympy.Symbol] = frozenset()
 
     def __init__(
         self, symbols: Iterable[sympy.Symbol], message: str, equation: Any = None, node: str | None = None

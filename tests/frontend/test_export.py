@@ -498,6 +498,20 @@ def test_fused_paths_of_attention_are_off(check: Check) -> None:
     assert captured.fallbacks == ()
 
 
+def test_the_size_of_an_image_with_a_position_for_each_patch_is_fixed(check: Check) -> None:
+    """PyTorch says only that floor(h / 4) * floor(w / 4) is the number of positions, from the shapes of an addition."""
+    weight, positions = torch.randn(5, 3, 4, 4), torch.randn(6, 5)
+
+    def embed(x: Tensor) -> Tensor:
+        patches = nn.functional.conv2d(x, weight, stride=4).flatten(2).transpose(1, 2)
+        assert patches.shape[1] == len(positions)
+        return patches + positions
+
+    captured = check(embed, (torch.randn(2, 3, 8, 12),), (torch.randn(3, 3, 8, 12),))
+    assert captured.fallbacks == ()
+    assert [s.axis for s in captured.specialised] == [1, 2, 3]
+
+
 # --- fallbacks --------------------------------------------------------------------------------------------------------
 
 

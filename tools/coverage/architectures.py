@@ -8,7 +8,7 @@ pretrained checkpoints have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,8 @@ class Architecture:
         auto: the auto class of transformers that makes it, or a name of the zoo for plain PyTorch.
         config: its config class, empty for plain PyTorch.
         options: what differs from that class's defaults.
+        needs_mask: whether a step of decoding is given a mask over the cache: without one the model makes one whose
+            size is a value of the cache.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Architecture:
     auto: str
     config: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    needs_mask: bool = False
 
     @property
     def decodes(self) -> bool:
@@ -240,7 +243,7 @@ LIST = (
     decoder("gpt2", "GPT2Config", GPT, initializer_range=0.1),
     decoder("gpt-neox", "GPTNeoXConfig", TEXT),
     decoder("gpt-j", "GPTJConfig", GPT, rotary_dim=4),
-    decoder("opt", "OPTConfig", TEXT, ffn_dim=64, word_embed_proj_dim=32),
+    replace(decoder("opt", "OPTConfig", TEXT, ffn_dim=64, word_embed_proj_dim=32), needs_mask=True),
     decoder("phi", "PhiConfig", TEXT),
     decoder("phi3", "Phi3Config"),
     decoder("bloom", "BloomConfig", SPECIALS, vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4,
@@ -264,7 +267,7 @@ LIST = (
     Architecture("whisper", "speech", "AutoModelForSpeechSeq2Seq", "WhisperConfig",
                  BOTH | {"num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 128}),
     Architecture("vit", "vision", "AutoModelForImageClassification", "ViTConfig", VISION | {"num_labels": 10}),
-    Architecture("deit", "vision", "AutoModelForImageClassification", "DeiTConfig", VISION | {"num_labels": 10}),
+    Architecture("deit", "vision", "DeiTForImageClassification", "DeiTConfig", VISION | {"num_labels": 10}),
     Architecture("dinov2", "vision", "AutoModel", "Dinov2Config", VISION),
     Architecture("clip", "vision-text", "AutoModel", "CLIPConfig", _VISION_TEXT | {"projection_dim": 16}),
     Architecture("clip-text", "encoder", "CLIPTextModel", "CLIPTextConfig", TEXT),

@@ -118,7 +118,7 @@ def decode(architecture: Architecture) -> Outcome:
     from .step import CachedStep
 
     model = architecture.make()
-    step = CachedStep(model, prompt_of(architecture, model), CONTEXT).eval()
+    step = CachedStep(model, prompt_of(architecture, model), CONTEXT, architecture.needs_mask).eval()
     position = torch.tensor([PROMPT[1]])
     return observe("decode", step, [((tokens(PROMPT[0], 1), position), {})], dynamic=False)
 

@@ -26,11 +26,11 @@ class CachedStep(nn.Module):
             target where there is one.
     """
 
-    def __init__(self, model: nn.Module, prompt: Inputs, context: int) -> None:
+    def __init__(self, model: nn.Module, prompt: Inputs, context: int, masked: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.context, self.masked = model, context, masked
         self.cache = make_cache(model, context, source_length(prompt))
-        self.extra = extra_arguments(model, prompt, context)
+        self.extra = extra_arguments(model, prompt)
         with torch.no_grad():
             read_prompt(model, prompt, self.cache)
         self.layers = list(cache_layers(self.cache))
@@ -49,6 +49,8 @@ class CachedStep(nn.Module):
         named = {"decoder_input_ids" if self.is_encoder_decoder else "input_ids": tokens}
         if takes(self.model, "position_ids"):
             named["position_ids"] = position[None].expand(tokens.shape[0], 1)
+        if self.masked:
+            named["attention_mask"] = (torch.arange(self.context) <= position).long()[None].expand(tokens.shape[0], -1)
         found = self.model(**named, **self.extra, past_key_values=self.cache, use_cache=True)
         logits: Tensor = found.logits
         return logits
@@ -87,7 +89,7 @@ def read_prompt(model: Any, prompt: Inputs, cache: Any) -> None:
     model(**prompt, past_key_values=cache, use_cache=True)
 
 
-def extra_arguments(model: Any, prompt: Inputs, context: int) -> dict[str, Any]:
+def extra_arguments(model: Any, prompt: Inputs) -> dict[str, Any]:
     """What a step gets besides its token: of an encoder's result only the shape is read, for its keys are cached."""
     if not model.config.is_encoder_decoder:
         return {}
