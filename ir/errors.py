@@ -11,6 +11,18 @@ class TypeRuleError(SmeltError, TypeError):
     """An operator was applied to operands that its type rule refuses."""
 
 
+class BroadcastError(TypeRuleError):
+    """Two sizes of one axis differ, and neither is 1.
+
+    Attributes:
+        left, right: the sizes.
+    """
+
+    def __init__(self, left: object, right: object) -> None:
+        super().__init__(f"cannot broadcast a dim of {left} with one of {right}")
+        self.left, self.right = left, right
+
+
 class GraphError(SmeltError, ValueError):
     """A graph breaks an invariant that ``ir.verify`` holds."""
 

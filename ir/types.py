@@ -15,7 +15,7 @@ import sympy
 import torch
 
 from .dims import normal_form, print_dim, print_symbol, value_of
-from .errors import TypeRuleError
+from .errors import BroadcastError, TypeRuleError
 
 Dim: TypeAlias = int | sympy.Expr
 Shape: TypeAlias = tuple[Dim, ...]
@@ -190,7 +190,7 @@ def broadcast_dims(left: Dim, right: Dim) -> Dim:
         return left
     if isinstance(left, int) and left == 1:
         return right
-    raise TypeRuleError(f"cannot broadcast a dim of {left} with one of {right}")
+    raise BroadcastError(left, right)
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:

@@ -19,7 +19,7 @@ from ..ir.types import Dim, Shape, product
 from .groups import Group, Kind
 from .levels import Levels
 from .log import FUSE, Fuel, Log
-from .prologue import refuse_queries, refuse_rows
+from .prologue import chooses_matrices, refuse_queries, refuse_rows
 from .regions import build
 
 MAX_NODES = 24  # operators in one kernel: a longer chain gains nothing and only makes a larger kernel
@@ -250,6 +250,8 @@ class _Fusion:
             if group.kind is not Kind.MAP:
                 return f"a {group.kind.value} and an attention in one kernel"
             return refuse_queries(node, producer, group.nodes, group.domain, self.only_reader(group, node))
+        if chooses_matrices(node, producer, group.nodes) and self.only_reader(group, node):
+            return None
         last = producer.tensor_type.rank - 1
         if group.kind not in (Kind.MAP, Kind.ROWS) or (group.kind is Kind.ROWS and group.rows != (last,)):
             return "operands of a product are read many times"

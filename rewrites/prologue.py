@@ -44,6 +44,23 @@ def refuse_rows(linear: Node, rows: Node, nodes: Sequence[Node], escaping: Itera
     return None
 
 
+def chooses_matrices(product: Node, matrices: Node, nodes: Sequence[Node]) -> bool:
+    """Whether ``matrices`` only chooses, for each product of a batch, a whole matrix as its right operand.
+
+    The kernel then reads the matrices where they lie: a copy of them would be as large as all that were chosen.
+    """
+    if not product.is_a(ops.matmul) or not matrices.is_a(ops.index) or list(nodes) != [matrices]:
+        return False
+    right = product.inputs[1]
+    while right is not matrices and right.is_a(ops.permute):
+        right = right.inputs[0]
+    places = matrices.inputs[1]
+    batch = product.tensor_type.rank - 2
+    one = len(matrices.inputs) == 2 and matrices.attrs["dim"] == 0 and places.tensor_type.rank == batch
+    left = through_views(product.inputs[0])
+    return one and right is matrices and matrices.inputs[0].tensor_type.rank == 3 and left is not matrices
+
+
 def _no_reduction(nodes: Iterable[Node]) -> bool:
     return not any(n.has(Trait.REDUCTION, Trait.SCAN) for n in nodes)
 

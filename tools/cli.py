@@ -32,7 +32,7 @@ class Commands(TyperGroup):
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
-_FINDING = ("bisect", "verify-rules", "fuzz", "tune")
+_FINDING = ("bisect", "verify-rules", "fuzz", "tune", "coverage")
 
 app = typer.Typer(
     cls=Commands,
@@ -339,6 +339,26 @@ def compile_check(
     from .compile_check import compile_check as run
 
     if run(model, target, out, as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def coverage(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ARCHITECTURE...", help="By default all; --list names them.")
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the names and measure nothing.")] = False,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write JSON to this file, which keeps its other rows; - is standard output."
+        ),
+    ] = None,
+) -> None:
+    """Measure architectures: captured whole, fallbacks, errors, kernels a layer; exit code 1 if any is wrong."""
+    from .coverage.command import coverage as run
+
+    if not run(names or (), json_file, list_only):
         raise typer.Exit(1)
 
 

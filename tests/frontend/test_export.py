@@ -498,20 +498,34 @@ def test_fused_paths_of_attention_are_off(check: Check) -> None:
     assert captured.fallbacks == ()
 
 
+def test_the_size_of_an_image_with_a_position_for_each_patch_is_fixed(check: Check) -> None:
+    """PyTorch says only that floor(h / 4) * floor(w / 4) is the number of positions, from the shapes of an addition."""
+    weight, positions = torch.randn(5, 3, 4, 4), torch.randn(6, 5)
+
+    def embed(x: Tensor) -> Tensor:
+        patches = nn.functional.conv2d(x, weight, stride=4).flatten(2).transpose(1, 2)
+        assert patches.shape[1] == len(positions)
+        return patches + positions
+
+    captured = check(embed, (torch.randn(2, 3, 8, 12),), (torch.randn(3, 3, 8, 12),))
+    assert captured.fallbacks == ()
+    assert [s.axis for s in captured.specialised] == [1, 2, 3]
+
+
 # --- fallbacks --------------------------------------------------------------------------------------------------------
 
 
 def test_a_fallback_is_listed(check: Check) -> None:
-    captured = check(lambda x: x.topk(2, -1), (torch.randn(3, 4),), (torch.randn(5, 6),))
+    captured = check(lambda x: x.cummax(-1), (torch.randn(3, 4),), (torch.randn(5, 6),))
     (fallback,) = captured.fallbacks
-    assert fallback.op == "aten.topk.default"
+    assert fallback.op == "aten.cummax.default"
     assert fallback.reason == "no lowering"
     assert fallback.sources[0].startswith("test_export.py:")
 
 
 def test_a_fallback_can_be_an_error() -> None:
-    with pytest.raises(UnsupportedError, match=r"aten.topk.default: no lowering(.|\n)*aten.sort.stable: no lowering"):
-        capture(lambda x: (x.topk(2)[0], x.sort(stable=True)[0]), (torch.randn(4),), fallback="error")
+    with pytest.raises(UnsupportedError, match=r"aten.cummax.default: no (.|\n)*aten.cummin.default: no lowering"):
+        capture(lambda x: (x.cummax(0)[0], x.cummin(0)[0]), (torch.randn(4),), fallback="error")
 
 
 def test_lists_of_tensors_go_to_fallbacks(check: Check) -> None:

@@ -38,7 +38,7 @@ class Block(nn.Module):
         h = nn.functional.scaled_dot_product_attention(*(p(self.norm(x))[:, None] for p in (self.q, self.k, self.v)))
         self.calls.add_(1.0)
         y = x + h[:, 0] * scale
-        return {"y": y, "t": y.transpose(1, 2), "sorted": torch.sort(y, dim=-1)[0], "rows": x.shape[0], "same": x}
+        return {"y": y, "t": y.transpose(1, 2), "sorted": torch.cummax(y, dim=-1)[0], "rows": x.shape[0], "same": x}
 
 
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))

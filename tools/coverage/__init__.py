@@ -1,0 +1,1 @@
+"""``smelt coverage``: how architectures of transformers fare."""
