@@ -26,6 +26,7 @@ from ..rewrites.quantization import Quantized
 from .direct import direct
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
+from .shared import shared
 from .tensors import ALIGNMENT, is_dense
 
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
@@ -94,6 +95,7 @@ class Executable:
         self._direct = direct(self.plan)
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._packed: dict[int, Tensor] = {}
+        self._shares: list[Any] = []  # what keeps the packed weights that other executables have too
         self._values: dict[str, Tensor] = {}
         self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
@@ -110,8 +112,10 @@ class Executable:
             self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
             self.weight_errors = None
             buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
+            before, self._shares = self._shares, []
             with ThreadPoolExecutor(PACKERS) as pool:  # copies hold no lock of Python's
                 self._packed = dict(zip((b.position for b in buffers), pool.map(self._pack, buffers), strict=True))
+            del before
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
 
@@ -130,7 +134,10 @@ class Executable:
             return _stand_in(value)
         if buffer.packing is None:
             return value if is_dense(value) else value.contiguous().clone()
-        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout)
+        packed = pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout)
+        found, share = shared(packed)
+        self._shares.append(share)
+        return found
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""

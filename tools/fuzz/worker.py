@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -18,19 +19,31 @@ _PATIENCE = 10  # how many times as long as its processor time a process may tak
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    serve(_checker)
+
+
+def serve(prepare: Callable[[], Callable[[dict[str, Any]], Any]]) -> None:
+    """Answer each line of standard input by one line, as what ``prepare`` returns says, until it ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing that a program prints is taken for an answer
     import torch
 
+    torch.set_num_threads(1)
+    answer = prepare()
+    answers.write("{}\n")
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(json.loads(line))) + "\n")
+
+
+def _checker() -> Callable[[dict[str, Any]], Any]:
     from .check import check
     from .generate import program_of
 
-    torch.set_num_threads(1)
-    answers.write("{}\n")
-    for line in sys.stdin:
-        request = json.loads(line)
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
         source = request.get("source") or program_of(request["seed"], request["number"]).source()
-        answers.write(json.dumps(answer_of(partial(check, source, request["native"]))) + "\n")
+        return answer_of(partial(check, source, request["native"]))
+
+    return answer
 
 
 def answer_of(run: Any) -> dict[str, Any]:
@@ -57,10 +70,10 @@ def processor_seconds(pid: int) -> float:
 
 
 class Worker:
-    """A worker process, started when it is first asked, and again after it died."""
+    """A worker process, started when it is first asked, and again after it died; it runs ``module``, which serves."""
 
-    def __init__(self, native: bool, seconds: float) -> None:
-        self.native, self.seconds = native, seconds
+    def __init__(self, native: bool, seconds: float, module: str = __name__) -> None:
+        self.native, self.seconds, self.module = native, seconds, module
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -88,7 +101,7 @@ class Worker:
         if self._process is None:
             places = os.pathsep.join(p for p in sys.path if p)
             env = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-            command = [sys.executable, "-m", __name__]
+            command = [sys.executable, "-m", self.module]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
             )
