@@ -22,7 +22,7 @@ _OUTERMOST = "capture_request"  # what is outside of it is no part of the model
 @contextmanager
 def located(root: nn.Module) -> Iterator[None]:
     """Meanwhile PyTorch's guards know the module that they arise in, beside the line: see :func:`.origins.short`."""
-    found = {id(vars(module)): name for name, module in root.named_modules()}
+    found = {_members(module): name for name, module in root.named_modules()}
     original = ShapeEnv._get_sloc
 
     def _get_sloc(self: ShapeEnv, framework_loc: str | None = None) -> SLoc:
@@ -49,11 +49,19 @@ def module_here(frame: FrameType | None) -> str:
         return known
     while frame is not None:
         owner = frame.f_locals.get("self") if frame.f_code.co_name == "forward" else None
-        if isinstance(owner, nn.Module) and id(vars(owner)) in _paths:
-            # an attribute of a traced module is a stand-in with the same members
-            return _paths[id(vars(owner))].removeprefix("model").removeprefix(".")
+        path = _paths.get(_members(owner)) if isinstance(owner, nn.Module) else None
+        if path is not None:
+            return path.removeprefix("model").removeprefix(".")
         frame = frame.f_back
     return ""
+
+
+def _members(module: nn.Module) -> int:
+    """What tells a module: an attribute of a traced one is a stand-in with the same members.
+
+    They are asked for past the module's class, which may be watched for what a layer reads.
+    """
+    return id(object.__getattribute__(module, "__dict__"))
 
 
 def line_here(frame: FrameType | None) -> str:
