@@ -38,12 +38,14 @@ class Leaf:
         axes: for a tensor, the axes to keep symbolic, with the name of the size or "".
         size: for an integer argument that is a size, its name; ``value`` is then a tensor of that length, which stands
             for it while the model is traced.
+        strides: of the first call, where every call repeats them: themselves, or their order where sizes are symbolic.
     """
 
     name: str
     value: Any
     axes: Mapping[int, str] = field(default_factory=dict)
     size: str = ""
+    strides: tuple[int, ...] | None = None
 
     @property
     def is_tensor(self) -> bool:
@@ -147,7 +149,7 @@ class Attempt:
     def example_of(self, leaf: Leaf) -> Tensor:
         """What stands for a tensor while the model is traced.
 
-        Only types matter then, so it is a fresh one: contiguous, and sharing memory with no other.
+        Only types matter then, so it is a fresh one that shares no memory: contiguous, unless strides are known.
         """
         value: Tensor = leaf.value
         shape = list(value.shape)
@@ -156,11 +158,24 @@ class Attempt:
             if shape[axis] >= 2 or self.enlarged is None or axis < self.enlarged:
                 shape[axis] = shape[axis] if shape[axis] >= 2 else ENLARGED
                 symbolic.append(axis)
-        example = torch.empty(shape, dtype=value.dtype, device=value.device)
+        example = torch.empty_strided(shape, _strides(shape, leaf), dtype=value.dtype, device=value.device)
         for axis in symbolic:
             # what Dim.AUTO in torch.export's dynamic_shapes does
             torch._dynamo.maybe_mark_dynamic(example, axis)
         return example
+
+
+def _strides(shape: Sequence[int], leaf: Leaf) -> list[int]:
+    """The strides of an example: row-major, unless the leaf says otherwise."""
+    order = list(range(len(shape)))
+    if leaf.strides is not None:
+        if list(shape) == list(leaf.value.shape) and not leaf.axes:
+            return list(leaf.strides)
+        order.sort(key=lambda axis: -leaf.strides[axis] if leaf.strides else 0)
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis], step = step, step * max(shape[axis], 1)
+    return strides
 
 
 def attempts(leaves: Sequence[Leaf]) -> list[Attempt]:

@@ -100,6 +100,8 @@ def _batch_norm(
 ) -> Node:
     if training or running_mean is None or running_var is None:
         raise NotLowered("a batch norm over the statistics of its batch")
+    if x.tensor_type.rank < 2:
+        raise NotLowered("a batch norm without an axis of channels")
     wide = torch.float32 if x.dtype in ops.HALF else x.dtype
     shape = (x.shape[1], *[1] * (x.tensor_type.rank - 2))
     mean, variance = (cast(v, wide) for v in (running_mean, running_var))

@@ -31,7 +31,8 @@ import torch
 
 from ..ir import ops
 from ..ir.node import Node
-from .origins import within_torch
+from .origins import MODEL_CODE, at, within_torch
+from .places import module_here
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,12 @@ class Branch:
     file: str
     line: int
     function: str
+    module: str = ""
 
     @property
     def where(self) -> str:
-        """The line, ``file.py:12``."""
-        return f"{PurePath(self.file).name}:{self.line}"
-
-
-# Python of PyTorch's that is written as a model is
-_MODEL_CODE = (str(PurePath(torch.nn.__file__).parent), torch.functional.__file__)
+        """The line and the module, ``file.py:12 in encoder.0``."""
+        return at(f"{PurePath(self.file).name}:{self.line}", self.module)
 
 
 @contextmanager
@@ -64,9 +62,9 @@ def recorded_branches() -> Iterator[list[Branch]]:
         value = bool(original(self))  # type: ignore[no-untyped-call]
         frame = sys._getframe(1)
         file = frame.f_code.co_filename
-        if not within_torch(file) or file.startswith(_MODEL_CODE):
+        if not within_torch(file) or file.startswith(MODEL_CODE):
             asked = condition if value else sympy.Not(condition)
-            found.append(Branch(asked, file, frame.f_lineno, frame.f_code.co_name))
+            found.append(Branch(asked, file, frame.f_lineno, frame.f_code.co_name, module_here(frame)))
         return value
 
     # PyTorch names the line that caused a guard, and looks for it outside of its own files: this frame must seem one

@@ -82,6 +82,15 @@ class Specialised:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a dim of an argument is not of any size: the line and the module of the model that narrowed it."""
+
+    argument: str
+    axis: int
+    where: str
+
+
+@dataclass(frozen=True)
 class Guard:
     """A relation between sizes that must hold for the graph to be the model: a sympy condition over its symbols."""
 
@@ -115,6 +124,7 @@ class Capture:
         fallbacks: operators that PyTorch executes.
         specialised: dims that are not symbolic though they might have been.
         guards: relations between sizes beyond the ranges in ``graph.symbols``.
+        reasons: of dims that are fixed, equal to others or in a range, which lines of the model made them so.
         notes: remarks for the report.
     """
 
@@ -127,8 +137,14 @@ class Capture:
     fallbacks: tuple[Fallback, ...] = ()
     specialised: tuple[Specialised, ...] = ()
     guards: tuple[Guard, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()
     signature: inspect.Signature | None = field(default=None, repr=False, compare=False)
+
+    def reason_of(self, argument: str, axis: int) -> str:
+        """Why a dim of an argument is not of any size, in a line; "" where that is not known."""
+        found = [r.where for r in self.reasons if (r.argument, r.axis) == (argument, axis) and r.where]
+        return "; ".join(dict.fromkeys(found))
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The leaves of a call's arguments, one for each of ``inputs``.

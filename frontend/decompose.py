@@ -41,8 +41,7 @@ def decompose(name: str, node: fx.Node, fake_mode: Any) -> Decomposition | None:
         return None
     if target not in _table() and not _is_composite(target):
         return None
-    values = pytree.tree_map(lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v, (node.args, node.kwargs))
-    leaves, spec = pytree.tree_flatten(values)
+    leaves, spec = pytree.tree_flatten(_fakes(node))
     at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
     def call(*tensors: torch.Tensor) -> Any:
@@ -63,9 +62,30 @@ def decompose(name: str, node: fx.Node, fake_mode: Any) -> Decomposition | None:
     return Decomposition(module, isinstance(node.meta.get("val"), torch.Tensor))
 
 
-def exists(name: str) -> bool:
-    """Whether this PyTorch has an operator overload of that name."""
-    return _overload(name) is not None
+def _fakes(node: fx.Node) -> Any:
+    """The arguments of a node, fake values for nodes."""
+    return pytree.tree_map(lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v, (node.args, node.kwargs))
+
+
+def takes_the_same(name: str, target: torch._ops.OpOverload) -> bool:
+    """Whether this PyTorch has an operator overload of that name, which takes what another one does."""
+    found = _overload(name)
+    return found is not None and _types_taken(found)[: len(_types_taken(target))] == _types_taken(target)
+
+
+def _types_taken(target: torch._ops.OpOverload) -> list[str]:
+    return [str(argument.type) for argument in target._schema.arguments]
+
+
+def result_of(name: str, node: fx.Node, fake_mode: Any) -> Any:
+    """What an operator gives for the fake arguments of a node; None where PyTorch cannot tell."""
+    target = _overload(name)
+    args, kwargs = _fakes(node)
+    try:
+        with fake_mode, torch.no_grad():
+            return target(*args, **kwargs) if target is not None else None
+    except Exception:  # whatever an operator does on fake tensors
+        return None
 
 
 def _is_composite(target: torch._ops.OpOverload) -> bool:

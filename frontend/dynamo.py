@@ -19,7 +19,11 @@ from .program import Request
 
 
 def lower_fx(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], *, fallback: Literal["allow", "error"] = "allow"
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    fallback: Literal["allow", "error"] = "allow",
+    static: bool = False,
 ) -> Capture:
     """Capture one of Dynamo's graphs, through ``torch.export`` as any module.
 
@@ -30,6 +34,7 @@ def lower_fx(
         gm: the graph, at the level of torch functions. Tensors that it holds become weights.
         example_inputs: what Dynamo passes: tensors, real or fake, and integers, symbolic or not.
         fallback: as for :func:`~smelt.frontend.export.capture`.
+        static: make the sizes of the example inputs those of every call.
 
     Raises:
         CaptureError, UnsupportedError: as for :func:`~smelt.frontend.export.capture`.
@@ -37,7 +42,8 @@ def lower_fx(
     """
     _specialise_floats(gm)
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    leaves = tuple(_leaf(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
+    leaf_of = _static_leaf if static else _leaf
+    leaves = tuple(leaf_of(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
     request = Request(GraphCall(gm, leaves), leaves, spec, None, fallback)
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
@@ -66,14 +72,23 @@ def _leaf(node: fx.Node, value: Any) -> Leaf:
     seen = node.meta.get("example_value", value)
     if isinstance(value, Tensor):
         shape = seen.shape if isinstance(seen, Tensor) else value.shape
-        names = {axis: _name(size) for axis, size in enumerate(shape)}
-        axes = {axis: name for axis, name in names.items() if name.isidentifier()}
+        names = {axis: name for axis, size in enumerate(shape) if (name := _name(size)) and not name.isdigit()}
+        axes = {axis: name if name.isidentifier() else "" for axis, name in names.items()}
         stand_in = torch.empty([_number(d) for d in value.shape], dtype=value.dtype, device=value.device)
-        return Leaf(node.name, stand_in, axes)
+        return Leaf(node.name, stand_in, axes, strides=_strides(value))
     if isinstance(seen, torch.SymInt):
         name = _name(seen)
         return Leaf(node.name, torch.empty(_number(value)), {0: name}, size=name)
     return Leaf(node.name, value)
+
+
+def _static_leaf(node: fx.Node, value: Any) -> Leaf:
+    return Leaf(node.name, value, strides=_strides(value)) if isinstance(value, Tensor) else Leaf(node.name, value)
+
+
+def _strides(value: Tensor) -> tuple[int, ...] | None:
+    """The strides of an input that is not row-major: whether ``reshape`` copies depends on them."""
+    return None if value.is_contiguous() else tuple(_number(stride) for stride in value.stride())
 
 
 def _name(size: Any) -> str:

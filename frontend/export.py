@@ -78,7 +78,7 @@ def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
 def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repeats: Repeats) -> Capture:
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
-    with tracing() as branches:
+    with tracing(request.module) as branches:
         found = _with_equal_layers(request, examples, branches, notes, repeats) if repeats else None
         if found is not None:
             return found

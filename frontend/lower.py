@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -20,14 +21,14 @@ from ..ir.node import Node, Origin, result_types
 from ..ir.types import TensorType, symbols_of
 from .aten import LOWERINGS
 from .capture import Fallback
-from .decompose import Decomposition, decompose
+from .decompose import Decomposition, decompose, result_of
 from .instances import Instances
 from .memory import Memory, functional_name, written_argument
 from .numbers import SizeNumber
 from .origins import origin_of
 from .repeats import NAMESPACE
 from .sizes import Sizes
-from .table import Call, NeedsEqual, NeedsFixed, NeedsFunctional, NotLowered
+from .table import Call, NeedsEqual, NeedsFixed, NeedsFunctional, NotLowered, cast
 
 # checks of what the types and the guards already say
 DROPPED = {
@@ -150,14 +151,26 @@ class Lowering:
         origin = self.origin_of(node)
         if target._schema.is_mutable:
             written = written_argument(node, target)
-            value = self.call(node, functional_name(target), memory, origin, expected=_types(written, self.sizes))
+            types = _types(written, self.sizes)
+            value = self.call(node, functional_name(target), memory, origin, types, in_place=True)
             memory.write(written, value)
             memory.alias(node, written)
             return
         memory.define(node, self.call(node, str(target), memory, origin, expected=_types(node, self.sizes)))
 
-    def call(self, node: fx.Node, name: str, memory: Memory, origin: Origin, expected: tuple[TensorType, ...]) -> Any:
-        """The lowered results of one operator call, checked against the types that PyTorch found."""
+    def call(
+        self,
+        node: fx.Node,
+        name: str,
+        memory: Memory,
+        origin: Origin,
+        expected: tuple[TensorType, ...],
+        in_place: bool = False,
+    ) -> Any:
+        """The lowered results of one operator call, checked against the types that PyTorch found.
+
+        What is written in place is cast to what is written to: a condition may be written to floats.
+        """
         args, kwargs = memory.read(node.args), memory.read(node.kwargs)
         call = Call(name, expected, self.sizes)
         if name.startswith("aten.squeeze"):
@@ -165,7 +178,9 @@ class Lowering:
         if name == "aten.as_strided.default":
             _check_dense(node)
         try:
-            found = self._lowered(call, args, kwargs, node)
+            found = self._lowered(call, args, kwargs, node, in_place)
+            if in_place and isinstance(found, Node):
+                found = cast(found, expected[0].dtype)
             types = tuple(t for v in flat(found) if isinstance(v, Node) for t in result_types(v.type))
             if types != expected:
                 raise TypeRuleError(f"the lowering gives {_listed(types)}, PyTorch {_listed(expected)}")
@@ -182,7 +197,7 @@ class Lowering:
         mark(found, origin)
         return found
 
-    def _lowered(self, call: Call, args: Any, kwargs: Any, node: fx.Node) -> Any:
+    def _lowered(self, call: Call, args: Any, kwargs: Any, node: fx.Node, in_place: bool) -> Any:
         reason = self.refused.get(node.name, "no lowering")
         lowering = LOWERINGS.get(call.name)
         if lowering is not None and node.name not in self.refused:
@@ -196,7 +211,13 @@ class Lowering:
                     raise
                 reason = "a number that depends on sizes"
         decomposed = self._decomposed(node, call.name, args, kwargs)
-        return self._fallback(call, args, kwargs, node, reason) if decomposed is None else decomposed
+        if decomposed is not None:
+            return decomposed
+        if in_place and self._fake_mode is not None:
+            value = result_of(call.name, node, self._fake_mode)
+            if isinstance(value, torch.Tensor):
+                call = replace(call, types=(self.sizes.type_of(value),))
+        return self._fallback(call, args, kwargs, node, reason)
 
     def _watch_squeeze(self, args: Any, origin: Origin) -> None:
         """An axis of symbolic size was kept by a squeeze: it must not be 1."""

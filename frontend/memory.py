@@ -16,10 +16,9 @@ from torch import fx
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.node import Node
-from .aten import LOWERINGS
 from .aten_index import _select_scatter as put_position
 from .aten_index import _slice_scatter as put_slice
-from .decompose import exists
+from .decompose import takes_the_same
 from .origins import origin_of
 from .sizes import Sizes
 from .table import Call, NeedsFunctional, cast, expand, permute, reshape
@@ -238,10 +237,12 @@ def functional_name(target: torch._ops.OpOverload) -> str:
     namespace, name, overload = str(target).split(".")
     if name in _INPLACE_NAMES:
         return f"{namespace}.{_INPLACE_NAMES[name]}.{overload}"
-    functional = f"{namespace}.{_OTHER_NAMES.get(name, name.removesuffix('_'))}.{overload}"
-    if not name.endswith("_") or name in _OF_SHAPE or not (functional in LOWERINGS or exists(functional)):
-        raise NeedsFunctional(f"{target}")
-    return functional
+    packet = f"{namespace}.{_OTHER_NAMES.get(name, name.removesuffix('_'))}"
+    if name.endswith("_") and name not in _OF_SHAPE:
+        for functional in (f"{packet}.{overload}", f"{packet}.Tensor", f"{packet}.default"):
+            if takes_the_same(functional, target):
+                return functional
+    raise NeedsFunctional(f"{target}")
 
 
 _OTHER_NAMES = {"normal_": "normal_functional"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -13,9 +14,12 @@ from ..ir.node import Origin
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _PLACE = re.compile(r"([^\s()]+):(\d+) in ")
-_ROOT = re.compile(r"^model(?:\.|$)(?:L\['self'\](?:\.|$))?")
+_MODULE = re.compile(r" \[in ([^\]]+)\]")
+_ROOT = re.compile(r"^(?:model(?:\.|$))?(?:L\['self'\](?:\.|$))?")
 _TORCH = str(PurePath(torch.__file__).parent)
 _HERE = str(PurePath(__file__).parent)
+# Python of PyTorch's that is written as a model is
+MODEL_CODE = (str(PurePath(torch.nn.__file__).parent), torch.functional.__file__)
 
 
 def origin_of(node: fx.Node) -> Origin:
@@ -25,7 +29,12 @@ def origin_of(node: fx.Node) -> Origin:
 
 def source_of(node: fx.Node) -> str:
     """The innermost line outside of PyTorch, ``file.py:12``; PyTorch's own where there is no other."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    return source_within(node.meta)
+
+
+def source_within(meta: Mapping[str, Any]) -> str:
+    """:func:`source_of` a node with this metadata."""
+    frames = _FRAME.findall(meta.get("stack_trace") or "")
     frames = [frame for frame in frames if not frame[0].startswith(_HERE)]
     outside = [frame for frame in frames if not within_torch(frame[0])]
     chosen = (outside or frames)[-1:]
@@ -33,15 +42,26 @@ def source_of(node: fx.Node) -> str:
 
 
 def short(location: Any) -> str:
-    """The place that PyTorch names for a guard, as ``file.py:12``; as it is where it has another form."""
-    found = _PLACE.search(str(location))
-    return f"{PurePath(found[1]).name}:{found[2]}" if found else str(location)
+    """The place of a guard, as ``file.py:12`` or ``file.py:12 in encoder.0``; as it is where it has another form."""
+    text = str(location)
+    found, module = _PLACE.search(text), _MODULE.search(text)
+    return at(f"{PurePath(found[1]).name}:{found[2]}", module[1] if module else "") if found else text
+
+
+def at(line: str, module: str) -> str:
+    """A line with the module that was running, where it is not the model itself."""
+    return f"{line} in {module}" if module else line
 
 
 def definition_of(function: Any) -> str:
     """The line where a function, or the ``forward`` of a module, is defined; "" where that is unknown."""
     code = getattr(getattr(function, "forward", function), "__code__", None)
     return f"{PurePath(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
+
+
+def is_internal(file: str) -> bool:
+    """Whether a file is one of PyTorch's, or of this package's that trace a model."""
+    return within_torch(file) or file.startswith(_HERE)
 
 
 def within_torch(file: str) -> bool:
@@ -51,7 +71,12 @@ def within_torch(file: str) -> bool:
 
 def module_of(node: fx.Node) -> str:
     """The qualified name of the innermost module that was running."""
-    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    return module_within(node.meta)
+
+
+def module_within(meta: Mapping[str, Any]) -> str:
+    """:func:`module_of` a node with this metadata."""
+    stack: dict[str, Any] = meta.get("nn_module_stack") or {}
     paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
     # the model is a part of the module that is exported; Dynamo names it L['self']
     return _ROOT.sub("", str(paths[-1])) if paths else ""

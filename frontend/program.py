@@ -24,7 +24,7 @@ from ..ir.node import Node, Trait
 from ..ir.types import symbol, symbols_of
 from .arguments import Leaf, traced
 from .branches import Branch, is_idle, is_internal, may_be_idle
-from .capture import Capture, Guard, OutputSpec, Specialised
+from .capture import Capture, Guard, OutputSpec, Reason, Specialised
 from .instances import Instances, NotAlike
 from .limits import limits_of
 from .lower import Lowering, mark
@@ -142,6 +142,7 @@ class Builder:
             fallbacks=lowering.listed(),
             specialised=self._specialised(),
             guards=guards,
+            reasons=tuple(self._reasons()),
             notes=notes,
             signature=self.request.signature,
         )
@@ -171,7 +172,7 @@ class Builder:
                 if not free.is_Symbol:
                     continue
                 if name:
-                    self.sizes.merge(named.setdefault(name, free), free)
+                    self.sizes.merge(named.setdefault(name, free), free, f"the size that is named {name}")
                 elif axis == 0 and fake.ndim > 1 and not fake.dtype.is_floating_point:
                     # token ids and masks of one length are of one batch: a mask is often looked up by its row
                     self.sizes.merge(first.setdefault(leaf.value.shape[0], free), free)
@@ -261,6 +262,15 @@ class Builder:
                 if isinstance(dim, int):
                     found.append(Specialised(leaf.name, axis, dim, self.sizes.reason_of(fake.shape[axis])))
         return tuple(found)
+
+    def _reasons(self) -> Iterable[Reason]:
+        """Which lines made dims of arguments what they are, where they are not of any size."""
+        for leaf, fake in self._tensor_arguments():
+            for axis in leaf.axes:
+                dim, reason = self.sizes.dim(fake.shape[axis]), self.sizes.reason_of(fake.shape[axis])
+                narrowed = [] if isinstance(dim, int) else self.sizes.narrowed.get(dim, [])
+                for where in (*([reason] if reason else []), *narrowed):
+                    yield Reason(leaf.name, axis, where)
 
     # --- values ------------------------------------------------------------------------------------------------------
 

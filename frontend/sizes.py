@@ -15,6 +15,8 @@ from ..ir.types import Dim, Shape, SymbolRange, TensorType, symbol
 from .capture import Guard
 from .origins import short
 
+_EQUAL = "equal in the first call, and taken for one size"
+
 
 class DependsOnData(CaptureError):
     """A size that depends on the values of tensors."""
@@ -39,6 +41,7 @@ class Sizes:
         self._whole: set[Any] = set()  # quotients that a guard says are whole
         self._low: dict[sympy.Symbol, int] = {}
         self._high: dict[sympy.Symbol, int | None] = {}
+        self.narrowed: dict[sympy.Symbol, list[str]] = {}  # by which lines
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -52,11 +55,12 @@ class Sizes:
         except ZeroDivisionError as error:
             raise CaptureError(f"the size {expression} divides by zero") from error
 
-    def merge(self, one: sympy.Symbol, other: sympy.Symbol) -> None:
-        """Assume two of PyTorch's symbols equal: the first stands for both."""
+    def merge(self, one: sympy.Symbol, other: sympy.Symbol, reason: str = _EQUAL) -> None:
+        """Assume two of PyTorch's symbols equal, for a reason: the first stands for both."""
         a, b = self.torch_expression(one), self.torch_expression(other)
         if a != b and b.is_Symbol:
             self._replace(b, a)
+            self._fixed.setdefault(b, reason)
 
     def solve(self, condition: Any) -> bool:
         """Replace a symbol of ours by what an equation says it is, where that is a polynomial; whether it did."""
@@ -97,6 +101,7 @@ class Sizes:
         ours = symbol(name)
         self.renamed[free] = ours
         known = self.shape_env.var_to_range[free] if self.shape_env is not None else None
+        self.narrowed[ours] = []
         # PyTorch starts at 2 and goes up for the sake of strides; see .branches for why we start at 1
         self._low[ours] = 1
         self._high[ours] = _bound(known.upper, None) if known is not None else None
@@ -210,6 +215,8 @@ class Sizes:
                 plain = self._plain(translate(condition))
                 if plain not in (sympy.true, True):
                     absorbed = self._absorb(plain)
+                    for ours in plain.free_symbols if absorbed and where else ():
+                        self.narrowed[ours].append(f"{plain}, {where}")
                     changed = changed or absorbed
                     waiting += [] if absorbed else [(condition, where)]
             pending = waiting

@@ -10,17 +10,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._decomp import decomposition_table
 
 from .branches import Branch, recorded_branches
+from .places import located
 
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def tracing() -> Iterator[list[Branch]]:
-    """Trace for inference; yields the branches that the model's Python takes (see :mod:`.branches`)."""
+def tracing(root: nn.Module) -> Iterator[list[Branch]]:
+    """Trace a module for inference; yields the branches that the model's Python takes (see :mod:`.branches`)."""
     with ExitStack() as stack:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
@@ -31,6 +32,7 @@ def tracing() -> Iterator[list[Branch]]:
         for op, shapes in RECURRENT.items():
             stack.enter_context(_shapes_only(op, shapes))
         stack.enter_context(_quiet())
+        stack.enter_context(located(root))
         yield stack.enter_context(recorded_branches())
 
 

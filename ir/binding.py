@@ -58,7 +58,10 @@ class _Binding:
                 raise InputError(f"the size {symbol} = {size} is out of range: {self.ranges[symbol]}")
 
     def error(self, i: int, axis: int, size: int, reason: str) -> InputError:
-        return InputError(f"input {self.graph.inputs[i].attrs['name']!r}: dim {axis} is {size}, {reason}")
+        name = str(self.graph.inputs[i].attrs["name"])
+        error = InputError(f"input {name!r}: dim {axis} is {size}, {reason}")
+        error.place = (name, axis)
+        return error
 
     def bind(self, i: int, axis: int, size: int, symbol: sympy.Symbol, value: int) -> None:
         """Give a symbol its value, told by this dim of this input."""

@@ -36,7 +36,12 @@ class CaptureError(SmeltError, RuntimeError):
 
 
 class InputError(SmeltError, TypeError):
-    """A call's arguments do not fit the model: number, dtype, rank, size or device."""
+    """A call's arguments do not fit the model: number, dtype, rank, size or device.
+
+    ``place`` is the name of the argument and the number of the dim that do not fit, where it is a size of one.
+    """
+
+    place: tuple[str, int] | None = None
 
 
 class UnsupportedError(SmeltError, RuntimeError):

@@ -107,7 +107,8 @@ class Entry:
         try:
             sizes = sizes_of(self.capture, leaves)
         except InputError as error:
-            raise Mismatch(str(error), 3) from None
+            reason = "" if error.place is None else self.capture.reason_of(*error.place)
+            raise Mismatch(f"{error} ({reason})" if reason else str(error), 3) from None
         for spec, leaf in zip(self.capture.inputs, leaves, strict=True):
             if spec.kind == "symbol" and spec.dim is not None and concrete(spec.dim, sizes) != leaf:
                 raise Mismatch(f"argument {spec.name} is {leaf}, captured as {spec.dim}", 3)

@@ -28,6 +28,7 @@ from ..rewrites.quantization import Quantized
 from .direct import direct
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
+from .shared import shared
 from .tensors import ALIGNMENT, is_dense
 
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
@@ -102,6 +103,7 @@ class Executable:
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._arena_base, self._arena_bytes = -1, -1  # where intermediates begin, and how many bytes they may take
         self._packed: dict[int, Tensor] = {}
+        self._shares: list[Any] = []  # what keeps the packed weights that other executables have too
         self._values: dict[str, Tensor] = {}
         self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
@@ -120,8 +122,10 @@ class Executable:
             buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
             nbytes = sum(self._values[b.name].nbytes for b in buffers if b.packing is not None)
             pack = partial(self._pack, pool=Pool() if nbytes >= HUGE_PAGE else None)
+            before, self._shares = self._shares, []
             with ThreadPoolExecutor(PACKERS) as threads:  # copies hold no lock of Python's
                 self._packed = dict(zip((b.position for b in buffers), threads.map(pack, buffers), strict=True))
+            del before
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             for binding in self._bindings.values():
                 binding.stale = True
@@ -142,7 +146,10 @@ class Executable:
             return _stand_in(value)
         if buffer.packing is None:
             return value if is_dense(value) else value.contiguous().clone()
-        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout, pool)
+        packed = pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout, pool)
+        found, share = shared(packed)
+        self._shares.append(share)
+        return found
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""

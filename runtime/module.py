@@ -140,6 +140,11 @@ class CompiledModule(nn.Module):
         """Whether the model is more than one graph, with Python between them."""
         return self._split is not None
 
+    @property
+    def recaptured(self) -> tuple[str, ...]:
+        """Why it was captured again, once for each capture but the first: the guard that failed, and what fixed it."""
+        return tuple(entry.refusal for entry in self._captures.entries[1:])
+
     def ir(self, after: str | None = None, *, stage: str | None = None) -> str:
         """The model's graph as text, of the capture that was made last; of every part where the model is split.
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from .dynamo_backend import compile_fx
+from .dynamo_backend import compile_graph
 from .entry import Entry
+from .graph_function import GraphFunction
 from .options import Options
 
 
@@ -19,12 +20,11 @@ class SplitModel:
 
     Attributes:
         reason: why it is not one graph.
-        entries: the graphs, in the order in which they were first reached.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options, reason: str) -> None:
         self.reason = reason
-        self.entries: list[Entry] = []
+        self._functions: list[GraphFunction] = []
         self._options = options
         self._lock = threading.RLock()
         self._run = torch.compile(model, backend=self._compile, dynamic=options.dynamic is not False)
@@ -35,6 +35,12 @@ class SplitModel:
             return self._run(*args, **kwargs)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        function = compile_fx(gm, example_inputs, self._options)
-        self.entries.append(function.entry)
+        function = compile_graph(gm, example_inputs, self._options)
+        if isinstance(function, GraphFunction):
+            self._functions.append(function)
         return function
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The graphs, in the order in which they were first reached."""
+        return [entry for function in self._functions for entry in function.entries]

@@ -32,7 +32,7 @@ class Commands(TyperGroup):
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
-_FINDING = ("bisect", "verify-rules", "fuzz", "tune", "coverage")
+_FINDING = ("bisect", "verify-rules", "fuzz", "tune", "coverage", "opinfo")
 
 app = typer.Typer(
     cls=Commands,
@@ -323,6 +323,43 @@ def fuzz(
     from .fuzz.command import fuzz as run
 
     if run(n, seed, start, jobs, interpret_only, as_json, out, seconds):
+        raise typer.Exit(1)
+
+
+@app.command()
+def opinfo(
+    ops: Annotated[
+        list[str] | None, typer.Argument(metavar="OP...", help="Names in PyTorch's database; all by default.")
+    ] = None,
+    dtypes: Annotated[
+        str, typer.Option("--dtype", help="Separated by commas.")
+    ] = "float32,bfloat16,float16,int64,bool",
+    samples: Annotated[int, typer.Option(min=1, help="Of each operator and dtype at most.")] = 8,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    interpret_only: Annotated[
+        bool, typer.Option("--interpret-only", help="Interpret kernel programs and compile nothing: faster.")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="When to stop, as 60s or 5m; with --keep the next run goes on.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what is found, and leave out what this file holds.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run PyTorch's own operator database through the backend: lowered, passed through or wrong."""
+    from .opinfo.command import opinfo as run
+
+    if run(
+        ops or (),
+        dtypes=dtypes,
+        samples=samples,
+        jobs=jobs,
+        interpret_only=interpret_only,
+        budget=budget,
+        keep=keep,
+        as_json=as_json,
+    ):
         raise typer.Exit(1)
 
 

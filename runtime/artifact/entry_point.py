@@ -10,6 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from ...codegen.tvm.packing import Pool
 from ...frontend.capture import Capture
 from ...ir.errors import ArtifactError, InputError, UnsupportedError
 from ..calls import Call, CallReader
@@ -28,10 +29,10 @@ class SharingExecutable(Executable):
 
     packed: dict[Any, Tensor] = field(default_factory=dict)
 
-    def _pack(self, buffer: Buffer) -> Tensor:
+    def _pack(self, buffer: Buffer, pool: Pool | None) -> Tensor:
         key = (buffer.name, buffer.packing)
         if key not in self.packed:
-            self.packed[key] = super()._pack(buffer)
+            self.packed[key] = super()._pack(buffer, pool)
         return self.packed[key]
 
 

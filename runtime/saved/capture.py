@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...frontend.capture import Capture, Fallback, Guard, InputSpec, OutputSpec, Specialised
+from ...frontend.capture import Capture, Fallback, Guard, InputSpec, OutputSpec, Reason, Specialised
 from ...ir.graph import Graph
 from .values import (
     NoForm,
@@ -46,10 +46,11 @@ def capture_data(capture: Capture, live: Mapping[str, Tensor]) -> dict[str, Any]
         "guards": [[condition_data(guard.condition), guard.where] for guard in capture.guards],
         "fallbacks": [[f.op, f.reason, list(f.sources)] for f in capture.fallbacks],
         "specialised": [[s.argument, s.axis, s.value, s.where] for s in capture.specialised],
+        "reasons": [[r.argument, r.axis, r.where] for r in capture.reasons],
         "notes": list(capture.notes),
     }
     again = capture_of(data, capture.graph, live, capture.signature)
-    alike = ("inputs", "in_spec", "outputs", "out_spec", "guards", "fallbacks", "specialised", "notes")
+    alike = ("inputs", "in_spec", "outputs", "out_spec", "guards", "fallbacks", "specialised", "reasons", "notes")
     for name in alike:
         if getattr(again, name) != getattr(capture, name):
             raise NoForm(f"the {name} of the capture are not read back as they were")
@@ -76,6 +77,7 @@ def capture_of(
         fallbacks=tuple(Fallback(op, reason, tuple(sources)) for op, reason, sources in data["fallbacks"]),
         specialised=tuple(Specialised(*kept) for kept in data["specialised"]),
         guards=tuple(Guard(condition_of(condition, symbols), where) for condition, where in data["guards"]),
+        reasons=tuple(Reason(*kept) for kept in data.get("reasons", ())),
         notes=tuple(data["notes"]),
         signature=signature,
     )

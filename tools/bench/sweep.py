@@ -11,6 +11,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from ...ir.errors import SmeltError
+from ...runtime.module import CompiledModule
 from ..errors import ModelError
 from ..models import Model
 from ..zoo import ZOO
@@ -18,6 +20,10 @@ from .outcome import Outcome
 from .peers import SMELT
 from .quantised import compiled
 from .run import DTYPES, How, load, measure_model
+
+
+class RecaptureError(SmeltError, RuntimeError):
+    """A model was captured again in a sweep, which measures one compiled model; the message names the guard."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def measure_sweep(spec: str, names: Sequence[str], how: How, sweep: Sweep) -> It
 
     Raises:
         ModelError: the model is none of the zoo's, whose inputs can be made in any size.
+        RecaptureError: one compiled model was not enough for all sizes.
         VerifyError: a compiled model's result is not eager's.
     """
     name = spec.removeprefix("zoo:").partition(":")[0].partition("@")[0]
@@ -64,6 +71,15 @@ def measure_sweep(spec: str, names: Sequence[str], how: How, sweep: Sweep) -> It
         if fast is None and SMELT in names:
             fast = compiled(base, how.dtype, how.threads)
         yield measure_model(model, names, replace(how, start=False), fast=fast)
+        if fast is not None:
+            check_one_capture(fast)
+
+
+def check_one_capture(fast: CompiledModule) -> None:
+    """Raise RecaptureError where a compiled model was not the same for all sizes."""
+    if fast.is_split or fast.recaptured:
+        why = fast.recaptured[0] if fast.recaptured else "it is split into several graphs"
+        raise RecaptureError(f"the model was captured again within the sweep, so its times are no one model's: {why}")
 
 
 def at(base: Model, name: str, batch: int, length: int, dtype: torch.dtype) -> Model:

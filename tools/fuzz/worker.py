@@ -42,11 +42,11 @@ def answer_of(run: Any) -> dict[str, Any]:
 
 
 class Worker:
-    """A worker process. ``seconds`` are of processor time, for one request; more is a hang."""
+    """A worker process that runs ``module``. ``seconds`` are of processor time, for one request; more is a hang."""
 
-    def __init__(self, native: bool, seconds: float) -> None:
+    def __init__(self, native: bool, seconds: float, module: str = __name__) -> None:
         self.native, self.seconds = native, seconds
-        self._child = Child((sys.executable, "-m", __name__), {"OMP_NUM_THREADS": "1"})
+        self._child = Child((sys.executable, "-m", module), {"OMP_NUM_THREADS": "1"})
 
     def ask(self, **request: Any) -> Answer:
         """The answer to a request; a finding of the way ``crash`` or ``hang`` where none came."""

@@ -1,0 +1,137 @@
+"""One of Dynamo's graphs, compiled: called in place of it, with the inputs that it has."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..frontend.dynamo import lower_fx
+from ..ir.collection import no_collection
+from .captures import MAX_CAPTURES, build_entry
+from .entry import Aliased, Entry, Mismatch, Sizes
+from .fx_outputs import outputs_of, with_outputs
+from .fx_weights import WeightWatch, bind_weights
+from .options import Options
+from .tensors import check_tensor
+
+_MAX_KNOWN = 1024
+
+
+class GraphFunction:
+    """A compiled graph, called with the graph's inputs. Dynamo's guards hold where it is called.
+
+    Sizes that Dynamo takes for one graph may need several captures; each is made when it is first needed.
+
+    Args:
+        gm: the graph.
+        example_inputs: its inputs, as Dynamo passes them.
+        options: how it is compiled.
+
+    Attributes:
+        entries: the captures, of the inputs that are no weights.
+    """
+
+    def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> None:
+        for node, value in zip((n for n in gm.graph.nodes if n.op == "placeholder"), example_inputs, strict=True):
+            if isinstance(value, Tensor):
+                check_tensor(node.name, value)
+        self._original = gm
+        self._options = options
+        self._outputs = outputs_of(gm)
+        self._graph, places = bind_weights(with_outputs(gm, self._outputs.kept), example_inputs)
+        self.watch = WeightWatch(places)
+        self._free = tuple(place for place in range(len(example_inputs)) if place not in places.values())
+        self._known: dict[Any, tuple[Entry, Sizes]] = {}
+        self._lock = threading.RLock()
+        self.entries = [self._capture([example_inputs[place] for place in self._free])]
+        self.watch.note(example_inputs)
+
+    @property
+    def entry(self) -> Entry:
+        """The first capture."""
+        return self.entries[0]
+
+    def _capture(self, leaves: Sequence[Any], static: bool = False) -> Entry:
+        start = time.perf_counter()
+        with no_collection():
+            captured = lower_fx(self._graph, leaves, fallback=self._options.fallback, static=static)
+            with _plain():
+                return build_entry(captured, self._options, time.perf_counter() - start, _first_call(leaves))
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The graph's results."""
+        if torch.is_autocast_enabled("cpu"):  # the graph was traced under it, and holds the casts
+            with torch.autocast("cpu", enabled=False):
+                results = self._run(inputs)
+        else:
+            results = self._run(inputs)
+        return self._original.forward(*inputs) if results is None else self._outputs.make(inputs, results)
+
+    def _run(self, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        """What the compiled graph returns; None for a call that PyTorch must run."""
+        if self.watch.changed(inputs):
+            self._refresh(inputs)
+        leaves = [inputs[place] for place in self._free]
+        key = tuple([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        found = self._known.get(key) or self._match(leaves, key)
+        if found is None:
+            return None
+        entry, sizes = found
+        try:
+            results: Sequence[Any] = entry.run(leaves, sizes)
+        except Aliased:
+            return None
+        self.watch.note(inputs)
+        return results
+
+    def _refresh(self, inputs: Sequence[Any]) -> None:
+        with self._lock, _plain():
+            for entry in self.entries:
+                entry.executable.refresh(self.watch.weights(inputs, entry.executable.weights))
+
+    # --- sizes --------------------------------------------------------------------------------------------------------
+
+    def _match(self, leaves: Sequence[Any], key: Any) -> tuple[Entry, Sizes] | None:
+        """The capture for a call, made where there is none; None after too many."""
+        for place, leaf in zip(self._free, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                check_tensor(f"input {place}", leaf)
+        with self._lock:
+            found = self._matching(leaves)
+            if found is None and len(self.entries) < MAX_CAPTURES:
+                # sizes that Dynamo takes for one kind of call, and the capture does not
+                self.entries.append(self._capture(leaves, static=True))
+                found = self._matching(leaves)
+            if found is not None:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[key] = found
+            return found
+
+    def _matching(self, leaves: Sequence[Any]) -> tuple[Entry, Sizes] | None:
+        for entry in self.entries:
+            try:
+                return entry, entry.match(entry.capture.in_spec, leaves)
+            except Mismatch:
+                continue
+        return None
+
+
+def _first_call(leaves: Sequence[Any]) -> list[Any] | None:
+    """The leaves of the call that a graph is compiled for; None where Dynamo has only types of them."""
+    if any(isinstance(leaf, torch._subclasses.FakeTensor) for leaf in leaves):
+        return None
+    return [int(leaf.node.hint) if isinstance(leaf, torch.SymInt) else leaf for leaf in leaves]
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """What is computed here is not cast by autocast, and not made in inference mode, where nobody could change it."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
