@@ -46,7 +46,7 @@ class Block(nn.Module):
         return {
             "answer": Answer(y, None),
             "pair": Pair(y.amin(-1), y.amax(-1)),
-            "list": [y.transpose(1, 2), (torch.sort(y, dim=-1)[0],)],
+            "list": [y.transpose(1, 2), (torch.cummax(y, dim=-1)[0],)],
             "rows": x.shape[0],
             "same": x,
         }
