@@ -13,12 +13,11 @@ from ..schedule import MatmulSchedule
 from .expression import from_storage, index_text, scalar
 from .matmul import Matmul
 from .nest import LINE
-from .prefetch import prefetch_text
+from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
 ONE_ROW_TERMS = 16  # terms of one row in a step of the loop: whole cache lines of any panel
 FEW_TERMS = 4  # the same of more rows
-AHEAD = 4096  # bytes: how far before they are read weights are asked for
 
 
 class QuantizedMatmul(Matmul):
