@@ -16,6 +16,7 @@ from ..prologue import HELD_ROW, phases
 from ..schedule import MatmulSchedule
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar, store_line
+from .loops import hoisted
 from .operands import Operands
 from .prologue import RowsPhase
 from .source import Source
@@ -79,6 +80,8 @@ class Matmul(Operands):
             panel = self.var("panel", f"{task} % {panels}")
             chunk = self.var("chunk", f"{task} // {panels} % {chunks}")
             self._name_batch(f"({task} // ({panels} * {chunks}))")
+            # a matrix that data chooses is looked up once
+            self.scope = hoisted([self.c.right], (*self.c.rows, *self.c.columns, *self.c.reduced), self.scope)
             first = self.var("first", f"{blocks} * {chunk} // {chunks} * {s.tile_m}")
             self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {self['rows']})")
             self.let("column", f"{panel} * {s.tile_n}")

@@ -6,7 +6,7 @@ import sympy
 
 from ..contraction import Contraction, contraction, panel_load
 from ..dot import is_row_major
-from ..program import Axis, Program, dot_stage
+from ..program import Axis, Checked, Expr, Load, Program, dot_stage
 from ..prologue import HELD_ROW
 from ..schedule import MatmulSchedule
 from .contraction import Strided, flat_size, panel_text, strided_load, unflatten
@@ -192,7 +192,7 @@ class Operands(Nest):
 
     def runs_along_terms(self) -> bool:
         """Whether neighbours in memory of the right operand are terms."""
-        along = strided_load(self.program, self.c.right, self.c.reduced[-1])
+        along = strided_load(self.program, _one_matrix(self.c.right), self.c.reduced[-1])
         return along is not None and along.step == 1
 
     def right_element(self, k: str, base: str, n: str, *, scalar_columns: bool) -> str:
@@ -213,3 +213,10 @@ class Operands(Nest):
     def _copy_left_element(self, r: str, k: str, scope: Scope) -> None:
         at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))
         self.line(f"{self['left']}[{r} * {self.schedule.block_k} + {k}] = {scalar(self.c.left, at)}")
+
+
+def _one_matrix(expr: Expr) -> Expr:
+    """A load of the matrix that data chooses, as one of the first matrix: it runs through memory in the same way."""
+    if not isinstance(expr, Load) or not expr.index or not isinstance(expr.index[0], Checked):
+        return expr
+    return Load(expr.param, (0, *expr.index[1:]), expr.dtype)

@@ -42,8 +42,9 @@ def rows(names: Sequence[str], seconds: float = SECONDS) -> Iterator[Row]:
     while left:
         with _started(left) as process:
             assert process.stdout is not None
+            lines = _Lines(process.stdout)
             while left:
-                line = _line(process.stdout, seconds)
+                line = lines.next(seconds)
                 if not line:
                     yield _lost(process, left.pop(0), seconds)
                     break
@@ -59,16 +60,23 @@ def _started(names: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def _line(stream: IO[bytes], seconds: float) -> str:
-    """The next line; empty where the process ends or the time is over."""
-    deadline, found = time.monotonic() + seconds, b""
-    while not found.endswith(b"\n"):
-        ready, _, _ = select.select([stream], [], [], max(deadline - time.monotonic(), 0.0))
-        piece = os.read(stream.fileno(), 1 << 16) if ready else b""
-        if not piece:
-            return ""
-        found += piece
-    return found.decode()
+class _Lines:
+    """The lines that a process writes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._read = stream, b""
+
+    def next(self, seconds: float) -> str:
+        """The next line; empty where the process ends or the time is over."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._read:
+            ready, _, _ = select.select([self._stream], [], [], max(deadline - time.monotonic(), 0.0))
+            piece = os.read(self._stream.fileno(), 1 << 16) if ready else b""
+            if not piece:
+                return ""
+            self._read += piece
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
 
 
 def _lost(process: subprocess.Popen[bytes], name: str, seconds: float) -> Row:
