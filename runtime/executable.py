@@ -359,12 +359,17 @@ class _Call:
             self.hold(position, self.own(result, position, operands))
 
     def own(self, result: Tensor, position: int, operands: Sequence[Tensor]) -> Tensor:
-        """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again."""
+        """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again.
+
+        Its dtype may be another than PyTorch said while it was traced, as of a batch norm's statistics.
+        """
         shape, strides = self.binding.shapes[position]
+        dtype = self.plan.buffers[position].type.dtype
         shared = any(result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in operands)
-        if not shared and result.stride() == strides and result.data_ptr() % ALIGNMENT == 0:
+        fits = result.stride() == strides and result.data_ptr() % ALIGNMENT == 0 and result.dtype == dtype
+        if fits and not shared:
             return result
-        return torch.empty_strided(shape, strides, dtype=result.dtype).copy_(result)
+        return torch.empty_strided(shape, strides, dtype=dtype).copy_(result)
 
     def attrs(self, node: Node) -> dict[str, Any]:
         return {name: _concrete_value(value, self.sizes) for name, value in node.attrs.items()}

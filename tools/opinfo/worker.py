@@ -20,7 +20,7 @@ def _checker() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         try:
-            cases = cases_of(request["op"], request["dtype"], request["limit"])
+            cases = cases_of(request["op"], request["dtype"], request["limit"], request["edges"])
             chosen = cases[request["first"] : request["last"]]
             verdicts = check(request["op"], chosen, request["native"])
         except Exception as error:
