@@ -60,8 +60,8 @@ def definition_of(function: Any) -> str:
 
 
 def is_internal(file: str) -> bool:
-    """Whether a file is one of PyTorch's, or of this package's that trace a model."""
-    return within_torch(file) or file.startswith(_HERE)
+    """Whether a file is one of PyTorch's, or of this package's that trace a model, or no file."""
+    return within_torch(file) or file.startswith((_HERE, "<"))
 
 
 def within_torch(file: str) -> bool:

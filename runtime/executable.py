@@ -403,18 +403,20 @@ class _Call:
     def own(self, result: Tensor, position: int, operands: Sequence[Tensor]) -> Tensor:
         """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again.
 
+        Its dtype may be another than PyTorch said while it was traced, as of a batch norm's statistics.
+
         Raises:
-            GraphError: it is not of the type that the graph says, which kernels rely on.
+            GraphError: it is not of the shape that the graph says, which kernels rely on.
         """
         shape, strides = self.binding.shapes[position]
-        declared = self.plan.buffers[position].type.dtype
-        if tuple(result.shape) != shape or result.dtype != declared:
-            found = f"{result.dtype} {list(result.shape)}"
-            raise GraphError(f"PyTorch returned {found} where the graph has {declared} {list(shape)}")
+        dtype = self.plan.buffers[position].type.dtype
+        if tuple(result.shape) != shape:
+            raise GraphError(f"PyTorch returned {list(result.shape)} where the graph has {list(shape)}")
         shared = any(result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in operands)
-        if not shared and result.stride() == strides and result.data_ptr() % ALIGNMENT == 0:
+        fits = result.stride() == strides and result.data_ptr() % ALIGNMENT == 0 and result.dtype == dtype
+        if fits and not shared:
             return result
-        return torch.empty_strided(shape, strides, dtype=result.dtype).copy_(result)
+        return torch.empty_strided(shape, strides, dtype=dtype).copy_(result)
 
     def attrs(self, node: Node) -> dict[str, Any]:
         return {name: _concrete_value(value, self.sizes) for name, value in node.attrs.items()}

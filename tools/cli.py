@@ -335,6 +335,7 @@ def opinfo(
         str, typer.Option("--dtype", help="Separated by commas.")
     ] = "float32,bfloat16,float16,int64,bool",
     samples: Annotated[int, typer.Option(min=1, help="Of each operator and dtype at most.")] = 8,
+    edges: Annotated[bool, typer.Option("--edges", help="Samples with extreme values, infinities and NaN.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     interpret_only: Annotated[
         bool, typer.Option("--interpret-only", help="Interpret kernel programs and compile nothing: faster.")
@@ -354,6 +355,7 @@ def opinfo(
         ops or (),
         dtypes=dtypes,
         samples=samples,
+        edges=edges,
         jobs=jobs,
         interpret_only=interpret_only,
         budget=budget,

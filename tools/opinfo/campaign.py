@@ -27,6 +27,7 @@ class Plan:
         names: operators of the database, by full name.
         dtypes: of those, the ones that an operator supports are tried.
         samples: of each operator and dtype at most.
+        edges: take the samples with extreme values, infinities and NaN.
         native: whether kernels are compiled and run; otherwise they are interpreted.
         budget: seconds after which nothing new is begun; None for no end.
         keep: the file of what was found; operators and dtypes that it holds are not run again.
@@ -35,6 +36,7 @@ class Plan:
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
     samples: int = 8
+    edges: bool = False
     jobs: int = 1
     native: bool = True
     seconds: float = SECONDS
@@ -127,7 +129,10 @@ class _Campaign:
                     file.write(json.dumps(record) + "\n")
 
     def _one(self, worker: Worker, op: str, dtype: str) -> Record:
-        record, ask = Record(op, dtype), {"op": op, "dtype": dtype, "limit": self.plan.samples}
+        record, ask = (
+            Record(op, dtype),
+            {"op": op, "dtype": dtype, "limit": self.plan.samples, "edges": self.plan.edges},
+        )
         answer = worker.ask(**ask, first=0, last=None)
         if not answer["way"]:
             for verdict in answer["verdicts"]:

@@ -22,6 +22,7 @@ DTYPES = {
     "bool": torch.bool,
 }
 SEED = 0
+MOST_ELEMENTS = 1 << 18  # of a sample: larger ones show nothing that smaller ones do not
 VARIED = 2  # samples of an operator that are also tried in place and on strided tensors
 
 # operators whose results are memory that nobody wrote
@@ -80,16 +81,25 @@ def supported(name: str) -> list[str]:
     return [dtype for dtype, known in DTYPES.items() if database()[name].supports_dtype(known, "cpu")]
 
 
-def cases_of(name: str, dtype: str, limit: int) -> list[Case]:
-    """Calls of an operator: at most ``limit`` samples, evenly from all that there are, and variants of the first."""
+def cases_of(name: str, dtype: str, limit: int, edges: bool = False, varied: int = VARIED) -> list[Case]:
+    """Calls of an operator: at most ``limit`` samples, evenly from all that there are, and variants of the first ones.
+
+    With ``edges`` they are those that PyTorch compares with NumPy: extreme values, infinities and NaN among them.
+    """
     op = database()[name]
     torch.manual_seed(SEED)
-    samples = list(enumerate(op.sample_inputs("cpu", DTYPES[dtype])))
+    made = (op.reference_inputs if edges else op.sample_inputs)("cpu", DTYPES[dtype])
+    samples = [(number, sample) for number, sample in enumerate(made) if _elements(sample) <= MOST_ELEMENTS]
     chosen = samples if len(samples) <= limit else [samples[len(samples) * i // limit] for i in range(limit)]
     found = [_case(str(number), op.op, sample) for number, sample in chosen]
-    for number, sample in chosen[:VARIED]:
+    for number, sample in chosen[:varied]:
         found.extend(_variants(op, number, sample))
     return found
+
+
+def _elements(sample: Any) -> int:
+    leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+    return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _variants(op: Any, number: int, sample: Any) -> Iterator[Case]:

@@ -23,7 +23,7 @@ def _checker() -> Callable[[Answer], Answer]:
 
     def answer(request: Answer) -> Answer:
         try:
-            cases = cases_of(request["op"], request["dtype"], request["limit"])
+            cases = cases_of(request["op"], request["dtype"], request["limit"], request["edges"])
             chosen = cases[request["first"] : request["last"]]
             verdicts = check(request["op"], chosen, request["native"])
         except Exception as error:
