@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,7 @@ def lower_fx(
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
     request = Request(GraphCall(gm, leaves), leaves, spec, None, fallback)
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
-    with tracing_context(None):
+    with tracing_context(None), torch.autocast("cpu", enabled=False):
         return capture_request(request, gm)
 
 
@@ -100,12 +101,17 @@ def _number(size: Any) -> int:
 
 
 class GraphCall(nn.Module):
-    """One of Dynamo's graphs as a module of tensors, its nodes' origins kept."""
+    """One of Dynamo's graphs as a module of tensors, its nodes' origins kept.
+
+    Autocast that is on where it is made becomes a region of the graph: around the trace it would reach into regions
+    of the graph that turn it off.
+    """
 
     def __init__(self, gm: fx.GraphModule, leaves: Sequence[Leaf]) -> None:
         super().__init__()
         self.model = gm
         self._leaves = leaves
+        self._autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
     def forward(self, *tensors: Tensor) -> Any:
         """Run the graph, each integer that is a size taken from the tensor that stands for it."""
@@ -116,5 +122,6 @@ class GraphCall(nn.Module):
                 values.append(next(given).shape[0])
             else:
                 values.append(next(given) if leaf.is_tensor else leaf.value)
-        with fx.traceback.preserve_node_meta():
+        region = nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
+        with fx.traceback.preserve_node_meta(), region:
             return fx.Interpreter(self.model).run(*values)

@@ -318,12 +318,26 @@ def test_autocast() -> None:
             torch.testing.assert_close(around, compiled(x))
 
 
+def test_a_region_without_autocast_inside_of_autocast() -> None:
+    def f(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            exact = nn.functional.linear(x, weight)
+        return exact, nn.functional.linear(x, weight)
+
+    compiled: Any = torch.compile(f, backend=backend)
+    x, weight = torch.randn(9, 4), torch.randn(3, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = compiled(x, weight)
+        assert [t.dtype for t in found] == [torch.float32, torch.bfloat16]
+        torch.testing.assert_close(found, f(x, weight))
+
+
 def test_what_pytorch_runs_is_not_cast_twice() -> None:
     """The graph that was traced under autocast holds the casts."""
 
     def f(x: Tensor, weight: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            return torch.conv1d(x, weight).sort().values
+            return torch.conv1d(x, weight).cummax(-1).values
 
     compiled: Any = torch.compile(f, backend=backend)
     x, weight = torch.randn(1, 2, 9), torch.randn(3, 2, 3)
