@@ -1,0 +1,230 @@
+"""Calls of a transformers model with a cache: captured as a step on its tensors, which kernels write in place."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+from ...frontend.capture import signature_of
+from ...ir.errors import InputError, SmeltError
+from ..calls import Call, CallReader
+from ..captures import Captures, Uncapturable
+from ..entry import Aliased, Entry
+from ..options import Options
+from .caches import DecoderMemory, SourceMemory, Unfit
+from .inputs import CACHE, Arguments, kept_logits
+from .memory import nbytes_of
+from .report import CacheCounts
+from .shapes import DECODER, SOURCE, Shapes
+from .step import CachedStep
+
+
+class _Form:
+    """Calls with the same arguments by name, and the same kinds of layers."""
+
+    def __init__(self, spec: pytree.TreeSpec, captures: Captures) -> None:
+        self.spec = spec
+        self.captures = captures
+        self.refused: dict[Any, str] = {}
+        self.copies: dict[Entry, list[int]] = {}
+
+
+class CachedCalls:
+    """The calls of one model that have a cache.
+
+    Attributes:
+        counts: for the report.
+        asked: how many positions caches may need in the end; 0 where nobody knows.
+    """
+
+    def __init__(self, model: Any, options: Options) -> None:
+        self.model = model
+        self.options = options
+        self.counts = CacheCounts()
+        self.asked = 0
+        self._step = CachedStep(model)
+        self._reader = CallReader(signature_of(self._step))
+        self._arguments = Arguments(model)
+        self._shapes = Shapes(model)
+        self._forms: dict[Any, _Form] = {}
+        self._memory: weakref.WeakKeyDictionary[Any, DecoderMemory] = weakref.WeakKeyDictionary()
+        self._sources: weakref.WeakKeyDictionary[Any, SourceMemory] = weakref.WeakKeyDictionary()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The captures."""
+        return [entry for form in self._forms.values() for entry in form.captures.entries]
+
+    def refresh(self) -> None:
+        """Take the model's weights as they are now."""
+        for form in self._forms.values():
+            form.captures.refresh()
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The model's output for a call with a cache, which is updated; None for a call without one.
+
+        A call that asks for a cache gets a new one, where it can be compiled.
+
+        Raises:
+            CaptureError, UnsupportedError: as for any call, where fallbacks are errors.
+            IndexError: an index was out of range, that of a position beyond a static cache for one.
+        """
+        given = self._arguments.named(args, kwargs)
+        cache = given.get(CACHE)
+        if cache is None:
+            return self._begin(given)
+        if not isinstance(cache, Cache):
+            return None
+        try:
+            return self._compiled(given)
+        except Unfit as reason:
+            self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
+        with torch.no_grad():
+            found = self.model(*args, **kwargs)
+        if self._shapes.learn(cache):
+            for form in self._forms.values():
+                form.refused.clear()
+        return found
+
+    def _begin(self, given: dict[str, Any]) -> Any:
+        """The output of a call that makes a cache; None where it makes none, or cannot be compiled with one."""
+        config = self.model.config
+        wanted = given.get("use_cache")
+        if not (getattr(config, "use_cache", False) if wanted is None else wanted):
+            return None
+        if getattr(config, "add_cross_attention", False) or not hasattr(self.model, "generate"):
+            return None
+        own = config.get_text_config(decoder=True)
+        made = DynamicCache(config=own)
+        if self._arguments.has_source:
+            made = EncoderDecoderCache(made, DynamicCache(config=own))
+        try:
+            return self._compiled({**given, CACHE: made})
+        except Unfit:
+            return None
+
+    # --- one call -----------------------------------------------------------------------------------------------------
+
+    def _compiled(self, given: Mapping[str, Any]) -> Any:
+        """The output of a call that is compiled.
+
+        Raises:
+            Unfit: PyTorch must run it. The cache is as it was then.
+        """
+        self._arguments.check(given)
+        batch, count = self._arguments.tokens(given)
+        memory, source = self._memory_of(given[CACHE], given, batch, count)
+        inputs = self._arguments.inputs(given, memory, batch, count)
+        form = self._form(inputs, memory, source)
+        found = self._run(form, Call(form.spec, _leaves(inputs, memory, source)), memory)
+        memory.advance(count)
+        if source is not None:
+            source.advance(given[CACHE])
+        return _output(found, given)
+
+    def _memory_of(
+        self, cache: Any, given: Mapping[str, Any], batch: int, count: int
+    ) -> tuple[DecoderMemory, SourceMemory | None]:
+        """The tensors of a cache, with room for what the call writes."""
+        both = type(cache) is EncoderDecoderCache
+        if both != self._arguments.has_source:
+            raise Unfit(f"{type(cache).__name__} is not what this model's decoder takes")
+        own = cache.self_attention_cache if both else cache
+        self._shapes.fill(own)
+        memory = self._memory.get(own)
+        if memory is None or not memory.matches(own):
+            memory = self._memory[own] = DecoderMemory(own)
+        memory.prepare(batch, count, self.asked, lambda: self._shapes.of(DECODER, own))
+        return memory, self._source_of(cache, given, batch) if both else None
+
+    def _source_of(self, cache: EncoderDecoderCache, given: Mapping[str, Any], batch: int) -> SourceMemory:
+        cross = cache.cross_attention_cache
+        self._shapes.fill(cross)
+        source = self._sources.get(cache)
+        if source is None:
+            source = self._sources[cache] = SourceMemory(cross)
+        length = self._arguments.source_length(given)
+        source.prepare(cache, batch, length, lambda: self._shapes.of(SOURCE, cross))
+        return source
+
+    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> _Form:
+        ranks = tuple((name, value.ndim if isinstance(value, Tensor) else None) for name, value in inputs.items())
+        key = (ranks, memory.kinds, None if source is None else source.filled)
+        form = self._forms.get(key)
+        if form is None:
+            slot = torch.tensor(memory.slot)
+            args = (dict(inputs), memory.keys, memory.values, slot, memory.kinds)
+            rest = (source.keys, source.values, source.filled) if source else ([], [], False)
+            spec = self._reader.read((*args, *rest), {}).spec
+            names = self._arguments.sizes(inputs, memory, source)
+            dynamic = False if self.options.dynamic is False else names
+            captures = Captures(self._step, replace(self.options, dynamic=dynamic), self._reader)
+            form = self._forms[key] = _Form(spec, captures)
+        return form
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def _run(self, form: _Form, call: Call, memory: DecoderMemory) -> Any:
+        entry, sizes = self._find(form, call)
+        try:
+            found = entry.run(call.leaves, sizes)
+        except Aliased as reason:
+            raise Unfit(str(reason)) from None
+        except RuntimeError as error:
+            form.captures.withdraw(entry, call, error)
+            raise
+        self._count(form, entry, call, memory)
+        return found
+
+    def _find(self, form: _Form, call: Call) -> tuple[Entry, Any]:
+        kind = tuple(leaf for leaf in call.leaves if not isinstance(leaf, Tensor))
+        if form.refused and kind in form.refused:
+            raise Unfit(form.refused[kind])
+        try:
+            return form.captures.find(call)
+        except (Uncapturable, SmeltError) as error:
+            if self.options.fallback == "error" and not isinstance(error, InputError):
+                raise
+            form.refused[kind] = f"it cannot be captured: {str(error).splitlines()[0]}"
+            raise Unfit(form.refused[kind]) from error
+
+    def _count(self, form: _Form, entry: Entry, call: Call, memory: DecoderMemory) -> None:
+        counts = self.counts
+        counts.calls += 1
+        if memory.copied:
+            counts.moved += memory.take_copied()
+        copies = form.copies.get(entry)
+        if copies is None:
+            copies = form.copies[entry] = copied_inputs(entry)
+        counts.rewritten += sum(nbytes_of(call.leaves[place]) for place in copies)
+        counts.nbytes = memory.nbytes
+
+
+def copied_inputs(entry: Entry) -> list[int]:
+    """The leaves that a call writes by a copy after the kernels, because no kernel writes them in place."""
+    plan, capture = entry.executable.plan, entry.capture
+    tensors = [place for place, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
+    places = dict(zip(plan.graph.inputs, tensors, strict=True))
+    return [places[m.target] for m in plan.graph.mutations if m.target in places and not plan.is_in_place(m)]
+
+
+def _leaves(inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> list[Any]:
+    """The leaves of the step's arguments, in the order of its signature."""
+    leaves = [*inputs.values(), *memory.keys, *memory.values, torch.tensor(memory.slot), memory.kinds]
+    return [*leaves, *source.keys, *source.values, source.filled] if source else [*leaves, False]
+
+
+def _output(found: Any, given: Mapping[str, Any]) -> Any:
+    """A step's output as the model's: with the cache, and the logits that were asked for."""
+    keep = kept_logits(given)
+    if keep and found.logits.shape[1] > keep:
+        found["logits"] = found.logits[:, -keep:]
+    found[CACHE] = given[CACHE]
+    return found.to_tuple() if given.get("return_dict") is False else found
