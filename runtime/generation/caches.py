@@ -122,9 +122,18 @@ class DecoderMemory:
         for layer, shape in zip(self.layers, shapes(), strict=True):
             if not isinstance(layer, StaticMemory) or layer.end() is None:
                 layer.move(batch, self.capacity, at, shape)
+        self._take_tensors()
+        return at
+
+    def _take_tensors(self) -> None:
         pairs = [layer.tensors for layer in self.layers if layer.tensors is not None]
         self.keys, self.values = [keys for keys, _ in pairs], [values for _, values in pairs]
-        return at
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i continue what was sequence ``rows[i]``."""
+        for layer in self.layers:
+            layer.reorder(rows)
+        self._take_tensors()
 
     def advance(self, count: int) -> None:
         """Let the cache say that ``count`` positions were written."""

@@ -93,6 +93,20 @@ class CachedCalls:
                 form.refused.clear()
         return found
 
+    def reorder(self, cache: Any, rows: Tensor) -> Any:
+        """Let sequence i of a cache continue what was sequence ``rows[i]`` [B], and return the cache."""
+        if rows.tolist() == list(range(len(rows))):
+            return cache
+        own = cache.self_attention_cache if type(cache) is EncoderDecoderCache else cache
+        memory = self._memory.get(own) if isinstance(own, Cache) else None
+        if memory is None or not memory.matches(own):
+            cache.reorder_cache(rows)
+            return cache
+        memory.reorder(rows)
+        if own is not cache:
+            cache.cross_attention_cache.reorder_cache(rows)
+        return cache
+
     def _begin(self, given: dict[str, Any]) -> Any:
         """The output of a call that makes a cache; None where it makes none, or cannot be compiled with one."""
         config = self.model.config
@@ -122,7 +136,7 @@ class CachedCalls:
         batch, count = self._arguments.tokens(given)
         memory, source = self._memory_of(given[CACHE], given, batch, count)
         inputs = self._arguments.inputs(given, memory, batch, count)
-        form = self._form(inputs, memory, source)
+        form = self._form(inputs, memory, source, count)
         found = self._run(form, Call(form.spec, _leaves(inputs, memory, source)), memory)
         memory.advance(count)
         if source is not None:
@@ -154,16 +168,16 @@ class CachedCalls:
         source.prepare(cache, batch, length, lambda: self._shapes.of(SOURCE, cross))
         return source
 
-    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> _Form:
+    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int) -> _Form:
         ranks = tuple((name, value.ndim if isinstance(value, Tensor) else None) for name, value in inputs.items())
-        key = (ranks, memory.kinds, None if source is None else source.filled)
+        key = (ranks, count == 1, memory.kinds, None if source is None else source.filled)
         form = self._forms.get(key)
         if form is None:
             slot = torch.tensor(memory.slot)
             args = (dict(inputs), memory.keys, memory.values, slot, memory.kinds)
             rest = (source.keys, source.values, source.filled) if source else ([], [], False)
             spec = self._reader.read((*args, *rest), {}).spec
-            names = self._arguments.sizes(inputs, memory, source)
+            names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
             captures = Captures(self._step, replace(self.options, dynamic=dynamic), self._reader)
             form = self._forms[key] = _Form(spec, captures)

@@ -28,6 +28,7 @@ class Arguments:
         self.signature = signature_of(model)
         parameters = self.signature.parameters if self.signature else {}
         self._optional = {name for name, p in parameters.items() if p.default is None}
+        self._keeps_logits = "logits_to_keep" in parameters
         self._rest = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), "")
         self.has_source = bool(model.config.is_encoder_decoder)
         prefix = "decoder_" if self.has_source else ""
@@ -87,7 +88,7 @@ class Arguments:
             found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool)
         if memory.base and found.get("position_ids") is None:
             found["position_ids"] = (torch.arange(count) + memory.slot + memory.base).expand(batch, count).clone()
-        if kept_logits(given) > 1:  # a number that differs from call to call
+        if self._keeps_logits and kept_logits(given) != 1:  # a number that differs from call to call
             found["logits_to_keep"] = 0
         for name, value in found.items():
             if value is not None and not isinstance(value, (Tensor, *CONSTANTS)):
@@ -95,15 +96,19 @@ class Arguments:
         return found
 
     def sizes(
-        self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None
+        self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int
     ) -> dict[str, dict[int, str]]:
-        """The names of the sizes that differ from call to call, by argument of the step and axis."""
+        """The names of the sizes that differ from call to call, by argument of the step and axis.
+
+        One token is a case of its own: transformers makes other masks for it, and kernels are made for one row.
+        """
         found: dict[str, dict[int, str]] = {}
         for name, value in inputs.items():
             second = self._second_axis(name)
             if second and isinstance(value, Tensor) and value.ndim >= 2:
                 axes = {0: "batch", 1: second} if value.ndim != 4 else {0: "batch", 2: "query", 3: second}
-                found[f'inputs["{name}"]'] = axes
+                named = {axis: size for axis, size in axes.items() if size != "query" or count > 1}
+                found[f'inputs["{name}"]'] = named
         for i in range(len(memory.keys)):
             found[f"keys[{i}]"] = found[f"values[{i}]"] = {0: "batch", 2: "capacity"}
         for i in range(len(source.keys) if source else 0):

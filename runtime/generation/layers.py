@@ -46,8 +46,9 @@ class SourceLayer(StepLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write keys and values [B, H, S, D], all slots."""
-        self.keys.copy_(key_states)
-        self.values.copy_(value_states)
+        slots = torch.arange(key_states.shape[2], device=self.device)
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
         return self.keys, self.values
 
     def get_seq_length(self) -> Any:

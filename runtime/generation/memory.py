@@ -6,6 +6,7 @@ that grows or slides it is a view of a larger tensor, which kernels write in pla
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,8 @@ class LayerMemory:
         self.start = 0
         self.copied = 0
         self._high = 0  # the slot after the last one that was ever written
-        self._shown: tuple[Any, Any] = (None, None)
+        self._shown: tuple[weakref.ref[Tensor], weakref.ref[Tensor]] | None = None
+        self._spare: Pair | None = None
 
     # --- what the layer says ------------------------------------------------------------------------------------------
 
@@ -63,7 +65,8 @@ class LayerMemory:
 
     def _shows(self) -> bool:
         """Whether the layer still has the very tensors that it was given."""
-        return self.layer.keys is self._shown[0] and self.layer.values is self._shown[1]
+        shown = self._shown
+        return shown is not None and self.layer.keys is shown[0]() and self.layer.values is shown[1]()
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -79,17 +82,10 @@ class LayerMemory:
         if start is None or start != slot_within(layer.values, values):
             return None
         # cropped: whoever holds an earlier view of what is written anew must not see it change
-        if start + live < self._high and (self._is_held(0) or self._is_held(1)):
+        if start + live < self._high and (holders(keys) > 2 or holders(values) > 2):
             return None
         self.start = start
         return start + live
-
-    def _is_held(self, which: int) -> bool:
-        """Whether a tensor besides ours and the layer's is in this memory."""
-        assert self.tensors is not None
-        showing = (self.layer.keys, self.layer.values)[which]
-        ours = 2 + (self._shown[which] is not None and self._shown[which] is not showing)
-        return holders(self.tensors[which]) > ours
 
     def move(self, batch: int, capacity: int, at: int, shape: LayerShape) -> None:
         """Take new memory, with what the layer shows right before slot ``at``."""
@@ -99,13 +95,35 @@ class LayerMemory:
                 new[:, :, at - live : at] = old[:, :, :live]
                 self.copied += nbytes_of(old[:, :, :live])
         self.tensors, self.start, self._high = made, at - live, at
-        self._shown = (None, None)
+        self._shown = self._spare = None
 
     def advance(self, count: int) -> None:
         """Let the layer show what a call wrote, ``count`` positions."""
         end = self.start + self.live() + count
         self._begin()
         self._show(self._first(end, count), end)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i continue what was sequence ``rows[i]``, as beam search does between calls.
+
+        The slots that the layer shows go to other tensors, which take turns with these.
+        """
+        if self.tensors is None or not self._shows():
+            self.layer.reorder_cache(rows)
+            return
+        start, live, others = self.start, self.live(), self._spare
+        # tensors that someone still looks at are not written again
+        if others is None or holders(others[0]) > 1 or holders(others[1]) > 1:
+            others = (torch.zeros_like(self.tensors[0]), torch.zeros_like(self.tensors[1]))
+        for new, old in zip(others, self.tensors, strict=True):
+            torch.index_select(old.narrow(2, start, live), 0, rows, out=new.narrow(2, start, live))
+            self.copied += nbytes_of(old) * live // old.shape[2]
+        self.tensors, self._spare = others, self.tensors
+        self._show_again()
+
+    def _show_again(self) -> None:
+        """Let the layer show the same slots of tensors that were replaced."""
+        self._show(self.start, self.start + int(self.layer.keys.shape[2]))
 
     def _begin(self) -> None:
         """Tell the layer that it has tensors."""
@@ -123,8 +141,12 @@ class LayerMemory:
         assert self.tensors is not None
         keys, values = self.tensors
         self.start, self._high = start, max(end, self._high)
-        self._shown = (keys.narrow(2, start, end - start), values.narrow(2, start, end - start))
-        self.layer.keys, self.layer.values = self._shown
+        self._give(keys.narrow(2, start, end - start), values.narrow(2, start, end - start))
+
+    def _give(self, keys: Tensor, values: Tensor) -> None:
+        """Let the layer have these tensors. Nobody else holds them, so that it shows whether the caller does."""
+        self.layer.keys, self.layer.values = keys, values
+        self._shown = (weakref.ref(keys), weakref.ref(values))
 
 
 class SlidingMemory(LayerMemory):
@@ -164,7 +186,7 @@ class StaticSlidingMemory(LayerMemory):
         layer.cumulative_length_int += count
         self._begin()
         start = max(self.start, end - window)
-        if start != self.start or not self._shows() or self._shown[0] is None:
+        if start != self.start or not self._shows():
             self._show(start, start + window)
 
     def _begin(self) -> None:
@@ -187,7 +209,8 @@ class StaticMemory(LayerMemory):
             return self.seen()
         if not layer.is_initialized or not (is_dense(layer.keys) and is_dense(layer.values)):
             return None
-        self.tensors = self._shown = (layer.keys, layer.values)
+        self.tensors = (layer.keys, layer.values)
+        self._give(*self.tensors)
         return self.seen()
 
     def move(self, batch: int, capacity: int, at: int, shape: LayerShape) -> None:
@@ -195,10 +218,15 @@ class StaticMemory(LayerMemory):
         layer = self.layer
         if layer.is_initialized:
             self.copied += nbytes_of(layer.keys) + nbytes_of(layer.values)
-            layer.keys, layer.values = dense_copy(layer.keys), dense_copy(layer.values)
+            self.tensors = (dense_copy(layer.keys), dense_copy(layer.values))
         else:
             layer.lazy_initialization(*shape.zeros(batch, 0))
-        self.tensors = self._shown = (layer.keys, layer.values)
+            self.tensors = (layer.keys, layer.values)
+        self._give(*self.tensors)
+
+    def _show_again(self) -> None:
+        assert self.tensors is not None
+        self._give(*self.tensors)
 
     def advance(self, count: int) -> None:
         """Count what a call wrote."""

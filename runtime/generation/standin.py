@@ -43,6 +43,8 @@ def stand_in(model: Any, call: Callable[..., Any], generation: Generation) -> An
     if not hasattr(base, "create_masks_for_generate"):
         # the step makes the mask itself: from a mask of four axes nobody can tell that it is causal
         members["create_masks_for_generate"] = staticmethod(lambda **given: given["attention_mask"])
+    if not hasattr(base, "_reorder_cache"):
+        members["_reorder_cache"] = lambda self, cache, rows: generation.calls.reorder(cache, rows)
     made: Any = object.__new__(type(base.__name__, (base,), members))
     object.__setattr__(made, "__dict__", model.__dict__)
     return made
