@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,16 @@ from transformers.cache_utils import (
 
 from ..tensors import is_dense
 from .layers import FULL, SLIDING
-from .memory import LayerMemory, LayerShape, SlidingMemory, StaticMemory, StaticSlidingMemory, nbytes_of, tell_sizes
+from .memory import (
+    LayerMemory,
+    LayerShape,
+    Ranges,
+    SlidingMemory,
+    StaticMemory,
+    StaticSlidingMemory,
+    nbytes_of,
+    tell_sizes,
+)
 
 LEAST_ROOM = 64  # slots of a cache that grows
 MOST_ASKED = 4096  # slots made at once for what a call of generate may need
@@ -46,6 +56,8 @@ class DecoderMemory:
         kinds: a letter for each layer, see :mod:`.layers`.
         capacity: how many slots there are.
         slot: the first one that the next call writes.
+        keys, values: of each layer, [B, H, capacity, D].
+        ranges, shapes, nbytes: the addresses of these tensors, what they are, and their bytes together.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -59,18 +71,12 @@ class DecoderMemory:
         self.window = max((_window(layer) for layer in cache.layers), default=0)
         self.slides = FULL not in self.kinds
         self.capacity = self.slot = self.base = 0
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self._take_tensors()
 
     @property
     def copied(self) -> int:
         """Bytes of keys and values that were copied."""
         return sum(layer.copied for layer in self.layers)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all keys and values."""
-        return sum(map(nbytes_of, (*self.keys, *self.values)))
 
     def take_copied(self) -> int:
         """The bytes that were copied since this was last asked."""
@@ -128,6 +134,8 @@ class DecoderMemory:
     def _take_tensors(self) -> None:
         pairs = [layer.tensors for layer in self.layers if layer.tensors is not None]
         self.keys, self.values = [keys for keys, _ in pairs], [values for _, values in pairs]
+        both = (*self.keys, *self.values)
+        self.ranges, self.shapes, self.nbytes = Ranges(both), shapes_of(both), sum(map(nbytes_of, both))
 
     def reorder(self, rows: Tensor) -> None:
         """Let sequence i continue what was sequence ``rows[i]``."""
@@ -155,7 +163,7 @@ class SourceMemory:
         self.filled = False
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.copied = 0
+        self.ranges, self.shapes = Ranges(()), shapes_of(())
 
     def prepare(
         self, cache: EncoderDecoderCache, batch: int, length: int, shapes: Callable[[], Sequence[LayerShape]]
@@ -170,12 +178,18 @@ class SourceMemory:
             if any(layer.max_cache_len != length for layer in layers if type(layer) is StaticLayer):
                 raise Unfit("its cache for the source is not as long as the source")
             pairs = [shape.zeros(batch, length) for shape in shapes()]
-            self.keys, self.values = [keys for keys, _ in pairs], [values for _, values in pairs]
+            self._take([keys for keys, _ in pairs], [values for _, values in pairs])
             return
         for layer in layers:
             if not (is_dense(layer.keys) and is_dense(layer.values)):
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
-        self.keys, self.values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        self._take([layer.keys for layer in layers], [layer.values for layer in layers])
+
+    def _take(self, keys: list[Tensor], values: list[Tensor]) -> None:
+        same = len(keys) == len(self.keys) and all(map(operator.is_, keys, self.keys))
+        if not same or not all(map(operator.is_, values, self.values)):
+            self.keys, self.values = keys, values
+            self.ranges, self.shapes = Ranges((*keys, *values)), shapes_of((*keys, *values))
 
     def advance(self, cache: EncoderDecoderCache) -> None:
         """Let the cache say that the source was seen."""
@@ -189,6 +203,11 @@ class SourceMemory:
                 tell_sizes(layer, (keys, values))
                 layer.cumulative_length.add_(keys.shape[2])
             cache.is_updated[i] = True
+
+
+def shapes_of(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What decides which capture tensors are for."""
+    return tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
 
 def check_cache(cache: Any) -> None:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from ...frontend.capture import signature_of
 from ...ir.errors import InputError, SmeltError
-from ..calls import Call, CallReader
+from ..calls import CallReader
 from ..captures import Captures, Uncapturable
-from ..entry import Aliased, Entry
+from ..entry import Entry
 from ..options import Options
 from .caches import DecoderMemory, SourceMemory, Unfit
 from .inputs import CACHE, Arguments, kept_logits
-from .memory import nbytes_of
 from .report import CacheCounts
+from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
 from .step import CachedStep
-
-
-class _Form:
-    """Calls with the same arguments by name, and the same kinds of layers."""
-
-    def __init__(self, spec: pytree.TreeSpec, captures: Captures) -> None:
-        self.spec = spec
-        self.captures = captures
-        self.refused: dict[Any, str] = {}
-        self.copies: dict[Entry, list[int]] = {}
 
 
 class CachedCalls:
@@ -53,7 +42,7 @@ class CachedCalls:
         self._reader = CallReader(signature_of(self._step))
         self._arguments = Arguments(model)
         self._shapes = Shapes(model)
-        self._forms: dict[Any, _Form] = {}
+        self._forms: dict[Any, Form] = {}
         self._memory: weakref.WeakKeyDictionary[Any, DecoderMemory] = weakref.WeakKeyDictionary()
         self._sources: weakref.WeakKeyDictionary[Any, SourceMemory] = weakref.WeakKeyDictionary()
 
@@ -137,7 +126,8 @@ class CachedCalls:
         memory, source = self._memory_of(given[CACHE], given, batch, count)
         inputs = self._arguments.inputs(given, memory, batch, count)
         form = self._form(inputs, memory, source, count)
-        found = self._run(form, Call(form.spec, _leaves(inputs, memory, source)), memory)
+        check_apart(inputs, memory, source)
+        found = self._run(form, inputs, memory, source)
         memory.advance(count)
         if source is not None:
             source.advance(given[CACHE])
@@ -168,7 +158,7 @@ class CachedCalls:
         source.prepare(cache, batch, length, lambda: self._shapes.of(SOURCE, cross))
         return source
 
-    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int) -> _Form:
+    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int) -> Form:
         ranks = tuple((name, value.ndim if isinstance(value, Tensor) else None) for name, value in inputs.items())
         key = (ranks, count == 1, memory.kinds, None if source is None else source.filled)
         form = self._forms.get(key)
@@ -180,53 +170,44 @@ class CachedCalls:
             names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
             captures = Captures(self._step, replace(self.options, dynamic=dynamic), self._reader)
-            form = self._forms[key] = _Form(spec, captures)
+            form = self._forms[key] = Form(spec, captures)
         return form
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    def _run(self, form: _Form, call: Call, memory: DecoderMemory) -> Any:
-        entry, sizes = self._find(form, call)
+    def _run(self, form: Form, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> Any:
+        leaves = _leaves(inputs, memory, source)
+        found = self._find(form, inputs, leaves, (memory.shapes, source.shapes if source else ()))
         try:
-            found = entry.run(call.leaves, sizes)
-        except Aliased as reason:
-            raise Unfit(str(reason)) from None
+            result = found.run(leaves)
         except RuntimeError as error:
-            form.captures.withdraw(entry, call, error)
+            form.withdraw(found, leaves, error)
             raise
-        self._count(form, entry, call, memory)
-        return found
+        counts = self.counts
+        counts.calls += 1
+        counts.rewritten += found.rewritten
+        counts.moved += memory.take_copied()
+        counts.nbytes = memory.nbytes
+        return result
 
-    def _find(self, form: _Form, call: Call) -> tuple[Entry, Any]:
-        kind = tuple(leaf for leaf in call.leaves if not isinstance(leaf, Tensor))
-        if form.refused and kind in form.refused:
-            raise Unfit(form.refused[kind])
+    def _find(self, form: Form, inputs: Mapping[str, Any], leaves: list[Any], shapes: Any) -> Found:
+        if form.refused:
+            reason = form.refused.get(_constants(leaves))
+            if reason is not None:
+                raise Unfit(reason)
         try:
-            return form.captures.find(call)
+            return form.find(inputs, leaves, shapes)
         except (Uncapturable, SmeltError) as error:
             if self.options.fallback == "error" and not isinstance(error, InputError):
                 raise
-            form.refused[kind] = f"it cannot be captured: {str(error).splitlines()[0]}"
-            raise Unfit(form.refused[kind]) from error
-
-    def _count(self, form: _Form, entry: Entry, call: Call, memory: DecoderMemory) -> None:
-        counts = self.counts
-        counts.calls += 1
-        if memory.copied:
-            counts.moved += memory.take_copied()
-        copies = form.copies.get(entry)
-        if copies is None:
-            copies = form.copies[entry] = copied_inputs(entry)
-        counts.rewritten += sum(nbytes_of(call.leaves[place]) for place in copies)
-        counts.nbytes = memory.nbytes
+            reason = f"it cannot be captured: {str(error).splitlines()[0]}"
+            form.refused[_constants(leaves)] = reason
+            raise Unfit(reason) from error
 
 
-def copied_inputs(entry: Entry) -> list[int]:
-    """The leaves that a call writes by a copy after the kernels, because no kernel writes them in place."""
-    plan, capture = entry.executable.plan, entry.capture
-    tensors = [place for place, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
-    places = dict(zip(plan.graph.inputs, tensors, strict=True))
-    return [places[m.target] for m in plan.graph.mutations if m.target in places and not plan.is_in_place(m)]
+def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """The leaves that every call of a capture repeats."""
+    return tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
 
 
 def _leaves(inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> list[Any]:

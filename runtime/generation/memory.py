@@ -6,7 +6,9 @@ that grows or slides it is a view of a larger tensor, which kernels write in pla
 
 from __future__ import annotations
 
+import bisect
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,6 +233,28 @@ class StaticMemory(LayerMemory):
     def advance(self, count: int) -> None:
         """Count what a call wrote."""
         self.layer.cumulative_length.add_(count)
+
+
+class Ranges:
+    """The addresses that dense tensors lie at.
+
+    Attributes:
+        apart: whether no two of them share memory.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        found = sorted((t.data_ptr(), t.data_ptr() + nbytes_of(t)) for t in tensors if t.numel())
+        self._starts, self._ends = [start for start, _ in found], [end for _, end in found]
+        self.apart = all(end <= start for end, start in zip(self._ends, self._starts[1:], strict=False))
+
+    def holds(self, start: int, end: int) -> bool:
+        """Whether a range shares memory with one of the tensors, which are apart."""
+        at = bisect.bisect_left(self._starts, end) - 1
+        return start < end and at >= 0 and start < self._ends[at]
+
+    def meets(self, other: Ranges) -> bool:
+        """Whether one of the tensors shares memory with one of others."""
+        return any(map(self.holds, other._starts, other._ends))
 
 
 def tell_sizes(layer: Any, tensors: Pair) -> None:

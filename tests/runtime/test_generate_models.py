@@ -1,5 +1,6 @@
 """``generate`` of compiled models: 64 tokens as in eager, for each family and kind of cache, padded and not."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,14 +18,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers", "ign
 FAMILIES = [name for name in CONFIGS if name != "llama"]
 
 
+@cache
+def both(name: str) -> tuple[Any, Any]:
+    """A family compiled, and as it is."""
+    model = tiny(name)
+    return smelt.compile(model), model
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_are_those_of_eager(name: str) -> None:
     """From one capture for the prompt and one for each token, without a fallback, and no byte of a cache copied.
 
     Windows of 16 tokens fill up, and slide by far more than once.
     """
-    model: Any = tiny(name)
-    fast = smelt.compile(model)
+    fast, model = both(name)
     for kind in ("static", "dynamic"):
         # padded first: a mask is then always given, so that there are no captures without one
         inputs = prompts(name, padded=True)
@@ -40,8 +47,7 @@ def test_tokens_are_those_of_eager(name: str) -> None:
 
 def test_beams_and_lookup_in_a_sliding_window() -> None:
     """Sequences change places in a cache that slides; tokens are taken back from it."""
-    model: Any = tiny("mistral")
-    fast = smelt.compile(model)
+    fast, model = both("mistral")
     inputs = prompts("mistral", padded=True)
     for how in ({"num_beams": 3}, {"num_beams": 3, "cache_implementation": "static"}):
         assert torch.equal(tokens_of(fast, inputs, **how)[0], tokens_of(model, inputs, **how)[0])
@@ -52,8 +58,7 @@ def test_beams_and_lookup_in_a_sliding_window() -> None:
 
 def test_beams_with_a_source() -> None:
     """The cache of the source changes places as well."""
-    model: Any = tiny("t5")
-    fast = smelt.compile(model)
+    fast, model = both("t5")
     inputs = prompts("t5", padded=True)
     for how in ({"num_beams": 3}, {"num_beams": 3, "cache_implementation": "static"}):
         assert torch.equal(tokens_of(fast, inputs, **how)[0], tokens_of(model, inputs, **how)[0])
