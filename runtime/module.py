@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from .captures import Captures, Uncapturable
 from .dump import dump
 from .entry import Aliased, Entry, Sizes
 from .explain import Explanation, explain_module
+from .generation.model import generation_of
 from .options import Options
 from .paths import MISS
 from .report import Report, make_report
@@ -30,8 +32,8 @@ class CompiledModule(nn.Module):
     """A model compiled for inference. Made by ``smelt.compile``.
 
     It is called as the model was and returns what the model returns, without gradients. Parameters, buffers, submodules
-    and attributes are those of the model, which is ``original``; methods reached so, ``generate`` for one, run the
-    model itself. It may be called from several threads.
+    and attributes are those of the model, which is ``original``; methods reached so run the model itself, but for
+    ``generate`` of a transformers model, which runs compiled calls. It may be called from several threads.
 
     Copies and pickles hold the model, and are captured anew on their first call.
     """
@@ -50,6 +52,7 @@ class CompiledModule(nn.Module):
         reader = CallReader(signature)
         state.update(original=original, options=options, __doc__=original.__doc__)
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
+        state.update(_generation=generation_of(original, options, lambda part: CompiledModule(part, options)))
         if isinstance(original, nn.Module):
             state.update((name, original.__dict__[name]) for name in _SHARED)
         if signature is not None:
@@ -68,6 +71,10 @@ class CompiledModule(nn.Module):
             IndexError: an index was out of range.
         """
         self._check_mode()
+        if self._generation is not None:
+            found = self._generation.run(args, kwargs)
+            if found is not None:
+                return found
         captures: Captures = self._captures
         result = captures.paths.run(args, kwargs)
         if result is not MISS:
@@ -131,6 +138,8 @@ class CompiledModule(nn.Module):
     def entries(self) -> tuple[Entry, ...]:
         """The captures, oldest first; those of the parts where the model is split."""
         found = tuple(self._captures.entries if self._split is None else self._split.entries)
+        if self._generation is not None:
+            found += tuple(self._generation.entries)
         for entry in found:
             entry.complete()
         return found
@@ -167,10 +176,12 @@ class CompiledModule(nn.Module):
         Raises:
             CaptureError: the module was not called yet.
         """
-        self._latest()
+        caches = None if self._generation is None else self._generation.report()
+        if caches is None:
+            self._latest()
         split = None if self._split is None else self._split.reason
         name, target = self._captures.name, self.options.target
-        return make_report(name, target, self.entries, split)
+        return make_report(name, target, self.entries, split, caches)
 
     def explain(
         self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None, *, measure: bool = False
@@ -211,11 +222,15 @@ class CompiledModule(nn.Module):
         if self._split is not None:
             self.reset()
         self._captures.refresh()
+        if self._generation is not None:
+            self._generation.refresh()
 
     def reset(self) -> None:
         """Forget all captures: the next call makes one."""
         self._captures.reset()
         self.__dict__["_split"] = None
+        if self._generation is not None:
+            self._generation.reset()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights into the model, and refresh."""
@@ -255,7 +270,22 @@ class CompiledModule(nn.Module):
         original = self.__dict__.get("original")
         if original is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if name == "generate" and self._generation is not None:
+            return self._generate(getattr(original, name))
         return getattr(original, name)
+
+    def _generate(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's ``generate``, each call in it compiled."""
+
+        @functools.wraps(method)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self._check_mode()
+            assistant = kwargs.get("assistant_model")
+            if isinstance(assistant, CompiledModule) and assistant._generation is not None:
+                kwargs["assistant_model"] = assistant._generation.stand_in(assistant)
+            return self._generation.stand_in(self).generate(*args, **kwargs)
+
+        return generate
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self.original)})  # type: ignore[no-untyped-call]

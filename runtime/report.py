@@ -12,6 +12,7 @@ from ..ir.types import Dim, concrete, symbols_of
 from ..rewrites.check import Verdicts
 from ..rewrites.log import FUSE, PLACE
 from .entry import Entry
+from .generation.report import CacheReport
 from .kernels import KernelInfo
 from .quantized import QuantizationReport, quantization_lines, report_quantization
 from .target import Target
@@ -134,6 +135,7 @@ class Report:
         captures: one for each kind of calls, oldest first; for a split model, one for each part.
         recaptures: the guard that failed before each capture but the first.
         split: why the model is split into several graphs, with Python between them; None where it is one.
+        caches: what became of calls with a cache of keys and values; None where there was none.
     """
 
     model: str
@@ -141,6 +143,7 @@ class Report:
     captures: tuple[CaptureReport, ...]
     recaptures: tuple[str, ...] = ()
     split: str | None = None
+    caches: CacheReport | None = None
 
     @property
     def flops(self) -> int | None:
@@ -163,6 +166,8 @@ class Report:
         if self.split is not None:
             lines += _item("split", f"{len(self.captures)} graphs with Python between them: {_first_line(self.split)}")
         lines += [line for text in self.recaptures for line in _item("recaptured", text)]
+        if self.caches is not None:
+            lines += [line for label, text in self.caches.lines() for line in _item(label, text)]
         part = "part" if self.split is not None else "capture"
         for number, capture in enumerate(self.captures, 1):
             lines += ["", f"{part} {number} of {len(self.captures)}: {', '.join(capture.inputs) or 'no inputs'}"]
@@ -170,10 +175,12 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def make_report(model: str, target: Target, entries: Sequence[Entry], split: str | None) -> Report:
+def make_report(
+    model: str, target: Target, entries: Sequence[Entry], split: str | None, caches: CacheReport | None = None
+) -> Report:
     """The report on a model's captures."""
     recaptures = tuple(entry.refusal for entry in entries if entry.refusal)
-    return Report(model, str(target), tuple(map(report_entry, entries)), recaptures, split)
+    return Report(model, str(target), tuple(map(report_entry, entries)), recaptures, split, caches)
 
 
 def report_entry(entry: Entry) -> CaptureReport:

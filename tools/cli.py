@@ -197,6 +197,10 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Time generate with its caches, of zoo:gpt2 or zoo:llama: tokens a second.")
+    ] = False,
+    tokens: Annotated[int, typer.Option(min=2, help="With --decode: how many tokens to generate.")] = 64,
 ) -> None:
     """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
     # read when PyTorch is loaded: threads of others that spin would slow down whoever has the next turn
@@ -213,6 +217,7 @@ def bench(
         sweep=sweep or (),
         json_file=json_file,
         picture=plot,
+        decode=tokens if decode else 0,
     )
 
 

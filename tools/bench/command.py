@@ -17,6 +17,7 @@ from ..console import busy, emit_json, out
 from ..env import facts, version_of
 from ..errors import check_output
 from ..plot import draw, require_matplotlib
+from .decode import bench_decode, decode_heading, decode_record, decode_remarks, decode_table
 from .outcome import ROOF, Outcome
 from .peers import SMELT
 from .run import How, check_dtype, measure, parse_peers
@@ -38,8 +39,9 @@ def bench(
     sweep: Sequence[str] = (),
     json_file: Path | None = None,
     picture: Path | None = None,
+    decode: int = 0,
 ) -> None:
-    """Time models and print the outcomes; see ``smelt bench --help``.
+    """Time models and print the outcomes; see ``smelt bench --help``. ``decode`` is how many tokens to generate.
 
     Raises:
         VerifyError: a compiled model's result is not eager's, so that timing it means nothing.
@@ -49,6 +51,9 @@ def bench(
     for path in (json_file, picture):
         if path is not None and str(path) != "-":
             check_output(path)
+    if decode:
+        _bench_decode(specs, names, threads or usable_cores(), rounds, decode, json_file)
+        return
     if picture is not None:
         require_matplotlib()
     check_dtype(dtype)
@@ -75,6 +80,22 @@ def bench(
     if sizes is not None:
         out().print(summary(outcomes), markup=False)
     out().print(remarks(outcomes, roofs), style="dim", markup=False)
+
+
+def _bench_decode(
+    specs: Sequence[str], names: Sequence[str], threads: int, rounds: int, tokens: int, json_file: Path | None
+) -> None:
+    """Time ``generate``."""
+    outcomes = bench_decode(specs, names, threads, rounds, tokens)
+    if str(json_file) == "-":
+        emit_json(decode_record(outcomes))
+        return
+    if json_file is not None:
+        json_file.write_text(json.dumps(decode_record(outcomes), indent=1, default=str) + "\n", encoding="utf-8")
+    for outcome in outcomes:
+        out().print(decode_heading(outcome), style="bold", markup=False)
+        out().print(decode_table(outcome))
+    out().print(decode_remarks(outcomes), style="dim", markup=False)
 
 
 def _outcomes(specs: Sequence[str], names: Sequence[str], how: How, sizes: Sweep | None) -> Iterator[Outcome]:

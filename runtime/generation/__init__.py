@@ -1,0 +1,1 @@
+"""Calls of transformers models with a cache of keys and values, and ``generate`` through them."""

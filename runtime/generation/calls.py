@@ -1,0 +1,225 @@
+"""Calls of a transformers model with a cache: captured as a step on its tensors, which kernels write in place."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+from ...frontend.capture import signature_of
+from ...ir.errors import InputError, SmeltError
+from ..calls import CallReader
+from ..captures import Captures, Uncapturable
+from ..entry import Entry
+from ..options import Options
+from .caches import DecoderMemory, SourceMemory, Unfit
+from .inputs import CACHE, Arguments, kept_logits
+from .report import CacheCounts
+from .running import Form, Found, check_apart
+from .shapes import DECODER, SOURCE, Shapes
+from .step import CachedStep
+
+
+class CachedCalls:
+    """The calls of one model that have a cache.
+
+    Attributes:
+        counts: for the report.
+        asked: how many positions caches may need in the end; 0 where nobody knows.
+    """
+
+    def __init__(self, model: Any, options: Options) -> None:
+        self.model = model
+        self.options = options
+        self.counts = CacheCounts()
+        self.asked = 0
+        self._step = CachedStep(model)
+        self._reader = CallReader(signature_of(self._step))
+        self._arguments = Arguments(model)
+        self._shapes = Shapes(model)
+        self._forms: dict[Any, Form] = {}
+        self._memory: weakref.WeakKeyDictionary[Any, DecoderMemory] = weakref.WeakKeyDictionary()
+        self._sources: weakref.WeakKeyDictionary[Any, SourceMemory] = weakref.WeakKeyDictionary()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The captures."""
+        return [entry for form in self._forms.values() for entry in form.captures.entries]
+
+    def refresh(self) -> None:
+        """Take the model's weights as they are now."""
+        for form in self._forms.values():
+            form.captures.refresh()
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The model's output for a call with a cache, which is updated; None for a call without one.
+
+        A call that asks for a cache gets a new one, where it can be compiled.
+
+        Raises:
+            CaptureError, UnsupportedError: as for any call, where fallbacks are errors.
+            IndexError: an index was out of range, that of a position beyond a static cache for one.
+        """
+        given = self._arguments.named(args, kwargs)
+        cache = given.get(CACHE)
+        if cache is None:
+            return self._begin(given)
+        if not isinstance(cache, Cache):
+            return None
+        try:
+            return self._compiled(given)
+        except Unfit as reason:
+            self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
+        with torch.no_grad():
+            found = self.model(*args, **kwargs)
+        if self._shapes.learn(cache):
+            for form in self._forms.values():
+                form.refused.clear()
+        return found
+
+    def reorder(self, cache: Any, rows: Tensor) -> Any:
+        """Let sequence i of a cache continue what was sequence ``rows[i]`` [B], and return the cache."""
+        if rows.tolist() == list(range(len(rows))):
+            return cache
+        own = cache.self_attention_cache if type(cache) is EncoderDecoderCache else cache
+        memory = self._memory.get(own) if isinstance(own, Cache) else None
+        if memory is None or not memory.matches(own):
+            cache.reorder_cache(rows)
+            return cache
+        memory.reorder(rows)
+        if own is not cache:
+            cache.cross_attention_cache.reorder_cache(rows)
+        return cache
+
+    def _begin(self, given: dict[str, Any]) -> Any:
+        """The output of a call that makes a cache; None where it makes none, or cannot be compiled with one."""
+        config = self.model.config
+        wanted = given.get("use_cache")
+        if not (getattr(config, "use_cache", False) if wanted is None else wanted):
+            return None
+        if getattr(config, "add_cross_attention", False) or not hasattr(self.model, "generate"):
+            return None
+        own = config.get_text_config(decoder=True)
+        made = DynamicCache(config=own)
+        if self._arguments.has_source:
+            made = EncoderDecoderCache(made, DynamicCache(config=own))
+        try:
+            return self._compiled({**given, CACHE: made})
+        except Unfit:
+            return None
+
+    # --- one call -----------------------------------------------------------------------------------------------------
+
+    def _compiled(self, given: Mapping[str, Any]) -> Any:
+        """The output of a call that is compiled.
+
+        Raises:
+            Unfit: PyTorch must run it. The cache is as it was then.
+        """
+        self._arguments.check(given)
+        batch, count = self._arguments.tokens(given)
+        memory, source = self._memory_of(given[CACHE], given, batch, count)
+        inputs = self._arguments.inputs(given, memory, batch, count)
+        form = self._form(inputs, memory, source, count)
+        check_apart(inputs, memory, source)
+        found = self._run(form, inputs, memory, source)
+        memory.advance(count)
+        if source is not None:
+            source.advance(given[CACHE])
+        return _output(found, given)
+
+    def _memory_of(
+        self, cache: Any, given: Mapping[str, Any], batch: int, count: int
+    ) -> tuple[DecoderMemory, SourceMemory | None]:
+        """The tensors of a cache, with room for what the call writes."""
+        both = type(cache) is EncoderDecoderCache
+        if both != self._arguments.has_source:
+            raise Unfit(f"{type(cache).__name__} is not what this model's decoder takes")
+        own = cache.self_attention_cache if both else cache
+        self._shapes.fill(own)
+        memory = self._memory.get(own)
+        if memory is None or not memory.matches(own):
+            memory = self._memory[own] = DecoderMemory(own)
+        memory.prepare(batch, count, self.asked, lambda: self._shapes.of(DECODER, own))
+        return memory, self._source_of(cache, given, batch) if both else None
+
+    def _source_of(self, cache: EncoderDecoderCache, given: Mapping[str, Any], batch: int) -> SourceMemory:
+        cross = cache.cross_attention_cache
+        self._shapes.fill(cross)
+        source = self._sources.get(cache)
+        if source is None:
+            source = self._sources[cache] = SourceMemory(cross)
+        length = self._arguments.source_length(given)
+        source.prepare(cache, batch, length, lambda: self._shapes.of(SOURCE, cross))
+        return source
+
+    def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int) -> Form:
+        ranks = tuple((name, value.ndim if isinstance(value, Tensor) else None) for name, value in inputs.items())
+        key = (ranks, count == 1, memory.kinds, None if source is None else source.filled)
+        form = self._forms.get(key)
+        if form is None:
+            slot = torch.tensor(memory.slot)
+            args = (dict(inputs), memory.keys, memory.values, slot, memory.kinds)
+            rest = (source.keys, source.values, source.filled) if source else ([], [], False)
+            spec = self._reader.read((*args, *rest), {}).spec
+            names = self._arguments.sizes(inputs, memory, source, count)
+            dynamic = False if self.options.dynamic is False else names
+            captures = Captures(self._step, replace(self.options, dynamic=dynamic), self._reader)
+            form = self._forms[key] = Form(spec, captures)
+        return form
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def _run(self, form: Form, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> Any:
+        leaves = _leaves(inputs, memory, source)
+        found = self._find(form, inputs, leaves, (memory.shapes, source.shapes if source else ()))
+        try:
+            result = found.run(leaves)
+        except RuntimeError as error:
+            form.withdraw(found, leaves, error)
+            raise
+        counts = self.counts
+        counts.calls += 1
+        counts.rewritten += found.rewritten
+        counts.moved += memory.take_copied()
+        counts.nbytes = memory.nbytes
+        return result
+
+    def _find(self, form: Form, inputs: Mapping[str, Any], leaves: list[Any], shapes: Any) -> Found:
+        if form.refused:
+            reason = form.refused.get(_constants(leaves))
+            if reason is not None:
+                raise Unfit(reason)
+        try:
+            return form.find(inputs, leaves, shapes)
+        except (Uncapturable, SmeltError) as error:
+            if self.options.fallback == "error" and not isinstance(error, InputError):
+                raise
+            reason = f"it cannot be captured: {str(error).splitlines()[0]}"
+            form.refused[_constants(leaves)] = reason
+            raise Unfit(reason) from error
+
+
+def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """The leaves that every call of a capture repeats."""
+    return tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
+
+
+def _leaves(inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> list[Any]:
+    """The leaves of the step's arguments, in the order of its signature."""
+    leaves = [*inputs.values(), *memory.keys, *memory.values, torch.tensor(memory.slot), memory.kinds]
+    return [*leaves, *source.keys, *source.values, source.filled] if source else [*leaves, False]
+
+
+def _output(found: Any, given: Mapping[str, Any]) -> Any:
+    """A step's output as the model's: with the cache, and the logits that were asked for."""
+    keep = kept_logits(given)
+    if keep and found.logits.shape[1] > keep:
+        found["logits"] = found.logits[:, -keep:]
+    found[CACHE] = given[CACHE]
+    return found.to_tuple() if given.get("return_dict") is False else found

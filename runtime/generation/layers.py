@@ -1,0 +1,73 @@
+"""The caches that a model sees while a call with a cache is traced: tensors that are written in place, at a slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, EncoderDecoderCache, StaticLayer
+
+FULL, SLIDING = "f", "s"
+
+
+class StepLayer(StaticLayer):  # type: ignore[misc]
+    """The cache of one layer during one call: keys and values [B, H, capacity, D], written from ``slot`` [] int64 on.
+
+    A slot is a place in these tensors. Causal masks compare slots, which are as far from each other as positions are.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
+        super().__init__(max_cache_len=keys.shape[2])
+        self.keys, self.values, self.slot = keys, values, slot
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write keys and values [B, H, Q, D]; all slots are returned."""
+        slots = torch.arange(key_states.shape[2], device=self.device) + self.slot
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> Any:
+        """How many slots come before this call's."""
+        return self.slot
+
+
+class SlidingStepLayer(StepLayer):
+    """The same for a layer that sees the last positions only: its mask says which."""
+
+    is_sliding = True
+
+
+class SourceLayer(StepLayer):
+    """Keys and values of the source, as many as there are slots: written by the first call, then read."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write keys and values [B, H, S, D], all slots."""
+        slots = torch.arange(key_states.shape[2], device=self.device)
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> Any:
+        """How many positions the source has."""
+        return self.keys.shape[2]
+
+
+_KINDS = {FULL: StepLayer, SLIDING: SlidingStepLayer}
+
+
+def step_cache(keys: list[Tensor], values: list[Tensor], slot: Tensor, kinds: str) -> Cache:
+    """The cache of a decoder; ``kinds`` is a letter for each layer."""
+    layers = [_KINDS[kind](k, v, slot) for kind, k, v in zip(kinds, keys, values, strict=True)]
+    return Cache(layers=layers)
+
+
+def with_source(cache: Cache, keys: list[Tensor], values: list[Tensor], slot: Tensor, filled: bool) -> Cache:
+    """The same with the source's keys and values; ``filled`` where an earlier call wrote them."""
+    source = Cache(layers=[SourceLayer(k, v, slot) for k, v in zip(keys, values, strict=True)])
+    both = EncoderDecoderCache(cache, source)
+    both.is_updated = dict.fromkeys(range(len(keys)), filled)
+    return both

@@ -1,0 +1,93 @@
+"""What a compiled transformers model does besides plain calls: calls with a cache, and ``generate``.
+
+transformers is imported only where the model is one of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ...frontend.capture import signature_of
+from ..options import Options
+from .report import CacheReport
+
+if TYPE_CHECKING:
+    from .calls import CachedCalls
+
+
+class Generation:
+    """The calls with a cache of one model, and what runs its ``generate``.
+
+    Args:
+        compile_part: compiles a part of the model, its encoder.
+    """
+
+    def __init__(self, model: nn.Module, options: Options, compile_part: Callable[[nn.Module], Any]) -> None:
+        self.model = model
+        self.options = options
+        self._compile_part = compile_part
+        self._calls: CachedCalls | None = None
+        self._encoder: Any = None
+
+    @property
+    def calls(self) -> CachedCalls:
+        """The calls with a cache."""
+        if self._calls is None:
+            from .calls import CachedCalls
+
+            self._calls = CachedCalls(self.model, self.options)
+        return self._calls
+
+    def report(self) -> CacheReport | None:
+        """What became of such calls; None where there was none."""
+        found = None if self._calls is None else self._calls.counts.report()
+        return found if found is not None and (found.calls or found.passed) else None
+
+    @property
+    def entries(self) -> list[Any]:
+        """The captures of such calls, those of the encoder that ``generate`` called first."""
+        encoder = [] if self._encoder is None else list(self._encoder.entries)
+        return [*encoder, *([] if self._calls is None else self._calls.entries)]
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The model's output for a call that has a cache, or makes one; None for any other call."""
+        return self.calls.run(args, kwargs)
+
+    def encoder(self, found: nn.Module) -> Any:
+        """The model's encoder compiled."""
+        if self._encoder is None or self._encoder.original is not found:
+            self._encoder = self._compile_part(found)
+        return self._encoder
+
+    def refresh(self) -> None:
+        """Take the weights as they are now."""
+        if self._calls is not None:
+            self._calls.refresh()
+        if self._encoder is not None:
+            self._encoder.refresh()
+
+    def reset(self) -> None:
+        """Forget all captures."""
+        self._calls = self._encoder = None
+
+    def stand_in(self, call: Callable[..., Any]) -> Any:
+        """The model as ``generate`` sees it, called by ``call``."""
+        from .standin import stand_in
+
+        return stand_in(self.model, call, self)
+
+
+def generation_of(
+    model: Callable[..., Any], options: Options, compile_part: Callable[[nn.Module], Any]
+) -> Generation | None:
+    """What a model does with caches; None for one that is not of transformers, or takes no cache."""
+    transformers = sys.modules.get("transformers.modeling_utils")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return None
+    signature = signature_of(model)
+    takes_cache = signature is not None and "past_key_values" in signature.parameters
+    return Generation(model, options, compile_part) if takes_cache else None

@@ -1,0 +1,50 @@
+"""A model as a function of tokens and cache tensors, which is what a call with a cache is captured as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from .layers import step_cache, with_source
+
+
+class CachedStep(nn.Module):
+    """A transformers model whose cache is given as tensors. It has no state of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.__name__ = f"{type(model).__name__} with a cache"
+        self.training = False
+
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        keys: list[Tensor],
+        values: list[Tensor],
+        slot: Tensor,
+        kinds: str,
+        source_keys: list[Tensor],
+        source_values: list[Tensor],
+        filled: bool,
+    ) -> Any:
+        """The model's output without its cache.
+
+        Args:
+            inputs: the model's arguments but for the cache; ``encoder_outputs`` is the tensor [B, S, width].
+            keys, values: of each layer, [B, H, capacity, D]; written from ``slot`` [] int64 on.
+            kinds: a letter for each layer, see :mod:`.layers`.
+            source_keys, source_values: of each layer, [B, H, S, D]; empty for a model without a source. They are
+                written where they are not ``filled``.
+        """
+        cache = step_cache(keys, values, slot, kinds)
+        if source_keys:
+            cache = with_source(cache, source_keys, source_values, slot, filled)
+        inputs = dict(inputs)
+        if "encoder_outputs" in inputs:
+            inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=inputs["encoder_outputs"])
+        found = self.model(**inputs, past_key_values=cache, use_cache=True, return_dict=True)
+        return type(found)(**{name: value for name, value in found.items() if name != "past_key_values"})
