@@ -13,10 +13,10 @@ import sympy
 import torch
 from torch import Tensor
 
-from ..codegen.tvm.packing import memory, pack_panels
+from ..codegen.tvm.packing import memory, panels_of
 from ..ir import ops
 from ..ir.graph import Graph, Mutation
-from ..ir.interpret import evaluate, interpret
+from ..ir.interpret import interpret
 from ..ir.node import Node, Trait, through_views
 from ..ir.types import concrete
 from ..rewrites.check import Verdicts
@@ -27,6 +27,7 @@ from .direct import direct
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 from .tensors import ALIGNMENT, is_dense
+from .weights import Values
 
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
 PACKERS = 2  # threads that pack weights: more gain nothing, since memory limits them
@@ -94,7 +95,7 @@ class Executable:
         self._direct = direct(self.plan)
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._packed: dict[int, Tensor] = {}
-        self._values: dict[str, Tensor] = {}
+        self._values: Values
         self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
 
@@ -104,14 +105,13 @@ class Executable:
         """Take the weights as they are now: derived ones are computed and packed ones packed again."""
         with self._lock, torch.no_grad():
             self.weights = weights
-            values = dict(weights)
-            for name, node in self.derived.items():
-                (values[name],) = evaluate([node], values)
-            self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
+            self._values = Values(self.plan, weights, self.derived)
             self.weight_errors = None
-            buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
+            work: list[Callable[[], None]] = []
+            self._packed = {b.position: self._pack(b, work) for b in self.plan.buffers if b.place is Place.WEIGHT}
             with ThreadPoolExecutor(PACKERS) as pool:  # copies hold no lock of Python's
-                self._packed = dict(zip((b.position for b in buffers), pool.map(self._pack, buffers), strict=True))
+                for _ in pool.map(lambda fill: fill(), work):
+                    pass
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             self._bindings.clear()
 
@@ -120,17 +120,19 @@ class Executable:
         """The weights that the final graph reads, by name: the model's, and those computed at load."""
         return self._values
 
-    def _is_read(self, name: str) -> bool:
-        """Whether a weight is the model's or read by the graph, and not only a step to another one."""
-        return name not in self.derived or any(b.name == name for b in self.plan.buffers)
-
-    def _pack(self, buffer: Buffer) -> Tensor:
-        value = self._values[buffer.name]
-        if value.numel() == 0:
-            return _stand_in(value)
+    def _pack(self, buffer: Buffer, work: list[Callable[[], None]]) -> Tensor:
+        """The memory of a weight; what fills it is added to ``work``."""
+        if buffer.packing is None and self._values.is_joined(buffer.name):
+            return torch.zeros(1, dtype=buffer.type.dtype)  # which nothing reads
+        parts = self._values.parts(buffer.name)
+        if 0 in parts[0].shape:
+            return _stand_in(parts[0])
         if buffer.packing is None:
-            return value if is_dense(value) else value.contiguous().clone()
-        return pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout)
+            return parts[0] if is_dense(parts[0]) else parts[0].contiguous().clone()
+        transposed = buffer.packing.transposed
+        panels, fill = panels_of([x.T if transposed else x for x in parts], buffer.packing.layout)
+        work.extend(fill)
+        return panels
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""

@@ -33,7 +33,7 @@ def folder() -> Path:
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> tuple[Any, ...]:
+def load_libraries() -> tuple[Any, ...]:
     """TVM's libraries in the process, as its package loads them; a library is in a process once."""
     paths = [folder() / "lib"]
     kinds = (("tvm_runtime", "RTLD_GLOBAL"), ("tvm_compiler", "RTLD_LOCAL"))
@@ -42,7 +42,7 @@ def _libraries() -> tuple[Any, ...]:
 
 def global_function(name: str) -> Any:
     """A function that TVM's libraries register."""
-    _libraries()
+    load_libraries()
     return tvm_ffi.get_global_func(name)
 
 
@@ -59,7 +59,7 @@ def host_cpu() -> str:
 
 def load(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Host functions of a library that ``build`` made and ``export_library`` wrote."""
-    _libraries()
+    load_libraries()
     library = tvm_ffi.load_module(str(path))
     return {name: library[name] for name in names}
 
