@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from .dynamo_backend import compile_fx
 from .entry import Entry
 from .options import Options
 
@@ -35,6 +34,8 @@ class SplitModel:
             return self._run(*args, **kwargs)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        from .dynamo_backend import compile_fx  # Dynamo takes longer to import than all else of a warm start
+
         function = compile_fx(gm, example_inputs, self._options)
         self.entries.append(function.entry)
         return function
