@@ -79,10 +79,11 @@ def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repe
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
     with tracing(request.module) as branches:
-        found = _with_equal_layers(request, examples, branches, notes, repeats) if repeats else None
-        if found is not None:
-            return found
-        branches.clear()
+        while repeats:
+            found = _with_equal_layers(request, examples, branches, notes, repeats)
+            if found is not None:
+                return found
+            branches.clear()
         program = _export(request, examples)
         try:
             return build(request, program, branches, notes)

@@ -68,12 +68,29 @@ class _TypeOf(NamedTuple):
         return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What a layer is called with: the structure of its arguments, the types of its tensors, PyTorch's settings."""
+
+    structure: Any
+    types: tuple[_TypeOf, ...]
+    modes: tuple[Any, ...]
+
+    def key(self) -> Any:
+        """What equal calls have in common now: sizes that the trace found to be one since are one."""
+        return (self.structure, tuple(type_.key() for type_ in self.types), self.modes)
+
+
 @dataclass
 class _Template:
-    """The first call of its kind: what it got, what it read, what it gave."""
+    """The first call of its kind: what it got, what it read, what it gave.
+
+    ``key`` is that of what it got, as it was then.
+    """
 
     number: int
-    given: Any
+    given: _Given
+    key: Any
     reads: Reads
     result: Any = None
     types: list[_TypeOf] = field(default_factory=list)
@@ -90,6 +107,7 @@ class Repeats:
 
     def __init__(self, module: nn.Module) -> None:
         self._layers = dict(_candidates(module))
+        self._unify = True
         self._start()
 
     def _start(self) -> None:
@@ -98,14 +116,18 @@ class Repeats:
         self._templates: dict[Any, list[_Template]] = defaultdict(list)
         self._again: dict[int, _Template] = {}
         self._busy = False
+        self._unified = False
 
     def __bool__(self) -> bool:
         """Whether the module has layers that may be equal."""
         return bool(self._layers)
 
     def give_up(self) -> None:
-        """Take no layers for equal any more."""
-        self._layers = {}
+        """Take fewer layers for equal: only those whose sizes were the same when they were called, or else none."""
+        if self._unified and self._unify:
+            self._unify = False
+        else:
+            self._layers = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -145,9 +167,9 @@ class Repeats:
         key = _key((args, tuple(kwargs.items())), tensors)
         if key is None or not tensors or not is_plain(layer):
             return original(*args, **kwargs)
-        given = (key, tuple(type_of(t).key() for t in tensors), _modes())
+        given = _Given(key, tuple(map(type_of, tensors)), _modes())
         group, path = self._layers[layer]
-        template = next((t for t in self._templates[group] if t.given == given and t.reads.same(layer)), None)
+        template = self._template(group, given, layer)
         number = next(_NUMBERS)
         self.calls[number] = LayerCall(path, None if template is None else template.number)
         if template is not None and template.confirmed:
@@ -155,16 +177,31 @@ class Repeats:
             made = torch.ops.smelt.layer_again(tensors, number)
             return _mapped(template.result, lambda slot: tensors[slot.position] if slot.given else made[slot.position])
         begun = torch.ops.smelt.layer_begin(tensors, number)
+        called_with = given.key()
         found, reads = self._run(layer, original, args, kwargs, tensors, begun)
         result, new, types = self._result(layer, found, begun)
         if template is None:
-            self._templates[group].append(_Template(number, given, reads, result, types))
+            self._templates[group].append(_Template(number, given, called_with, reads, result, types))
         else:
             template.confirmed = True
             alike = (_key(template.result, [], RESULTS), [t.key() for t in template.types])
             self.broken = self.broken or alike != (_key(result, [], RESULTS), [t.key() for t in types])
         made = torch.ops.smelt.layer_end(new, number) if new else []
         return _mapped(result, lambda slot: tensors[slot.position] if slot.given else made[slot.position])
+
+    def _template(self, group: Any, given: _Given, layer: nn.Module) -> _Template | None:
+        """The template of a call, if there is one.
+
+        The first layer of many has a mask whose sizes the trace takes for others than those of its tokens, until
+        attention adds them: they are one from then on.
+        """
+        key = given.key()
+        for template in self._templates[group]:
+            same = key == template.key or (self._unify and key == template.given.key())
+            if same and template.reads.same(layer):
+                self._unified = self._unified or key != template.key
+                return template
+        return None
 
     def _run(
         self, layer: nn.Module, original: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], begun: list[Tensor]

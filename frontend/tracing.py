@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import warnings
@@ -17,6 +18,11 @@ from .branches import Branch, recorded_branches
 from .places import located
 
 _ONE_AT_A_TIME = threading.RLock()
+
+
+def load_tracer() -> None:
+    """Import what ``torch.export`` imports when it is first called, which takes a sixth of a second."""
+    importlib.import_module("torch.export._trace")
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_put_off: list[None] = []  # one for each block that put it off
+
 
 @contextmanager
 def no_collection() -> Iterator[None]:
@@ -14,10 +16,19 @@ def no_collection() -> Iterator[None]:
     A process that holds a model has millions of objects, and tracing makes many more that are kept: each full
     collection takes a third of a second and frees next to nothing. It is put off for all threads.
     """
-    enabled = gc.isenabled()
+    if not gc.isenabled():
+        yield
+        return
     gc.disable()
+    _put_off.append(None)
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        _put_off.pop()
+        gc.enable()
+
+
+def collect_young() -> None:
+    """Collect what was made since collection was put off: for when there is time. Nothing where it was not."""
+    if _put_off:
+        gc.collect(0)

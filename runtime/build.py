@@ -9,6 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..codegen.program import Program
 from ..codegen.schedule import Schedule
 from ..frontend.capture import Capture, Fallback
 from ..ir import ops
+from ..ir.collection import collect_young
 from ..ir.errors import BackendError
 from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
@@ -33,7 +35,7 @@ from .executable import Executable
 from .kernels import KernelInfo, KernelTable, describe, legalise
 from .linker import LINKER_ADVICE, find_linker
 from .plan import KernelStep, Plan, TorchStep, make_plan
-from .target import Target
+from .target import Target, usable_cores
 
 
 class Cache(Protocol):
@@ -61,6 +63,16 @@ class Compilation:
         start = time.perf_counter()
         yield
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def meanwhile(self, name: str, task: Callable[[], Any]) -> Iterator[Future[Any]]:
+        """Do a task in another thread; its stage takes as long as the end of the block must wait for it."""
+        self.timings[name] = 0.0  # in the order in which stages begin
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(task)
+            yield done
+            with self.stage(name):
+                done.exception()
 
     def keep(self, name: str, graph: Graph) -> Graph:
         """Remember the graph after a stage; verified when asked."""
@@ -116,14 +128,12 @@ def build_executable(
     if checker is not None:
         with work.stage("check"):
             checker.lowered(fused, graph, plan, context.derived)
-    with work.stage("codegen"):
-        hosts = (native or native_hosts)(plan, target, cache)
-    with work.stage("pack"):
+    with work.meanwhile("codegen", lambda: (native or native_hosts)(plan, target, cache)) as hosts, work.stage("pack"):
         executable = Executable(
             plan=plan,
             weights=capture.weights,
             derived=context.derived,
-            hosts=hosts,
+            hosts=(),
             graphs=work.graphs,
             kernels=kernel_infos(plan),
             fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
@@ -131,8 +141,11 @@ def build_executable(
             fusion=report,
             timings=work.timings,
             quantized=quantized,
-            prepare=thread_pool(target.threads) if any(not isinstance(h, TorchStep) for h in hosts) else None,
         )
+        collect_young()  # what tracing left, while kernels are compiled
+    executable.hosts = hosts.result()
+    if any(not isinstance(host, TorchStep) for host in executable.hosts):
+        executable.prepare = thread_pool(target.threads)
     if checker is not None:
         checker.placed(executable)
     return executable
@@ -164,42 +177,72 @@ def native_hosts(plan: Plan, target: Target, cache: Cache | None = None) -> list
     return [library[f"main{i}"] if isinstance(s, list) else s for i, s in enumerate(segments)]
 
 
+def expect_kernels(target: Target, cache: Cache | None) -> None:
+    """Say that kernels will be needed: a process that compiles them makes itself ready while a model is captured.
+
+    Without a cache, and where nothing can link, kernels are compiled in this process, in memory.
+    """
+    if cache is not None and target.kind == "cpu" and usable_cores() > 1 and find_linker() is not None:
+        # imported here: only a target that runs on TVM needs it
+        from ..codegen.tvm.service import service
+
+        service().start()
+
+
 def _library(
     plan: Plan, native: Mapping[str, Sequence[KernelStep]], target: Target, cache: Cache | None
 ) -> Mapping[str, Any]:
     # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.kernel import version
     from ..codegen.tvm.loading import load_tvm
-
-    load_tvm()
-    from ..codegen.tvm import module
+    from ..codegen.tvm.native import load
 
     sources, hosts = _made_of(plan, native)
-    key = _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+    key = _digest([*sources, repr(hosts), target.fingerprint, version()])
     kept = cache.get(key) if cache is not None else None
     if kept is not None:
         try:
-            return module.load(kept, list(native))
+            return load(kept, list(native))
         except Exception as error:  # whatever the dynamic linker or TVM raises: the kernels are built again
             warnings.warn(f"kept kernels cannot be loaded and are built again: {error}", stacklevel=2)
-    built = module.build(sources, hosts, target.cpu)
-    kept = None if cache is None else cache.put(key, built.export_library)
+    kept = None if cache is None else cache.put(key, lambda path: _make_library(sources, hosts, target, path))
     if kept is not None:
         # whatever the dynamic linker raises: the code is compiled once more, in memory
         with suppress(Exception):
-            return module.load(kept, list(native))
+            return load(kept, list(native))
+    load_tvm()
+    from ..codegen.tvm.module import build
+
+    built = build(sources, hosts, target.cpu)
     return {name: built[name] for name in native}
+
+
+def _make_library(sources: Sequence[str], hosts: Sequence[Any], target: Target, path: Path) -> None:
+    """Compile kernels and host functions to a shared library, by the process for that where it runs."""
+    from ..codegen.tvm.loading import load_tvm
+    from ..codegen.tvm.service import service
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "kernels.so"
+        compiler = service()
+        if not compiler.is_running or not compiler.make_library(sources, hosts, target.cpu, made, usable_cores()):
+            load_tvm()
+            from ..codegen.tvm.parts import make_library
+
+            make_library(sources, hosts, target.cpu, made)
+        shutil.copyfile(made, path)
 
 
 def library_key(plan: Plan, target: Target) -> str | None:
     """What the cache keeps the native code of a plan under; None where it has none."""
     # imported here: only a target that runs on TVM needs it
-    from ..codegen.tvm import module
+    from ..codegen.tvm.kernel import version
 
     native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
     if not native:
         return None
     sources, hosts = _made_of(plan, native)
-    return _digest([*sources, repr(hosts), target.fingerprint, module.version()])
+    return _digest([*sources, repr(hosts), target.fingerprint, version()])
 
 
 def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> bytes | None:
@@ -211,12 +254,6 @@ def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> by
     native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
     if not native:
         return None
-    # imported here: only a target that runs on TVM needs it
-    from ..codegen.tvm.loading import load_tvm
-
-    load_tvm()
-    from ..codegen.tvm import module
-
     key = library_key(plan, target)
     kept = cache.get(key) if cache is not None and key is not None else None
     if kept is not None:
@@ -224,10 +261,9 @@ def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> by
     if find_linker() is None:
         raise BackendError(f"kernels cannot be made into a library: {LINKER_ADVICE}")
     sources, hosts = _made_of(plan, native)
-    built = module.build(sources, hosts, target.cpu)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"
-        built.export_library(str(path))
+        _make_library(sources, hosts, target, path)
         if cache is not None and key is not None:
             cache.put(key, lambda to: shutil.copyfile(path, to))
         return path.read_bytes()
@@ -235,12 +271,12 @@ def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> by
 
 def _made_of(plan: Plan, native: Mapping[str, Sequence[KernelStep]]) -> tuple[list[str], list[Any]]:
     """The sources of a plan's kernels, and the host functions that call them."""
-    from ..codegen.tvm import module
+    from ..codegen.tvm.host import Call, Host
 
     kernels = {s.kernel.name: s.kernel for steps in native.values() for s in steps}
     symbols = tuple(r.symbol for r in plan.graph.symbols)
     hosts = [
-        module.Host(name, tuple(module.Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
+        Host(name, tuple(Call(s.kernel.name, s.buffers) for s in steps), len(plan.buffers), symbols)
         for name, steps in native.items()
     ]
     return [k.source for k in kernels.values()], hosts

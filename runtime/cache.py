@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from ..ir.errors import CacheError
+from ..ir.errors import BackendError, CacheError
 from .linker import LINKER_ADVICE, find_linker
 from .manifest import FORMAT, Manifest, digest_of, fault_of
 
@@ -76,12 +76,17 @@ class KernelCache:
         """Keep the library that ``build`` writes to the path it is given, and return where it lies.
 
         None where it cannot be kept; the reason is said once. ``build`` is not called where it would be in vain.
+
+        Raises:
+            BackendError: ``build`` cannot compile what it was to write.
         """
         _check_key(key)
         if not self._usable() or not self._can_link():
             return None
         try:
             return self._put(key, build)
+        except BackendError:  # the kernels cannot be compiled, kept or not
+            raise
         except CacheError as error:
             self.say("put", str(error))
         except Exception as error:

@@ -18,7 +18,7 @@ from ..frontend.export import capture
 from ..ir.collection import no_collection
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
-from .build import build_executable
+from .build import build_executable, expect_kernels
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
 from .executable import Executable
@@ -165,6 +165,7 @@ class Captures:
 
     def _make(self, call: Call, refusal: str) -> Entry:
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+        expect_kernels(self.options.target, self.options.open_cache())
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback
         try:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import sympy
 import torch
 from torch import Tensor
 
-from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, pack_panels
+from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, panels_of
 from ..ir import ops
 from ..ir.errors import GraphError
 from ..ir.graph import Graph, Mutation
-from ..ir.interpret import evaluate, interpret
+from ..ir.interpret import interpret
 from ..ir.node import Node, Trait, through_views
 from ..ir.types import concrete
 from ..rewrites.check import Verdicts
@@ -30,6 +29,7 @@ from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
 from .shared import shared
 from .tensors import ALIGNMENT, is_dense
+from .weights import Values
 
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
 PACKERS = 2  # threads that pack weights: more gain nothing, since memory limits them
@@ -104,7 +104,7 @@ class Executable:
         self._arena_base, self._arena_bytes = -1, -1  # where intermediates begin, and how many bytes they may take
         self._packed: dict[int, Tensor] = {}
         self._shares: list[Any] = []  # what keeps the packed weights that other executables have too
-        self._values: dict[str, Tensor] = {}
+        self._values: Values
         self._written: list[tuple[Tensor, Tensor]] = []
         self.refresh(self.weights)
 
@@ -114,17 +114,20 @@ class Executable:
         """Take the weights as they are now: derived ones are computed and packed ones packed again."""
         with self._lock, torch.no_grad():
             self.weights = weights
-            values = dict(weights)
-            for name, node in self.derived.items():
-                (values[name],) = evaluate([node], values)
-            self._values = {name: value.detach() for name, value in values.items() if self._is_read(name)}
+            self._values = Values(self.plan, weights, self.derived)
             self.weight_errors = None
             buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
-            nbytes = sum(self._values[b.name].nbytes for b in buffers if b.packing is not None)
-            pack = partial(self._pack, pool=Pool() if nbytes >= HUGE_PAGE else None)
-            before, self._shares = self._shares, []
+            packed = [b for b in buffers if b.packing is not None]
+            nbytes = sum(part.nbytes for b in packed for part in self._values.parts(b.name))
+            memory_of, work = Pool() if nbytes >= HUGE_PAGE else None, list[Callable[[], None]]()
+            self._packed = {b.position: self._pack(b, memory_of, work) for b in buffers}
             with ThreadPoolExecutor(PACKERS) as threads:  # copies hold no lock of Python's
-                self._packed = dict(zip((b.position for b in buffers), threads.map(pack, buffers), strict=True))
+                for _ in threads.map(lambda fill: fill(), work):
+                    pass
+            before, self._shares = self._shares, []
+            for b in packed:
+                self._packed[b.position], share = self._once(self._packed[b.position])
+                self._shares.append(share)
             del before
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
             for binding in self._bindings.values():
@@ -136,20 +139,23 @@ class Executable:
         """The weights that the final graph reads, by name: the model's, and those computed at load."""
         return self._values
 
-    def _is_read(self, name: str) -> bool:
-        """Whether a weight is the model's or read by the graph, and not only a step to another one."""
-        return name not in self.derived or any(b.name == name for b in self.plan.buffers)
-
-    def _pack(self, buffer: Buffer, pool: Pool | None) -> Tensor:
-        value = self._values[buffer.name]
-        if value.numel() == 0:
-            return _stand_in(value)
+    def _pack(self, buffer: Buffer, pool: Pool | None, work: list[Callable[[], None]]) -> Tensor:
+        """The memory of a weight; what fills it is added to ``work``."""
+        if buffer.packing is None and self._values.is_joined(buffer.name):
+            return torch.zeros(1, dtype=buffer.type.dtype)  # which nothing reads
+        parts = self._values.parts(buffer.name)
+        if 0 in parts[0].shape:
+            return _stand_in(parts[0])
         if buffer.packing is None:
-            return value if is_dense(value) else value.contiguous().clone()
-        packed = pack_panels(value.T if buffer.packing.transposed else value, buffer.packing.layout, pool)
-        found, share = shared(packed)
-        self._shares.append(share)
-        return found
+            return parts[0] if is_dense(parts[0]) else parts[0].contiguous().clone()
+        transposed = buffer.packing.transposed
+        panels, fill = panels_of([x.T if transposed else x for x in parts], buffer.packing.layout, pool)
+        work.extend(fill)
+        return panels
+
+    def _once(self, panels: Tensor) -> tuple[Tensor, Any]:
+        """Packed weights that another executable may have too, and what keeps them."""
+        return shared(panels)
 
     def _copied(self, mutation: Mutation) -> tuple[Tensor, Tensor] | None:
         """A weight that is changed in place and the copy that kernels have of it, where there is one."""

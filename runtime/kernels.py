@@ -215,9 +215,6 @@ def label_of(region: Graph) -> str:
 
 def _emitter() -> Callable[[str, Program, Schedule], str]:
     # imported when a target asks for it: the GPU path runs on a machine without TVM
-    from ..codegen.tvm.loading import load_tvm
-
-    load_tvm()
-    from ..codegen.tvm.module import kernel_text
+    from ..codegen.tvm.kernel import kernel_text
 
     return kernel_text

@@ -87,6 +87,7 @@ class Plan:
         live: for each buffer in the arena, the steps that write it first and read it last.
         written: for each result that the caller gets, the step that writes it.
         reuse: for results that may lie in an operand's memory, the operand's buffer.
+        unread: the buffers of weights that nothing reads: kernels read packed copies only.
     """
 
     graph: Graph
@@ -96,6 +97,7 @@ class Plan:
     live: dict[int, tuple[int, int]] = field(default_factory=dict)
     written: dict[int, int] = field(default_factory=dict)
     reuse: dict[int, int] = field(default_factory=dict)
+    unread: frozenset[int] = frozenset()
 
     def owners(self) -> dict[int, Node]:
         """The value in each buffer, by position; of scratch memory, the node whose kernel it is lent to."""
@@ -157,6 +159,7 @@ class _Planner:
         for node in order(self.graph):
             self.step(node)
         self.find_lifetimes()
+        self.plan.unread = self.unread()
         return self.plan
 
     def buffer(self, place: Place, type_: TensorType, strides: Shape | None = None, name: str = "") -> Buffer:
@@ -218,6 +221,13 @@ class _Planner:
             held = self.plan.home.get(through_views(root))
             if held is not None and held.place is Place.ARENA:
                 live[held.position] = (live[held.position][0], len(self.plan.steps))
+
+    def unread(self) -> frozenset[int]:
+        """The buffers of weights that no step touches and no root of the graph is a view of."""
+        read = {buffer.position for step in self.plan.steps for buffer in self.touched(step)}
+        roots = (self.plan.home.get(through_views(root)) for root in self.graph.roots)
+        read.update(buffer.position for buffer in roots if buffer is not None)
+        return frozenset(b.position for b in self.plan.buffers if b.place is Place.WEIGHT and b.position not in read)
 
     def touched(self, step: Step) -> list[Buffer]:
         if isinstance(step, KernelStep):

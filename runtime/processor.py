@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..frontend.tracing import load_tracer
 from ..ir.errors import CacheError
 from .cache import KernelCache
 
@@ -28,7 +29,7 @@ def kept_processor() -> Processor:
     """
     # imported here: only a target that runs on TVM needs it
     from ..codegen.tvm.native import tvm_version
-    from ..codegen.tvm.processor import host_name, host_processor
+    from ..codegen.tvm.processor import ask, host_name, host_processor
 
     flags = _flags()
     if flags is None:
@@ -41,6 +42,8 @@ def kept_processor() -> Processor:
         kept = _read(path, key)
         if kept is not None:
             return kept
+        if ask() is not None:
+            load_tracer()  # meanwhile
         found = host_processor()
         _write(path, key, found)
         return found

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from .dynamo_backend import compile_graph
 from .entry import Entry
-from .graph_function import GraphFunction
 from .options import Options
+
+if TYPE_CHECKING:
+    from .graph_function import GraphFunction
 
 
 class SplitModel:
@@ -35,6 +36,10 @@ class SplitModel:
             return self._run(*args, **kwargs)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        # Dynamo takes longer to import than all else of a warm start
+        from .dynamo_backend import compile_graph
+        from .graph_function import GraphFunction
+
         function = compile_graph(gm, example_inputs, self._options)
         if isinstance(function, GraphFunction):
             self._functions.append(function)

@@ -93,9 +93,9 @@ def key_of(program: Program, target: Target) -> str:
 
 def versions() -> str:
     """What a record depends on beside its key."""
-    from ..codegen.tvm import module  # only a target that runs on TVM needs it
+    from ..codegen.tvm.kernel import version  # only a target that runs on TVM needs it
 
-    return module.version()
+    return version()
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

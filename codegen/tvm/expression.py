@@ -6,11 +6,9 @@ so the text grows with the expression, not with the number of paths through it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import sympy
 import torch
@@ -35,9 +33,8 @@ from ..program import (
     operands,
     postorder,
 )
-from .floats import FUNCTIONS
-from .integers import BOOL, INTEGER
-from .source import Source
+from .names import BOOLS, FLOATS, INTEGERS
+from .source import Source, size_name
 from .storage import HALF, STORAGE, cast_text, compute_type, const_text, from_storage, to_storage
 
 __all__ = [
@@ -91,12 +88,6 @@ class Scope:
 
 
 # --- index expressions ------------------------------------------------------------------------------------------------
-
-
-def size_name(symbol: sympy.Symbol) -> str:
-    """The TIR name of a size symbol. A model's author names symbols: ``T`` or ``while`` must not reach the text."""
-    name = str(symbol)
-    return f"n_{name}" if re.fullmatch("[A-Za-z0-9_]+", name) else f"nx_{name.encode().hex()}"
 
 
 def index_text(index: Affine, scope: Scope) -> str:
@@ -165,11 +156,11 @@ def _offset_text(param: Param, index: Sequence[Index], texts: Mapping[Expr, str]
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def functions_for(dtype: torch.dtype) -> tuple[str, Mapping[str, Callable[..., Any]]]:
+def functions_for(dtype: torch.dtype) -> tuple[str, frozenset[str]]:
     """The pointwise operators on operands of a dtype, and the name by which kernels call the table."""
     if dtype == torch.bool:
-        return "bools", BOOL
-    return ("floats", FUNCTIONS) if dtype.is_floating_point else ("integers", INTEGER)
+        return "bools", BOOLS
+    return ("floats", FLOATS) if dtype.is_floating_point else ("integers", INTEGERS)
 
 
 def supports(op: str, dtype: torch.dtype) -> bool:

@@ -222,12 +222,3 @@ FUNCTIONS = {
     **vmath.FUNCTIONS,
     "pow": vmath.pow,
 }
-# those that take more time than storing their value and loading it again
-COSTLY = {*vmath.FUNCTIONS, "pow", "fmod", "remainder", "floor_div", "tan", "atan2"} - {"sqrt", "rsqrt"}
-# those that are calls of libm, which TVM cannot make vectors of
-CALLS = {"fmod", "remainder", "floor_div", "tan", "atan2"}
-
-
-def is_call(op: str, dtype: str) -> bool:
-    """Whether an operator on values of a compute type is a call, one element at a time."""
-    return op in CALLS or (dtype == "float64" and (op == "pow" or op in set(vmath.FUNCTIONS) - {"sqrt", "rsqrt"}))

@@ -10,7 +10,7 @@ import sympy
 from ...ir.types import Dim, product
 from ..program import Apply, Axis, Checked, Expr, Guard, Index, IndexValue, Load, Param, Ref, Store, is_guard, postorder
 from .expression import Scope, compute_type, index_text, scalar
-from .floats import is_call
+from .names import is_call
 from .source import Source
 
 Body = Callable[[Scope, str], None]  # what is done at a point, in a lane

@@ -58,6 +58,11 @@ def _compiler() -> Any:
     return load_lib_ctypes("tvm", "tvm_compiler", "RTLD_LOCAL", extra_lib_paths=[folder() / "lib"])
 
 
+def load_libraries() -> tuple[Any, ...]:
+    """TVM's libraries in the process, the compiler's too."""
+    return _runtime(), _compiler()
+
+
 def global_function(name: str) -> Any:
     """A function that TVM's compiler registers."""
     _compiler()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -13,6 +15,7 @@ from ..schedule import PanelLayout
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 HUGE_PAGE = 2 << 20  # bytes
 CHUNK = 32 << 20  # bytes that a pool takes from the system at a time; what is not written to takes no memory
+WORK_BYTES = 4 << 20  # of panels that are filled in one go
 
 
 def memory(nbytes: int) -> torch.Tensor:
@@ -62,8 +65,57 @@ def aligned_empty(shape: tuple[int, ...], dtype: torch.dtype, pool: Pool | None 
 
 def pack_panels(matrix: torch.Tensor, layout: PanelLayout, pool: Pool | None = None) -> torch.Tensor:
     """A matrix [K, N] of any strides in panels: [ceil(N / tile), rows, tile, group], aligned to 64 bytes."""
+    panels, work = panels_of([matrix], layout, pool)
+    for fill in work:
+        fill()
+    return panels
+
+
+def panels_of(
+    matrices: Sequence[torch.Tensor], layout: PanelLayout, pool: Pool | None = None
+) -> tuple[torch.Tensor, list[Callable[[], None]]]:
+    """Memory for matrices [K, N] side by side in panels, as :func:`pack_panels` packs them as one, and what fills it.
+
+    The functions are independent of each other and take about as long as each other, but for the last ones.
+    """
+    k, n = matrices[0].shape[0], sum(matrix.shape[1] for matrix in matrices)
+    panels = aligned_empty((-(-n // layout.tile), layout.rows(k), layout.tile, layout.group), matrices[0].dtype, pool)
+    most = max(1, WORK_BYTES // max(1, panels[:1].numel() * panels.itemsize))  # panels that one function fills
+    work: list[Callable[[], None]] = []
+    at = 0
+    for whole in _whole_panels(matrices, layout.tile):
+        for start in range(0, whole.shape[1], most * layout.tile):
+            columns = whole[:, start : start + most * layout.tile]
+            end = at + -(-columns.shape[1] // layout.tile)
+            work.append(partial(_pack, panels[at:end], columns, layout))
+            at = end
+    return panels, work
+
+
+def _whole_panels(matrices: Sequence[torch.Tensor], tile: int) -> Iterator[torch.Tensor]:
+    """The same columns in matrices of whole panels, but for the last; only panels across two matrices are copied."""
+    begun: list[torch.Tensor] = []  # columns of a panel that is not full yet
+    missing = 0
+    for matrix in matrices:
+        if begun:
+            begun.append(matrix[:, :missing])
+            missing -= begun[-1].shape[1]
+            if missing:
+                continue
+            yield torch.cat(begun, 1)
+        start = begun[-1].shape[1] if begun else 0
+        end = start + (matrix.shape[1] - start) // tile * tile
+        if end > start:
+            yield matrix[:, start:end]
+        begun = [matrix[:, end:]] if end < matrix.shape[1] else []
+        missing = tile - (matrix.shape[1] - end)
+    if begun:
+        yield torch.cat(begun, 1)
+
+
+def _pack(panels: torch.Tensor, matrix: torch.Tensor, layout: PanelLayout) -> None:
+    """Fill panels with a matrix [K, N]."""
     (k, n), group, extra = matrix.shape, layout.group, layout.extra_rows
-    panels = aligned_empty((-(-n // layout.tile), layout.rows(k), layout.tile, group), matrix.dtype, pool)
     whole, rest = divmod(k, group)
     _fill(panels[:, extra : extra + whole], matrix[: whole * group].reshape(whole, group, n))
     if rest:
@@ -73,7 +125,6 @@ def pack_panels(matrix: torch.Tensor, layout: PanelLayout, pool: Pool | None = N
         sums = matrix.new_zeros(len(panels) * layout.tile, dtype=torch.int32)
         sums[:n] = -128 * matrix.sum(0, dtype=torch.int32)
         panels[:, 0] = sums.view(matrix.dtype).view(-1, layout.tile, group)
-    return panels
 
 
 def _fill(panels: torch.Tensor, matrix: torch.Tensor) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+
+def size_name(symbol: Any) -> str:
+    """The TIR name of a size symbol. A model's author names symbols: ``T`` or ``while`` must not reach the text."""
+    name = str(symbol)
+    return f"n_{name}" if re.fullmatch("[A-Za-z0-9_]+", name) else f"nx_{name.encode().hex()}"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from ...ir.types import product
 from ..program import Apply, Axis, Combiner, Expr, Program, Stage, Store, is_guard, postorder, store_roots
 from .combine import Accumulator, accumulator
 from .expression import Scope, bound, index_text, scalars
-from .floats import COSTLY
 from .loops import FIRST_LANE, Body, fastest_axis, lanes_along, serial_axes, serial_loop, varies, vector_loop
 from .map import emit_stores
+from .names import COSTLY
 from .storage import compute_type
 
 STACK_BYTES = 16 << 10  # a row of more bytes is kept in memory that TVM allocates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,14 @@ class SharingExecutable(Executable):
 
     packed: dict[Any, Tensor] = field(default_factory=dict)
 
-    def _pack(self, buffer: Buffer, pool: Pool | None) -> Tensor:
+    def _pack(self, buffer: Buffer, pool: Pool | None, work: list[Callable[[], None]]) -> Tensor:
         key = (buffer.name, buffer.packing)
         if key not in self.packed:
-            self.packed[key] = super()._pack(buffer, pool)
+            self.packed[key] = super()._pack(buffer, pool, work)
         return self.packed[key]
+
+    def _once(self, panels: Tensor) -> tuple[Tensor, Any]:
+        return panels, None
 
 
 class EntryPoint:

@@ -48,6 +48,7 @@ def plan_data(executable: Executable) -> dict[str, Any]:
         "live": [[position, *between] for position, between in plan.live.items()],
         "written": [list(pair) for pair in plan.written.items()],
         "reuse": [list(pair) for pair in plan.reuse.items()],
+        "unread": sorted(plan.unread),
         "hosts": hosts,
         "steps": [list(step.results) for step in steps],
         "derived": {"names": list(executable.derived), "graph": print_graph(derived)},
@@ -76,6 +77,7 @@ def plan_of(data: Mapping[str, Any]) -> tuple[Plan, list[str | TorchStep], dict[
         {position: (first, last) for position, first, last in data["live"]},
         dict(map(tuple, data["written"])),
         dict(map(tuple, data["reuse"])),
+        frozenset(data["unread"]),
     )
     for node in named.values():
         if str(node.attrs["name"]).startswith(_SOURCE):

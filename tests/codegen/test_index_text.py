@@ -24,8 +24,8 @@ from .cases import Buffer
 pytest.importorskip("tvm")
 
 from smelt.codegen.tvm import module as tvm_module
-from smelt.codegen.tvm.expression import Scope, index_text, offset_text, size_name
-from smelt.codegen.tvm.source import Source
+from smelt.codegen.tvm.expression import Scope, index_text, offset_text
+from smelt.codegen.tvm.source import Source, size_name
 
 ROW, COL, S, N = axis_symbol("i"), axis_symbol("j"), symbol("s"), symbol("n")
 NAMES = {"_i": "i", "_j": "j"}

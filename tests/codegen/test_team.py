@@ -15,6 +15,7 @@ import torch
 
 pytest.importorskip("tvm")
 
+from smelt.codegen.tvm import host as tvm_host
 from smelt.codegen.tvm import module as tvm_module
 from smelt.codegen.tvm import team
 
@@ -38,7 +39,7 @@ def k{number}(x_ptr: T.handle("float32"), n: T.int64) -> T.int32:
 
 def _build(texts: list[str], monkeypatch: pytest.MonkeyPatch | None = None) -> Any:
     if monkeypatch is not None:
-        monkeypatch.setattr(tvm_module, "size_name", str)
+        monkeypatch.setattr(tvm_host, "size_name", str)
     calls = tuple(tvm_module.Call(f"k{i}", (0,)) for i in range(len(texts)))
     return tvm_module.build(texts, [tvm_module.Host("main", calls, 1, (N,))], tvm_module.host_cpu())["main"]
 
@@ -89,7 +90,7 @@ def test_several_callers_at_once(chain: Any) -> None:
 
 def test_few_loops_are_left_to_the_pool() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tvm_module, "size_name", str)
+        patch.setattr(tvm_host, "size_name", str)
         single = [_kernel(0), _kernel(1, "T.serial")]
         calls = tuple(tvm_module.Call(f"k{i}", (0,)) for i in range(2))
         assert not tvm_module.wants_team(single, [tvm_module.Host("main", calls, 1, (N,))])

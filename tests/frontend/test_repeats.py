@@ -307,6 +307,38 @@ def test_layers_in_other_shapes_are_traced_apart() -> None:
     assert both(Outer(Layer), torch.randn(9, 8))[1] == 4
 
 
+class Masked(Layer):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        TRACED.append(self)
+        return self.linear(x) + mask[:, None]
+
+
+class WithMask(Model):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+def test_sizes_that_the_first_layer_finds_to_be_one() -> None:
+    """The first layer is called with a mask as long as another size, those after it with one as long as ``x``."""
+    assert both(WithMask(Masked), X, torch.randn(3))[1] == 2
+    assert both(nn.Sequential(*map(Layer, range(LAYERS))), X)[1] == 2  # of which the first says how wide x is
+
+
+def test_layers_that_turn_out_unlike_where_sizes_became_one() -> None:
+    class Odd(Masked):
+        """Another graph for sizes that were not one when it was called."""
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            TRACED.append(self)
+            one = str(mask.shape[0]) == str(x.shape[0])
+            return super().forward(x, mask) * (1 if one else 2)
+
+    found, _ = both(WithMask(Odd), X, torch.randn(3))
+    assert sum(node.op.name == "linear" for node in found.graph.nodes) == LAYERS
+
+
 def test_a_list_that_layers_write_to() -> None:
     class Appends(Layer):
         def forward(self, x: Tensor, kept: list[Tensor]) -> Tensor:  # type: ignore[override]

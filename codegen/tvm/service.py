@@ -1,0 +1,134 @@
+"""Kernels compiled by a process of their own, which is started before they are known: see :mod:`.worker`.
+
+A process of Python's has one such process, which later compilations use too. Whatever goes wrong with it is no error:
+the kernels are compiled by whoever asked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from .child import can_start, command, environment
+from .host import Host
+
+MOST_PROCESSES = 8
+
+
+class Service:
+    """The process that compiles for this one, started when that is asked for, and again after it ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # of a request and its answer
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process to ask."""
+        process = self._process
+        return process is not None and process.poll() is None
+
+    def start(self) -> None:
+        """Start the process, unless it runs; it makes itself ready meanwhile."""
+        if self.is_running or not can_start():
+            return
+        with self._lock:
+            if not self.is_running:
+                self._close()
+                with suppress(OSError):
+                    self._process = _started()
+
+    def make_library(self, texts: Sequence[str], hosts: Sequence[Host], cpu: str, path: Path, processes: int) -> bool:
+        """Have kernels and host functions compiled to a shared library, beside which objects may be left lying.
+
+        Returns:
+            Whether that was done; if not, the process is not there, or refuses the kernels.
+        """
+        calls = [
+            (h.name, [(c.kernel, c.buffers) for c in h.calls], h.addresses, [str(s) for s in h.symbols]) for h in hosts
+        ]
+        request = {
+            "texts": list(texts),
+            "hosts": calls,
+            "cpu": cpu,
+            "library": str(path),
+            "processes": min(processes, MOST_PROCESSES),
+        }
+        with self._lock:
+            answer: object = None
+            try:
+                answer = self._ask(json.dumps(request))
+            except (OSError, ValueError):  # it has ended
+                pass
+            finally:
+                if answer is None:  # or the answer of this request would be taken for that of the next
+                    self._close()
+            return answer == {"status": "ok"}
+
+    def _ask(self, request: str) -> object:
+        process = self._process
+        if process is None:
+            return None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request.encode() + b"\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process, which does nothing that must be finished."""
+        self._close()
+
+    def _close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(f"{__package__}.worker"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+
+
+_services: list[Service] = []
+_of_parents: list[Service] = []  # kept, or Popen would warn of a process that is not this one's
+
+
+def service() -> Service:
+    """That of this process."""
+    if not _services:
+        _services.append(Service())
+    return _services[0]
+
+
+def _forget() -> None:
+    """After a fork: the process belongs to the parent, and its lock may be held."""
+    _of_parents.extend(_services)
+    _services.clear()
+
+
+def _end() -> None:
+    for one in _services:
+        one.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+atexit.register(_end)

@@ -1,0 +1,142 @@
+"""Native code made in parts, by several processes: the same as what one module gives."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("tvm")
+
+from smelt.codegen.tvm import floats, integers, names, native, parts, vmath
+from smelt.codegen.tvm.host import Call, Host
+from smelt.codegen.tvm.service import Service
+from smelt.ir.errors import BackendError
+
+COUNT = 7
+
+
+def _kernel(number: int, statement: str = "x[i] = x[i] * T.float32(3) + T.float32({})") -> str:
+    """``x[i] = 3 x[i] + number``, in a parallel loop."""
+    return f"""@T.prim_func(private=True, s_tir=True)
+def k{number}(x_ptr: T.handle("float32"), n_n: T.int64) -> T.int32:
+    T.attr(T.int32(0), "device_id", 0)
+    T.attr(T.int32(0), "device_type", 1)
+    x = T.decl_buffer((n_n,), "float32", data=x_ptr)
+    for i in T.parallel(n_n):
+        {statement.format(number)}
+    return T.int32(0)
+"""
+
+
+TEXTS = [_kernel(number) for number in range(COUNT)]
+HOSTS = [
+    Host("main0", tuple(Call(f"k{i}", (0,)) for i in (*range(COUNT), 0)), 1, ("n",)),
+    Host("main1", (Call("k1", (0,)),), 1, ("n",)),
+]
+
+
+def _holds(path: Path) -> None:
+    found = native.load(path, ["main0", "main1"])
+    x = torch.arange(5, dtype=torch.float32)
+    expected = x.clone()
+    for number in (*range(COUNT), 0, 1):
+        expected = expected * 3 + number
+    for name in ("main0", "main1"):
+        found[name](torch.tensor([x.data_ptr()]), torch.tensor([5]))
+    assert torch.equal(x, expected)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    made = Service()
+    made.start()
+    yield made
+    made.close()
+
+
+def test_names_are_those_of_the_operators() -> None:
+    assert set(floats.FUNCTIONS) == names.FLOATS
+    assert set(integers.INTEGER) == names.INTEGERS
+    assert set(integers.BOOL) == names.BOOLS
+    assert set(vmath.FUNCTIONS) == names.ELEMENTARY
+    assert names.FLOATS >= names.COSTLY | names.CALLS
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_every_kernel_is_in_one_part(count: int) -> None:
+    shares = parts.parts_of(TEXTS, HOSTS, count)
+    made = [part for share in shares for part in share]
+    assert len(shares) == min(count, COUNT + 1)
+    assert all(shares)
+    assert sorted(text for part in made for text in part.texts) == TEXTS
+    assert [part.hosts for part in made].count(True) == 1
+
+
+def test_parts_take_about_as_long_as_each_other() -> None:
+    texts = [_kernel(i, "x[i] = T.float32({})" + " " * 1000 * i) for i in range(20)]
+    lengths = [sum(len(t) for part in share for t in part.texts) for share in parts.parts_of(texts, HOSTS, 2)]
+    assert max(lengths) < 1.2 * min(lengths)
+
+
+def test_in_this_process(tmp_path: Path) -> None:
+    parts.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so")
+    _holds(tmp_path / "made.so")
+    assert [path.name for path in tmp_path.iterdir()] == ["made.so"]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_by_a_process(processes: int, service: Service, tmp_path: Path) -> None:
+    assert service.is_running
+    assert service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", processes)
+    _holds(tmp_path / "made.so")
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_cannot_be_compiled(processes: int, service: Service, tmp_path: Path) -> None:
+    texts = [*TEXTS[:-1], _kernel(COUNT - 1, "x[i] = nothing")]
+    assert not service.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so", processes)
+    assert service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", processes)
+    with pytest.raises(BackendError):
+        parts.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so")
+
+
+def test_a_process_that_ended(tmp_path: Path) -> None:
+    service = Service()
+    assert not service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", 1)
+    service.start()
+    process = service._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert not service.is_running
+    assert not service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", 1)
+    service.start()
+    assert service.is_running
+    service.close()
+    assert not service.is_running
+
+
+def test_a_program_that_is_not_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/usr/bin/editor")
+    service = Service()
+    service.start()
+    assert not service.is_running
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_a_forked_process_has_one_of_its_own() -> None:
+    from smelt.codegen.tvm import service as module
+
+    mine = module.service()
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, b"another" if module.service() is not mine else b"the same")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 16) == b"another"
+    assert module.service() is mine
