@@ -16,7 +16,7 @@ from .prefetch import AHEAD, prefetch_text
 from .source import Source
 
 CACHED = 256 << 10  # bytes of a weight that a core's cache holds from call to call
-HELD = 768 << 10  # bytes of a weight that stay in a core's cache while they are computed with
+HELD = 640 << 10  # bytes of a weight that stay in a core's cache while they are computed with
 
 
 class Operands(Nest):
