@@ -183,3 +183,31 @@ def test_the_report_shows_the_sizes_of_the_last_call(fast: smelt.CompiledModule)
         for rows in (3, 5, 3):
             fast(torch.randn(rows, 8))
     assert [tuple(entry.sizes.values()) for entry in fast.entries if entry.sizes] == [(3,)]
+
+
+@pytest.mark.parametrize("kind", ["own", "own before", "all", "all before"])
+def test_hooks_run_around_the_path(fast: smelt.CompiledModule, kind: str) -> None:
+    seen: list[str] = []
+    with torch.no_grad():
+        for _ in range(2):
+            fast(X)
+        register = {
+            "own": fast.register_forward_hook,
+            "own before": fast.register_forward_pre_hook,
+            "all": nn.modules.module.register_module_forward_hook,
+            "all before": nn.modules.module.register_module_forward_pre_hook,
+        }[kind]
+        handle = register(lambda module, *_: seen.append(type(module).__name__))
+        fast(X)
+        handle.remove()
+        fast(X)
+    assert seen == ["CompiledModule"]
+
+
+def test_a_replaced_forward_is_called(fast: smelt.CompiledModule) -> None:
+    fast(X)
+    fast.forward = lambda x: "mine"  # type: ignore[method-assign,assignment]
+    assert fast(X) == "mine"
+    del fast.forward
+    with torch.no_grad():
+        torch.testing.assert_close(fast(X), fast.original(X))
