@@ -87,6 +87,7 @@ class Artifact:
 
         Raises:
             ArtifactError: the file cannot be written.
+            UnsupportedError: a weight is of a dtype that safetensors does not have.
         """
         sources: list[Source] = []
         entries = {name: _entry_sources(name, entry, sources) for name, entry in self.entry_points.items()}

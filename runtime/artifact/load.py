@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ir.collection import no_collection
 from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedError
 from ...ir.graph import Graph
 from ..entry import Entry
@@ -31,7 +32,17 @@ from .targets import TargetRecord, best, threads_of
 from .weights import WEIGHTS, Weights, check_types
 
 # what reading damaged data raises, whatever stumbles over it
-_STUMBLES = (SmeltError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError)
+_STUMBLES = (
+    SmeltError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    OSError,
+)
 
 
 class ArtifactWarning(UserWarning):
@@ -69,7 +80,8 @@ def load(
     try:
         if digest is not None and digest.lower() != container.digest:
             raise ArtifactError(f"{container.path} has the digest {container.digest}, not {digest}")
-        return _Loader(container, target, number, verify_weights).run()
+        with no_collection():
+            return _Loader(container, target, number, verify_weights).run()
     finally:
         container.close()
 
@@ -138,12 +150,14 @@ class LoadedArtifact:
         weights: Weights,
         report: LoadReport,
         settings: Mapping[str, str],
+        lock: threading.Lock | None,
     ) -> None:
         self.entry_points = dict(entry_points)
         self.digest = report.digest
         self.settings = dict(settings)
         self._state = dict(state)
         self._weights: Weights | None = weights
+        self._lock = lock or threading.Lock()
         self._report = report
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,10 +184,12 @@ class LoadedArtifact:
         Raises:
             ArtifactError: the artifact was closed.
         """
-        if self._weights is None:
+        weights = self._weights
+        if weights is None:
             raise ArtifactError("the artifact was closed: its state is gone")
-        for name, tensor in self._state.items():
-            tensor.copy_(self._weights.tensor(name))
+        with self._lock:
+            for name, tensor in self._state.items():
+                tensor.copy_(weights.tensor(name))
 
     def report(self) -> LoadReport:
         """What was loaded, and what each entry point is; printable."""
@@ -222,7 +238,7 @@ class _Loader:
         lock = threading.Lock() if state else None
         found = {name: self._entry(name, entry, values, lock) for name, entry in self.manifest.entries.items()}
         reports = {name: self.container.text(entry.report) for name, entry in self.manifest.entries.items()}
-        return LoadedArtifact(found, state, weights, self._report(values, reports), self.manifest.settings)
+        return LoadedArtifact(found, state, weights, self._report(values, reports), self.manifest.settings, lock)
 
     # --- which kernels ------------------------------------------------------------------------------------------------
 
@@ -291,6 +307,7 @@ class _Loader:
             steps = [step.node for step in plan.steps if isinstance(step, TorchStep)]
             graph = plan.graph
             check_graph(Graph(graph.inputs, (*graph.outputs, *steps), graph.mutations, graph.symbols))
+            _check_places(plan)
             for host in hosts:
                 if isinstance(host, str):
                     identifier(host, "the name of native code")
@@ -374,6 +391,20 @@ class _Loader:
             versions=dict(self.manifest.versions),
             entry_points=dict(reports),
         )
+
+
+def _check_places(plan: Plan) -> None:
+    """Raise ArtifactError where a plan names a buffer that it does not have."""
+    steps = [position for step in plan.steps if isinstance(step, TorchStep) for position in step.results]
+    named = [*plan.live, *plan.written, *plan.reuse, *plan.reuse.values(), *steps]
+    times = [time for pair in plan.live.values() for time in pair] + list(plan.written.values())
+    if not all(type(position) is int and 0 <= position < len(plan.buffers) for position in named):
+        raise ArtifactError("a plan names a buffer that it does not have")
+    if not all(type(time) is int for time in times):
+        raise ArtifactError("a plan has times that are none")
+    missing = [node for node in (*plan.graph.inputs, *plan.graph.weights()) if node not in plan.home]
+    if missing:
+        raise ArtifactError("a plan has no buffer for an input or a weight")
 
 
 def _load_library(code: bytes, names: Sequence[str]) -> Mapping[str, Any]:

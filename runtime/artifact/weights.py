@@ -5,6 +5,7 @@ Tensors whose bytes are a multiple of 64 come first, so that each of them begins
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,14 +96,14 @@ class _Place:
 
 
 class Weights:
-    """The weights of an open artifact. Mapped privately: what is written to a tensor never reaches the file."""
+    """The weights of an open artifact, mapped to be read: who writes to one of these tensors ends the process."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
         self._member = container.member(WEIGHTS)
         self._start = container.offsets[WEIGHTS]
-        self._map = mmap.mmap(container.descriptor, container.size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+        self._map = mmap.mmap(container.descriptor, container.size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        self._bytes = _tensor_of(self._map)
         self._places = self._read_header()
 
     def __iter__(self) -> Iterator[str]:
@@ -178,6 +180,17 @@ class Weights:
                     if end <= self._start + self._member.size:
                         return _Place(_DTYPES[dtype], tuple(shape), at, end)
         raise self._container.fault(f"the header of {WEIGHTS} lists something that is no tensor of it")
+
+
+def _tensor_of(pages: mmap.mmap) -> Tensor:
+    """Pages that can only be read as a tensor, uint8, which keeps them mapped.
+
+    By their address, since PyTorch warns of a buffer that cannot be written to.
+    """
+    made: Any = type("Pages", (ctypes.c_uint8 * len(pages),), {})
+    found = made.from_address(np.frombuffer(pages, dtype=np.uint8).ctypes.data)
+    found.pages = pages
+    return torch.frombuffer(found, dtype=torch.uint8)
 
 
 def _is_size(dim: object) -> bool:
