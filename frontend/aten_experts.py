@@ -56,7 +56,16 @@ def _group_of_rows(rows: Dim, offs: Node) -> Node:
 
 
 def _row_by_row(x: Node, weight: Node, group: Node) -> Node:
-    """Each row by a matrix of its own, which is read where it lies: the least work for few rows."""
+    """Each row by a matrix of its own, which is read where it lies: the least work for few rows.
+
+    Of matrices that lie with their terms side by side, as those of linear layers do, each result is a sum along memory:
+    a reduction reads them at the rate of memory, where a product would copy them to registers first.
+    """
+    if weight.is_a(ops.permute) and weight.attrs["dims"] == (0, 2, 1):
+        wide = torch.float32 if x.dtype in ops.HALF else x.dtype
+        matrices = ops.index(weight.inputs[0], group, dim=0)  # [S, N, K]
+        terms = ops.mul(cast(matrices, wide), cast(ops.unsqueeze(x, 1), wide))
+        return cast(ops.sum(terms, dims=(2,)), x.dtype)
     product = ops.matmul(ops.unsqueeze(x, 1), ops.index(weight, group, dim=0))
     return reshape(product, (x.shape[0], weight.shape[2]))
 

@@ -111,6 +111,26 @@ def _products() -> dict[str, Case]:
         product = ops.matmul(x, ops.permute(y, dims=(1, 0)))
         found[f"rows by {terms} terms"] = Case([x, y], [product], [{"m": 3}, {"m": 150}], rtol=1e-4)
     found["epilogue"] = Case([a, b], [ops.tanh(ops.matmul(a, right))], BATCHED, rtol=1e-4)
+    return found | _chosen()
+
+
+def _chosen() -> dict[str, Case]:
+    """Products with the matrix that an index chooses for each, whose columns or terms lie side by side."""
+    found = {}
+    place = operand(2, (B,), torch.int64)
+    for dtype in (torch.float32, torch.bfloat16):
+        rtol = HALF_RTOL.get(dtype, 1e-4)
+        a, along, across = operand(0, (B, M, K), dtype), operand(1, (5, K, N), dtype), operand(1, (5, N, K), dtype)
+        rows = ops.permute(ops.index(across, place, dim=0), dims=(0, 2, 1))
+        first = ops.index(ops.permute(across, dims=(0, 2, 1)), place, dim=0)
+        for name, b, right in (
+            ("columns", along, ops.index(along, place, dim=0)),
+            ("terms", across, rows),
+            ("terms of a view", across, first),
+        ):
+            found[f"chosen by {name} {dtype}"] = Case(
+                [a, b, place], [ops.matmul(a, right)], BATCHED, rtol=rtol, high=5, low=-5
+            )
     return found
 
 

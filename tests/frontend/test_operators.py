@@ -463,6 +463,8 @@ case(
     lambda op, x, w, ends: op(x, w, ends).where((torch.arange(x.shape[0]) < ends[-1])[:, None], x.new_zeros(())),
 )
 case("transformers.grouped_mm_fallback.default", grouped)
+# the matrices of linear layers, whose terms lie side by side
+case("transformers.grouped_mm_fallback.default", grouped, lambda op, x, w, e: op(x, w.mT.contiguous().mT, e))
 
 # --- norms and recurrent layers ---------------------------------------------------------------------------------------
 
