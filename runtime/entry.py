@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from ..frontend.capture import Capture, InputSpec, describe
+from ..frontend.capture import Capture, Guard, InputSpec, describe
 from ..ir.binding import bind_symbols
 from ..ir.errors import InputError
 from ..ir.types import concrete
@@ -100,8 +100,17 @@ class Entry:
         sizes = self._bind(leaves)
         for guard in capture.guards:
             if not guard.holds(sizes):
-                raise Mismatch(f"the guard {guard} does not hold for {_assignment(sizes)}", 4)
+                raise Mismatch(f"the guard {guard} does not hold for {self._assignment(guard, sizes)}", 4)
         return sizes
+
+    def _assignment(self, guard: Guard, sizes: Sizes) -> str:
+        """The sizes that a guard is about, each with a dim of an argument that shows it."""
+        places: dict[Any, str] = {}
+        for node in self.capture.graph.inputs:
+            for axis, dim in enumerate(node.shape):
+                places.setdefault(dim, f" ({node.attrs['name']}: dim {axis})")
+        symbols = sorted(getattr(guard.condition, "free_symbols", ()), key=str)
+        return ", ".join(f"{symbol} = {sizes.get(symbol)}{places.get(symbol, '')}" for symbol in symbols)
 
     def _bind(self, leaves: Sequence[Any]) -> Sizes:
         try:
@@ -187,7 +196,3 @@ def _match_type(name: str, tensor: Tensor, dtype: torch.dtype, rank: int) -> Non
 def _brief(value: object) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}" if value is not None else "None"
-
-
-def _assignment(sizes: Sizes) -> str:
-    return ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())

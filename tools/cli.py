@@ -340,6 +340,7 @@ def opinfo(
         str, typer.Option("--dtype", help="Separated by commas.")
     ] = "float32,bfloat16,float16,int64,bool",
     samples: Annotated[int, typer.Option(min=1, help="Of each operator and dtype at most.")] = 8,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Sizes symbolic, as smelt.compile has them.")] = False,
     edges: Annotated[bool, typer.Option("--edges", help="Samples with extreme values, infinities and NaN.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     interpret_only: Annotated[
@@ -361,6 +362,7 @@ def opinfo(
         dtypes=dtypes,
         samples=samples,
         edges=edges,
+        dynamic=dynamic,
         jobs=jobs,
         interpret_only=interpret_only,
         budget=budget,

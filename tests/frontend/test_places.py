@@ -96,7 +96,8 @@ def test_a_relation() -> None:
 
     model = nn.Sequential(nn.ReLU(), Folded()).eval()
     text = refusal(capture(model, (torch.randn(4, 5),)), (2, 3))
-    assert re.search(r"the guard .* \(test_places\.py:\d+ in 1\) does not hold for s0 = 2, s1 = 3", text)
+    held = r"does not hold for s0 = 2 \(input: dim 0\), s1 = 3 \(input: dim 1\)$"
+    assert re.search(rf"the guard .* \(test_places\.py:\d+ in 1\) {held}", text)
 
 
 def test_a_compiled_module_says_why_it_was_captured_again() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import smelt
@@ -17,6 +18,7 @@ from smelt.ir.cost import Roofs
 from smelt.tools import cli
 from smelt.tools.bench import command, peers, start
 from smelt.tools.bench import run as bench_run
+from smelt.tools.bench.sweep import RecaptureError, check_one_capture
 from smelt.tools.zoo import ZOO
 
 TINY = "zoo:two-layer-mlp:tiny"
@@ -37,7 +39,7 @@ def run_json(*args: str) -> Any:
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
     names = ("demo", "dump-ir", "zoo", "env", "bench", "bisect", "explain", "fuzz", "tune", "verify-rules")
-    for name in (*names, "export", "inspect", "verify"):
+    for name in (*names, "export", "inspect", "verify", "opinfo", "coverage"):
         assert name in text
         assert "Usage" in run(name, "--help").stdout
 
@@ -345,6 +347,18 @@ def test_a_sweep_is_one_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [w["model"].partition("@")[2] for w in data["workloads"]] == ["2x5", "2x6", "3x5", "3x6"]
     assert len(models) == 1
     assert "The best peer takes at least" in run(*arguments).stdout
+
+
+def test_a_sweep_that_needs_a_second_capture() -> None:
+    def narrow(x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] > 3 else x
+
+    fast = smelt.compile(narrow, cache=False)
+    fast(torch.randn(4))
+    check_one_capture(fast)
+    fast(torch.randn(2))
+    with pytest.raises(RecaptureError, match=r"captured again within the sweep.*test_cli\.py:\d+"):
+        check_one_capture(fast)
 
 
 @pytest.mark.parametrize("sweep", ["b=", "x=1", "b=0", "s=1,,2", "s=a", "4"])

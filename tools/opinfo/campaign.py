@@ -28,6 +28,7 @@ class Plan:
         dtypes: of those, the ones that an operator supports are tried.
         samples: of each operator and dtype at most.
         edges: take the samples with extreme values, infinities and NaN.
+        dynamic: make sizes symbolic.
         native: whether kernels are compiled and run; otherwise they are interpreted.
         budget: seconds after which nothing new is begun; None for no end.
         keep: the file of what was found; operators and dtypes that it holds are not run again.
@@ -37,6 +38,7 @@ class Plan:
     dtypes: tuple[str, ...]
     samples: int = 8
     edges: bool = False
+    dynamic: bool = False
     jobs: int = 1
     native: bool = True
     seconds: float = SECONDS
@@ -46,10 +48,14 @@ class Plan:
 
 @dataclass
 class Record:
-    """What was found of one operator and dtype: how many samples of each kind, and why, the most frequent first."""
+    """What was found of one operator and dtype: how many samples of each kind, and why, the most frequent first.
+
+    ``native`` says whether kernels were compiled and run.
+    """
 
     op: str
     dtype: str
+    native: bool = True
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -66,7 +72,7 @@ class Record:
         """The record as data for JSON."""
         reasons = [reason[:160] for reason, _ in self.reasons.most_common(_MOST)]
         counts = {kind: self.counts[kind] for kind in KINDS if self.counts[kind]}
-        found: dict[str, Any] = {"op": self.op, "dtype": self.dtype, **counts}
+        found: dict[str, Any] = {"op": self.op, "dtype": self.dtype, "native": self.native, **counts}
         if reasons:
             found["reasons"] = reasons
         return found | {"cases": [text[:240] for text in self.wrong[:_MOST]]} if self.wrong else found
@@ -129,10 +135,8 @@ class _Campaign:
                     file.write(json.dumps(record) + "\n")
 
     def _one(self, worker: Worker, op: str, dtype: str) -> Record:
-        record, ask = (
-            Record(op, dtype),
-            {"op": op, "dtype": dtype, "limit": self.plan.samples, "edges": self.plan.edges},
-        )
+        plan, record = self.plan, Record(op, dtype, self.plan.native)
+        ask = {"op": op, "dtype": dtype, "limit": plan.samples, "edges": plan.edges, "dynamic": plan.dynamic}
         answer = worker.ask(**ask, first=0, last=None)
         if not answer["way"]:
             for verdict in answer["verdicts"]:

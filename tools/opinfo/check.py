@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from ...frontend.arguments import CONSTANTS
 from ...frontend.dynamo import lower_fx
+from ...frontend.export import capture
 from ...ir import ops
 from ...ir.errors import CaptureError, UnsupportedError
 from ...ir.node import Node, topological
@@ -46,6 +47,13 @@ class Verdict:
     reason: str = ""
 
 
+class Ways(NamedTuple):
+    """How cases are compiled: see :func:`check`."""
+
+    native: bool
+    dynamic: bool
+
+
 @dataclass(frozen=True)
 class Observed:
     """What a call gave: the leaves of its result, and its tensors afterwards."""
@@ -54,15 +62,22 @@ class Observed:
     tensors: list[Tensor]
 
 
-def check(name: str, cases: Sequence[Case], native: bool = True) -> list[Verdict]:
-    """Check the cases of one operator; without ``native`` kernels are interpreted, and nothing is compiled."""
+def check(name: str, cases: Sequence[Case], native: bool = True, dynamic: bool = False) -> list[Verdict]:
+    """Check the cases of one operator.
+
+    Args:
+        name, cases: the operator and its calls.
+        native: compile kernels and run them; otherwise they are interpreted.
+        dynamic: make every size symbolic that can be, as ``smelt.compile`` does; otherwise all are those of the cases.
+    """
+    ways = Ways(native, dynamic)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [_prepared(name, case) for case in cases]
         ready = [x for x in found if isinstance(x, _Expected)]
         verdicts = {x.case: x for x in found if isinstance(x, Verdict)}
         for start in range(0, len(ready), TOGETHER):
-            verdicts.update((v.case, v) for v in _check(ready[start : start + TOGETHER], native))
+            verdicts.update((v.case, v) for v in _check(ready[start : start + TOGETHER], ways))
     return [verdicts[case.name] for case in cases]
 
 
@@ -185,15 +200,15 @@ def _types(leaf: Any) -> Any:
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
 
-def _check(expected: Sequence[_Expected], native: bool) -> list[Verdict]:
+def _check(expected: Sequence[_Expected], ways: Ways) -> list[Verdict]:
     try:
-        found = _checked(expected, native)
+        found = _checked(expected, ways)
     except Exception as error:
         if len(expected) == 1:
             return [_refused(expected[0], error)]
         found = []
     if len(expected) > 1 and (not found or any(v.kind == "wrong" for v in found)):
-        return [v for x in expected for v in _check([x], native)]
+        return [v for x in expected for v in _check([x], ways)]
     return found
 
 
@@ -205,11 +220,11 @@ def _refused(expected: _Expected, error: Exception) -> Verdict:
     return Verdict(expected.case.name, "wrong", f"raises {type(error).__name__}: {text}")
 
 
-def _checked(expected: Sequence[_Expected], native: bool) -> list[Verdict]:
+def _checked(expected: Sequence[_Expected], ways: Ways) -> list[Verdict]:
     given = [[_copy(t) for t in x.case.tensors] for x in expected]
     inputs = [tensor for tensors in given for tensor in tensors]
     graph = _graph([x.case for x in expected])
-    entry, run = _compiled(graph, inputs) if native else _interpreted(graph, inputs)
+    entry, run = _built(graph, inputs, ways) if ways.dynamic or not ways.native else _compiled(graph, inputs)
     torch.manual_seed(0)
     with torch.no_grad():
         results = run()
@@ -251,10 +266,12 @@ def _compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[Entry, C
     return function.entry, lambda: function(*inputs)
 
 
-def _interpreted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[Entry, Callable[[], Any]]:
-    captured = lower_fx(graph, inputs)
-    entry = Entry(captured, build_executable(captured, _options().target, verify=True, native=interpreted_hosts))
-    return entry, lambda: entry.run(list(inputs), entry.match(captured.in_spec, inputs))
+def _built(graph: fx.GraphModule, inputs: Sequence[Tensor], ways: Ways) -> tuple[Entry, Callable[[], Any]]:
+    captured = capture(graph.eval(), tuple(inputs)) if ways.dynamic else lower_fx(graph, inputs)
+    made = build_executable(captured, _options().target, verify=True, native=None if ways.native else interpreted_hosts)
+    entry = Entry(captured, made)
+    leaves = captured.flatten(tuple(inputs), {}) if ways.dynamic else list(inputs)
+    return entry, lambda: entry.run(leaves, entry.match(captured.in_spec, leaves))
 
 
 def _run_by_torch(entry: Entry, tensors: Sequence[int], results: Sequence[int]) -> list[str]:

@@ -26,6 +26,7 @@ def opinfo(
     dtypes: str,
     samples: int,
     edges: bool,
+    dynamic: bool,
     jobs: int,
     interpret_only: bool,
     budget: str | None,
@@ -44,7 +45,7 @@ def opinfo(
     _check_known("operator", names, known)
     chosen = tuple(names) or tuple(known)
     seconds = None if budget is None else seconds_of(budget)
-    plan = Plan(chosen, kinds, samples, edges, jobs, not interpret_only, budget=seconds, keep=keep)
+    plan = Plan(chosen, kinds, samples, edges, dynamic, jobs, not interpret_only, budget=seconds, keep=keep)
     with counted("checking operators", len(pairs_of(chosen, kinds))) as tell:
         records = run_campaign(plan, tell)
     if as_json:

@@ -28,11 +28,16 @@ class PageError(SmeltError, ValueError):
 
 
 def table_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Records by operator: for each dtype how many samples are lowered, passed, wrong and skipped, and the reasons."""
+    """Records by operator: for each dtype how many samples are lowered, passed, wrong and skipped, and the reasons.
+
+    ``interpreted`` are the dtypes in which kernels were not compiled.
+    """
     found: dict[str, dict[str, Any]] = {}
     for record in records:
         own = found.setdefault(record["op"], {})
         own[record["dtype"]] = [record.get(kind, 0) for kind in KINDS]
+        if not record["native"]:
+            own.setdefault("interpreted", []).append(record["dtype"])
         reasons = own.setdefault("reasons", [])
         reasons.extend(r for r in record.get("reasons", ()) if r not in reasons)
         own.setdefault("cases", []).extend(f"{record['dtype']} {case}" for case in record.get("cases", ()))
@@ -78,10 +83,14 @@ def kind_of(counts: Sequence[int]) -> str:
 
 def caption(data: Mapping[str, Any]) -> str:
     """How the table came about."""
-    how = "compiled and run" if data["native"] else "interpreted"
+    table: Table = data["operators"]
+    pairs = sum(dtype in own for own in table.values() for dtype in DTYPES)
+    interpreted = sum(len(own.get("interpreted", ())) for own in table.values())
+    how = f"were compiled and run in {pairs - interpreted} of {pairs} pairs of an operator and a dtype, interpreted in"
     return (
-        f"PyTorch {data['torch']}, {len(data['operators'])} operators of its database, at most {data['samples']} "
-        f"samples of each dtype, and variants in place and on strided tensors of the first two; kernels were {how}."
+        f"PyTorch {data['torch']}, {len(table)} operators of its database, at most {data['samples']} "
+        f"samples of each dtype, and variants in place and on strided tensors of the first two; kernels {how} "
+        f"{interpreted}."
     )
 
 
@@ -112,7 +121,7 @@ def main(kept: str, data: str, page: str, samples: str = "8") -> None:
     import torch
 
     records = [json.loads(line) for line in Path(kept).read_text(encoding="utf-8").splitlines()]
-    text = dumped(table_of(records), torch=torch.__version__, samples=int(samples), native=True)
+    text = dumped(table_of(records), torch=torch.__version__, samples=int(samples))
     Path(data).write_text(text, encoding="utf-8")
     path = Path(page)
     path.write_text(replaced(path.read_text(encoding="utf-8"), markdown(json.loads(text))), encoding="utf-8")

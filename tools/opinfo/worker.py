@@ -25,7 +25,7 @@ def _checker() -> Callable[[Answer], Answer]:
         try:
             cases = cases_of(request["op"], request["dtype"], request["limit"], request["edges"])
             chosen = cases[request["first"] : request["last"]]
-            verdicts = check(request["op"], chosen, request["native"])
+            verdicts = check(request["op"], chosen, request["native"], request["dynamic"])
         except Exception as error:
             return {"way": "check", "message": f"{type(error).__name__}: {error}"}
         return {"way": None, "cases": [c.name for c in cases], "verdicts": [asdict(v) for v in verdicts]}
