@@ -466,6 +466,15 @@ def test_entry_points_that_are_none(model: Any, args: Any) -> None:
         smelt.export(model, args)
 
 
+def test_without_a_cache_or_a_linker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Linear(4, 8).eval(), torch.randn(2, 4)
+    smelt.export(model, x, cache=False).save(tmp_path / "x.smelt")
+    assert torch.equal(smelt.load(tmp_path / "x.smelt")(x), smelt.compile(model, cache=False)(x))
+    monkeypatch.setattr("smelt.runtime.build.find_linker", lambda: None)
+    with pytest.raises(smelt.BackendError, match="install gcc"):
+        smelt.export(model, x, cache=False)
+
+
 def test_a_folder_that_cannot_be_written(block: Path, tmp_path: Path) -> None:
     model, args = make_block()
     with pytest.raises(smelt.ArtifactError, match="cannot be written"):
