@@ -104,10 +104,11 @@ def answer(model: Any, tokenizer: Any, messages: Messages, most: int, shown: boo
     """The tokens of an answer, printed as they come where `shown`, and the seconds that it took."""
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     streamer = CountingStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if shown else None
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     start = time.perf_counter()
     found = model.generate(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=most, do_sample=False,
-        streamer=streamer, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+        streamer=streamer, pad_token_id=pad,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     return found[0, inputs["input_ids"].shape[1] :].tolist(), seconds

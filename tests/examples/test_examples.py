@@ -33,6 +33,23 @@ def test_an_example(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert expected in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_model_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--model` takes what `save_pretrained` wrote, as it takes a name on the hub."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = runpy.run_path(str(EXAMPLES / "translate.py"))
+    for made in example["tiny_model"](2):
+        made.save_pretrained(tmp_path)
+    monkeypatch.setattr("sys.argv", ["translate.py", "--model", str(tmp_path), "the dog sees the cat ."])
+    capsys.readouterr()
+    runpy.run_path(str(EXAMPLES / "translate.py"), run_name="__main__")
+    found = capsys.readouterr().out
+    assert "trained" not in found
+    assert "for 1 sentences" in found
+
+
 def test_every_example_takes_a_model_and_says_how_it_is_called() -> None:
     for name in CASES:
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
