@@ -16,7 +16,7 @@ from typing import Any
 
 from ...ir.errors import SmeltError
 from .campaign import KINDS
-from .cases import DTYPES
+from .cases import DTYPES, database, supported
 
 Table = Mapping[str, Any]
 _MOST = 3  # reasons that a line has room for
@@ -65,7 +65,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     lines += ["", caption(data), "", _row(["operator", *names, "what PyTorch runs, and why samples are skipped"])]
     lines.append(_row(["---"] * (len(names) + 2)))
     for name, own in sorted(table.items()):
-        cells = [_cell(own[dtype]) if dtype in own else "" for dtype in names]
+        cells = [_cell(own[dtype]) if dtype in own else "not run" * (dtype in own.get("left", ())) for dtype in names]
         reasons = "; ".join(own.get("reasons", ())[:_MOST]).replace("|", "\\|").replace("<", "&lt;")
         lines.append(_row([name, *cells, reasons[:160]]))
     return "\n".join(lines)
@@ -86,11 +86,12 @@ def caption(data: Mapping[str, Any]) -> str:
     table: Table = data["operators"]
     pairs = sum(dtype in own for own in table.values() for dtype in DTYPES)
     interpreted = sum(len(own.get("interpreted", ())) for own in table.values())
+    left = sum(len(own.get("left", ())) for own in table.values())
     how = f"were compiled and run in {pairs - interpreted} of {pairs} pairs of an operator and a dtype, interpreted in"
     return (
         f"PyTorch {data['torch']}, {len(table)} operators of its database, at most {data['samples']} "
         f"samples of each dtype, and variants in place and on strided tensors of the first two; kernels {how} "
-        f"{interpreted}."
+        f"{interpreted}; {left} pairs were not run."
     )
 
 
@@ -121,7 +122,12 @@ def main(kept: str, data: str, page: str, samples: str = "8") -> None:
     import torch
 
     records = [json.loads(line) for line in Path(kept).read_text(encoding="utf-8").splitlines()]
-    text = dumped(table_of(records), torch=torch.__version__, samples=int(samples))
+    table = table_of(records)
+    for name in database():
+        own = table.setdefault(name, {})
+        left = [dtype for dtype in supported(name) if dtype not in own]
+        table[name] = own | ({"left": left} if left else {})
+    text = dumped(table, torch=torch.__version__, samples=int(samples))
     Path(data).write_text(text, encoding="utf-8")
     path = Path(page)
     path.write_text(replaced(path.read_text(encoding="utf-8"), markdown(json.loads(text))), encoding="utf-8")
