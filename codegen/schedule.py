@@ -13,6 +13,7 @@ import torch
 
 from ..ir.types import Dim, canonical_dim, product
 from .dot import attention_terms_at_once, terms_at_once
+from .narrow import is_narrow
 from .program import Format, Param, Program, Skeleton, dot_stage, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
@@ -63,6 +64,8 @@ class RowsSchedule:
 @dataclass(frozen=True)
 class MatmulSchedule:
     """A register tile of ``tile_m`` rows by ``tile_n`` columns, in vectors of ``vector`` columns.
+
+    ``tile_n`` is 1 where columns are so few that vectors are of terms.
 
     Attributes:
         block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
@@ -232,6 +235,8 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     itemsize = 1 if weight else stage.dtype.itemsize if group == 1 else 4 // group
     computed = phases(program)
     tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
+    if plain and is_narrow(program, lanes):
+        tiles.insert(0, (lanes, 1))
     return tuple(
         MatmulSchedule(
             tile_m=rows,

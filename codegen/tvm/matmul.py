@@ -199,8 +199,7 @@ class Matmul(Operands):
     def _epilogue(self, row: str, part: str) -> None:
         """Stages and stores after the sum, for one row of the panel."""
         s, total = self.schedule, self.columns
-        axes = {symbol: text for symbol, text in self.row_axes(row).items() if symbol != HELD_ROW}
-        scope = self.scope.at({symbol: self.var(f"a{i}_", text) for i, (symbol, text) in enumerate(axes.items())})
+        scope = self._row_scope(row)
         whole = isinstance(total, int) and total % s.vector == 0
         even = isinstance(total, int) and total % s.tile_n == 0
         left = f"T.min({index_text(total, self.scope)} - {self['column']}, {s.tile_n})"
@@ -215,6 +214,11 @@ class Matmul(Operands):
             done = f"{left} // {s.vector} * {s.vector}"
             with self.loop("v", f"{left} % {s.vector}") as v:
                 self._store(done, v, part, scope, scalar_columns=True)
+
+    def _row_scope(self, row: str) -> Scope:
+        """The scope at a row, its axes in variables."""
+        axes = {symbol: text for symbol, text in self.row_axes(row).items() if symbol != HELD_ROW}
+        return self.scope.at({symbol: self.var(f"a{i}_", text) for i, (symbol, text) in enumerate(axes.items())})
 
     def _store(self, offset: str, lane: str, part: str, scope: Scope, *, scalar_columns: bool) -> None:
         base = f"({self['column']} + {offset})"

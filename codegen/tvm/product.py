@@ -1,4 +1,4 @@
-"""Which loops a matrix product gets: of numbers as they are, of groups for dot instructions, of weights in few bits."""
+"""Which loops a product gets: of numbers as they are, of groups for dot instructions, of few bits, of few columns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ..quantized import few_bits
 from ..schedule import MatmulSchedule
 from .groups import DotMatmul
 from .matmul import Matmul, emit_with
+from .narrow import NarrowMatmul
 from .quantized import QuantizedMatmul
 from .source import Source
 
@@ -15,6 +16,8 @@ def emit_product(program: Program, schedule: MatmulSchedule, src: Source) -> Non
     """Write the loops of a MATMUL kernel."""
     if few_bits(program, dot_stage(program)) is not None:
         loops: type[Matmul] = QuantizedMatmul
+    elif schedule.tile_n < schedule.vector:
+        loops = NarrowMatmul
     else:
         loops = Matmul if schedule.group == 1 else DotMatmul
     emit_with(loops, program, schedule, src)

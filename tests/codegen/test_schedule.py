@@ -55,7 +55,7 @@ def test_tiles_fit_the_registers(machine: Machine, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "width"), [(768, 48), (3072, 48), (64, 32), (1, 16), (16, 16), (32, 32), (30522, 48)]
+    ("columns", "width"), [(768, 48), (3072, 48), (64, 32), (1, 1), (9, 16), (16, 16), (32, 32), (30522, 48)]
 )
 def test_a_tile_that_pads_little_is_chosen(columns: int, width: int) -> None:
     assert chosen(linear(768, columns)).tile_n == width
