@@ -84,6 +84,9 @@ def _hosts(plan: Plan, target: Target, clock: _Clock) -> list[Any]:
 def _natives(plan: Plan, target: Target) -> Any:
     """A native function for each kernel call."""
     # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
     from ..codegen.tvm import module
 
     symbols = tuple(r.symbol for r in plan.graph.symbols)

@@ -31,7 +31,11 @@ class Probes:
     """
 
     def __init__(self, steps: Sequence[KernelStep], target: Target) -> None:
-        from ..codegen.tvm import module  # only a target that runs on TVM needs it
+        # imported here: only a target that runs on TVM needs it
+        from ..codegen.tvm.loading import load_tvm
+
+        load_tvm()
+        from ..codegen.tvm import module
 
         kernels = {step.kernel.name: step.kernel for step in steps}
         hosts = []

@@ -90,7 +90,11 @@ def measure(target: Target) -> Roofs:
 
 def peak_rates(target: Target) -> dict[str, float]:
     """Multiplications and additions a second between registers, with all threads, by dtype."""
-    from ..codegen.tvm import peak  # only a target that runs on TVM needs it
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
+    from ..codegen.tvm import peak
 
     kinds = peak.kinds(target.machine, target.features)
     return {kind.name: rate(peak.meter(kind, target.threads, target.cpu)) for kind in kinds}
@@ -141,7 +145,11 @@ def scalar_rate(target: Target) -> float:
 
 def launch_seconds(target: Target, kernels: int = 64) -> float:
     """What one more kernel costs: a chain of kernels in parallel, a row of 16 for each thread, by their number."""
-    from ..codegen.tvm import module  # only a target that runs on TVM needs it
+    # imported here: only a target that runs on TVM needs it
+    from ..codegen.tvm.loading import load_tvm
+
+    load_tvm()
+    from ..codegen.tvm import module
 
     # a symbolic size: kernels that are known to be small run in one thread
     rows = symbol("rows")

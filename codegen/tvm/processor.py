@@ -36,7 +36,10 @@ def host_processor() -> Processor:
     Where TVM's package was not imported yet, another process is asked: that takes half the time of the import, and
     less where it was started by :func:`ask` before.
     """
-    return _answer() or _found()
+    answer = _answer()
+    if answer is None:
+        load_tvm()
+    return answer or _found()
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ def main() -> None:
     """Serve requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing that a compiler prints is taken for an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for who asks, which has a terminal in common with this
     gc.disable()  # what is made is kept, or the process that made it ends
     from .loading import load_tvm
 

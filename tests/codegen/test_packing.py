@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from smelt.codegen.schedule import PanelLayout
+from smelt.codegen.tvm import packing
 from smelt.codegen.tvm.packing import (
     ALIGNMENT,
     CHUNK,
@@ -15,6 +16,7 @@ from smelt.codegen.tvm.packing import (
     aligned_empty,
     memory,
     pack_panels,
+    panels_of,
     unpack_panels,
 )
 
@@ -61,6 +63,20 @@ def test_padding_is_zero(group: int) -> None:
 def test_panels_are_aligned(dtype: torch.dtype) -> None:
     for rows in range(1, 9):
         assert pack_panels(torch.randn(rows, 5).to(dtype), PanelLayout(16)).data_ptr() % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("columns", [(96, 48), (5, 7, 100), (0, 16, 1), (3, 0, 0, 50), (1, 1, 1)], ids=str)
+def test_matrices_side_by_side(columns: tuple[int, ...], layout: PanelLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [drawn(9, n, layout.group) for n in columns]
+    expected = pack_panels(torch.cat(parts, 1), layout)
+    for most in (1, 4 << 20):
+        monkeypatch.setattr(packing, "WORK_BYTES", most)
+        panels, work = panels_of([part.T.contiguous().T for part in parts], layout)
+        for fill in reversed(work):
+            fill()
+        assert torch.equal(panels, expected)
+        assert len(work) >= len(panels) or most > 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -13,6 +13,7 @@ from smelt.codegen.tvm import processor as tvm_processor
 from smelt.ir.collection import no_collection
 from smelt.runtime import processor as processor_module
 from smelt.runtime.processor import kept_processor
+from smelt.runtime.target import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,56 @@ def test_a_target_is_found_without_tvms_package(tmp_path: Path) -> None:
     assert (first[0], second[0]) == ("False", "False")
     assert first[1:] == second[1:]
     assert second[1] == second[2]
+
+
+ALONE = """
+import sys
+from smelt.codegen.tvm import processor
+asked = processor.host_processor()
+processor.host_processor.cache_clear(), processor.ask.cache_clear()
+processor.can_start = lambda: False
+assert "tvm" not in sys.modules
+assert processor.host_processor() == asked
+assert "tvm" in sys.modules
+"""
+
+
+def test_the_processor_is_the_same_where_no_other_process_can_be_asked() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".typecheck")}
+    subprocess.run([sys.executable, "-c", ALONE], env=environment, check=True)
+
+
+IMPORTS = """
+import sys
+import smelt
+smelt.compile
+print(*{"tvm", "triton", "torch._dynamo", "torch.export._trace", "networkx"} & set(sys.modules))
+"""
+
+
+def test_what_the_import_of_smelt_does_not_import() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".typecheck")}
+    done = subprocess.run([sys.executable, "-c", IMPORTS], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+COLD = """
+import sys
+import torch, smelt
+fast = smelt.compile(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval())
+x = torch.randn(3, 8)
+assert torch.allclose(fast(x), fast.original(x), atol=1e-5)
+print("tvm" in sys.modules, fast._captures.entries[0].executable.hosts != [])
+"""
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core: kernels are compiled in this process")
+def test_a_cold_start_does_not_import_tvms_package(tmp_path: Path) -> None:
+    environment = {**os.environ, "SMELT_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / ".typecheck")}
+    done = subprocess.run([sys.executable, "-c", COLD], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+    assert list(tmp_path.glob("*.so"))
+    assert not list(tmp_path.glob(".new-*"))
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""Weights that are others joined: packed from their parts, made when they are asked for."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("tvm")
+
+import smelt
+from smelt.runtime.executable import Executable
+from smelt.runtime.weights import Values
+
+
+class Merged(nn.Module):
+    """Three linear layers of one input; two of them become one product, on their weights joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = nn.Linear(32, 40), nn.Linear(32, 40), nn.Linear(32, 56)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.q(x) @ self.k(x).T, -1) @ self.v(x)
+
+
+def _compiled() -> tuple[smelt.CompiledModule, Executable]:
+    fast = smelt.compile(Merged().eval())
+    fast(torch.randn(50, 32))
+    return fast, fast.entries[0].executable
+
+
+def _joined(executable: Executable) -> list[str]:
+    values = executable.values
+    assert isinstance(values, Values)
+    return [name for name in values if values.is_joined(name)]
+
+
+def test_results_and_values() -> None:
+    fast, executable = _compiled()
+    (name,) = _joined(executable)
+    model = fast.original
+    assert isinstance(model, Merged)
+    parts = [executable.weights[str(part.attrs["name"])] for part in executable.derived[name].inputs]
+    assert [len(part) for part in parts] == [40, 40]  # no multiple of a panel's columns
+    assert torch.equal(executable.values[name], torch.cat(parts))
+    assert len(executable.values) == len(list(executable.values))
+    with torch.no_grad():
+        for rows in (50, 3):
+            x = torch.randn(rows, 32)
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_holds_the_joined_weight() -> None:
+    _, executable = _compiled()
+    (name,) = _joined(executable)
+    sizes = [executable._packed[b.position].numel() for b in executable.plan.buffers if b.name == name]
+    assert sorted(sizes)[0] == 1
+    assert len(sizes) == 2
+
+
+def test_weights_that_change() -> None:
+    fast, _ = _compiled()
+    model = fast.original
+    assert isinstance(model, Merged)
+    with torch.no_grad():
+        model.k.weight.mul_(2)
+        fast.refresh()
+        x = torch.randn(5, 32)
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_joined_weight_that_is_read_as_it_is() -> None:
+    """Nothing says that a buffer is unread where a plan does not know: it is computed and kept."""
+    _, executable = _compiled()
+    (name,) = _joined(executable)
+    executable.plan.unread = frozenset()
+    executable.refresh(executable.weights)
+    assert _joined(executable) == []
+    (home,) = (b for b in executable.plan.buffers if b.name == name and b.packing is None)
+    assert torch.equal(executable._packed[home.position], executable.values[name])
