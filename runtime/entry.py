@@ -15,7 +15,7 @@ from ..ir.binding import bind_symbols
 from ..ir.errors import InputError
 from ..ir.types import concrete
 from .executable import Executable
-from .tensors import dense, overlap
+from .tensors import dense, overlapping
 
 Sizes = Mapping[sympy.Symbol, int]
 
@@ -153,11 +153,11 @@ class Entry:
                     tensor.copy_(copy)
 
     def _check_aliases(self, leaves: Sequence[Any]) -> None:
-        for leaf in self._written:
-            for other in self.tensors:
-                if other != leaf and overlap(leaves[leaf], leaves[other]):
-                    names = [self.capture.inputs[i].name for i in (leaf, other)]
-                    raise Aliased(f"the model writes to argument {names[0]}, which shares memory with {names[1]}")
+        written = [at for at, leaf in enumerate(self.tensors) if leaf in self._written]
+        found = overlapping([leaves[leaf] for leaf in self.tensors], written)
+        if found is not None:
+            names = [self.capture.inputs[self.tensors[at]].name for at in found]
+            raise Aliased(f"the model writes to argument {names[0]}, which shares memory with {names[1]}")
 
 
 def sizes_of(capture: Capture, leaves: Sequence[Any]) -> Sizes:

@@ -30,7 +30,15 @@ def bind_weights(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[fx.GraphMod
 
 def _is_weight(node: fx.Node, value: Any) -> bool:
     marked = (node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
-    return isinstance(value, Tensor) and (marked or isinstance(value, nn.Parameter))
+    # transformers marks the tensors of its static caches as well: to each call of generate its own
+    return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and marked and not _is_written(node))
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether an operator in place has a node for what it writes to."""
+    named = (user.target for user in node.users if user.args and user.args[0] is node)
+    names = [target if isinstance(target, str) else getattr(target, "__name__", "") for target in named]
+    return any(name == "setitem" or (name.endswith("_") and not name.endswith("__")) for name in names)
 
 
 def _hold(gm: fx.GraphModule, name: str, tensor: Tensor) -> None:

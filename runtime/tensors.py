@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,12 +50,23 @@ def dense(tensor: Tensor) -> Tensor:
     return copy.copy_(tensor.detach())
 
 
-def overlap(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors may share memory: whether the ranges of addresses that they lie in meet."""
-    if not left.numel() or not right.numel():
-        return False
-    (start, end), (other_start, other_end) = _extent(left), _extent(right)
-    return start < other_end and other_start < end
+def overlapping(tensors: Sequence[Tensor], written: Collection[int]) -> tuple[int, int] | None:
+    """Two of some tensors that may share memory, by their places, one of which is written; None where there are none.
+
+    The time is that of sorting them.
+    """
+    ranges = sorted((*_extent(tensor), place) for place, tensor in enumerate(tensors) if tensor.numel())
+    read = write = (-1, -1)  # the end that lies furthest so far, and whose it is
+    for start, end, place in ranges:
+        if place in written and start < read[0]:
+            return place, read[1]
+        if start < write[0]:
+            return write[1], place
+        if place in written:
+            write = max(write, (end, place))
+        else:
+            read = max(read, (end, place))
+    return None
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
