@@ -46,7 +46,8 @@ def lower_fx(
     leaf_of = _static_leaf if static else _leaf
     leaves = tuple(leaf_of(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
-    request = Request(GraphCall(gm, leaves), leaves, spec, None, fallback)
+    around = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    request = Request(GraphCall(gm, leaves, around), leaves, spec, None, fallback)
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
     with tracing_context(None), torch.autocast("cpu", enabled=False):
         return capture_request(request, gm)
@@ -103,15 +104,15 @@ def _number(size: Any) -> int:
 class GraphCall(nn.Module):
     """One of Dynamo's graphs as a module of tensors, its nodes' origins kept.
 
-    Autocast that is on where it is made becomes a region of the graph: around the trace it would reach into regions
-    of the graph that turn it off.
+    The autocast that is around its calls, to this dtype, is a region of it like those within: only what the graph
+    computes is cast, and not what is done to it while it is captured.
     """
 
-    def __init__(self, gm: fx.GraphModule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, gm: fx.GraphModule, leaves: Sequence[Leaf], around: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = gm
+        self._around = around
         self._leaves = leaves
-        self._autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
     def forward(self, *tensors: Tensor) -> Any:
         """Run the graph, each integer that is a size taken from the tensor that stands for it."""
@@ -122,6 +123,6 @@ class GraphCall(nn.Module):
                 values.append(next(given).shape[0])
             else:
                 values.append(next(given) if leaf.is_tensor else leaf.value)
-        region = nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
-        with fx.traceback.preserve_node_meta(), region:
+        cast = nullcontext() if self._around is None else torch.autocast("cpu", self._around)
+        with cast, fx.traceback.preserve_node_meta():
             return fx.Interpreter(self.model).run(*values)

@@ -35,7 +35,7 @@ def source_of(node: fx.Node) -> str:
 def source_within(meta: Mapping[str, Any]) -> str:
     """:func:`source_of` a node with this metadata."""
     frames = _FRAME.findall(meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if not frame[0].startswith(_HERE)]
+    frames = [frame for frame in frames if not frame[0].startswith((_HERE, "<"))]
     outside = [frame for frame in frames if not within_torch(frame[0])]
     chosen = (outside or frames)[-1:]
     return "".join(f"{PurePath(file).name}:{line}" for file, line in chosen)
