@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .rewrites.registry import register_rule, unregister_rule
     from .rewrites.rule import Rule
     from .runtime.artifact.export import Artifact, export
-    from .runtime.artifact.load import LoadedArtifact, load
+    from .runtime.artifact.load import load
+    from .runtime.artifact.loaded import LoadedArtifact
     from .runtime.compile import compile
     from .runtime.module import CompiledModule
     from .runtime.target import Target
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Artifact": "runtime.artifact.export",
     "CompiledModule": "runtime.module",
-    "LoadedArtifact": "runtime.artifact.load",
+    "LoadedArtifact": "runtime.artifact.loaded",
     "Quantization": "rewrites.quantization",
     "Rule": "rewrites.rule",
     "Target": "runtime.target",

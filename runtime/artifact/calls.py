@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -79,11 +78,6 @@ def capture_of(data: Mapping[str, Any], graph: Graph, weights: Mapping[str, Tens
     )
     _check(capture)
     return capture
-
-
-def with_graph(capture: Capture, graph: Graph) -> Capture:
-    """The capture of an equal graph with other names."""
-    return replace(capture, graph=graph)
 
 
 def _check(capture: Capture) -> None:

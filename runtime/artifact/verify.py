@@ -17,7 +17,7 @@ from ..contract import compare
 from ..state import buffers_of, preserved
 from ..verify import VerifyResult, verify
 from ..verify_quantized import path_of
-from .load import LoadedArtifact
+from .loaded import LoadedArtifact
 
 
 @dataclass
