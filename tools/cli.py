@@ -394,6 +394,10 @@ def coverage(
         list[str] | None, typer.Argument(metavar="ARCHITECTURE...", help="By default all; --list names them.")
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print the names and measure nothing.")] = False,
+    operators: Annotated[
+        bool,
+        typer.Option("--opinfo", help="Operators in place of architectures, as `smelt opinfo` takes them."),
+    ] = False,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -402,6 +406,11 @@ def coverage(
     ] = None,
 ) -> None:
     """Measure architectures: captured whole, fallbacks, errors, kernels a layer; exit code 1 if any is wrong."""
+    if operators:
+        if list_only or (json_file is not None and str(json_file) != "-"):
+            raise typer.BadParameter("with --opinfo, say --json - or `smelt opinfo --keep FILE`")
+        opinfo(names, as_json=json_file is not None)
+        return
     from .coverage.command import coverage as run
 
     if not run(names or (), json_file, list_only):

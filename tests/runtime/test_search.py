@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.runtime import dynamo_backend
+from smelt.runtime import dynamo_backend, graph_function
 from smelt.runtime.bisect import bisect
 from smelt.runtime.captures import build_entry
 
@@ -103,7 +103,7 @@ def test_torch_compile_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None
         entries.append(build_entry(*arguments))
         return entries[-1]
 
-    monkeypatch.setattr(dynamo_backend, "build_entry", keep)
+    monkeypatch.setattr(graph_function, "build_entry", keep)
     torch.manual_seed(0)
     model, x = Pooled().eval(), torch.randn(3, 40, 32)
     torch._dynamo.reset()

@@ -208,3 +208,10 @@ def test_the_page_shows_the_run() -> None:
     text = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
     assert page.replaced(text, page.markdown(data)) == text
     assert [name for name, own in data["operators"].items() if "cases" in own] == []
+
+
+def test_coverage_takes_operators_too() -> None:
+    found = CliRunner().invoke(cli.app, ["coverage", "--opinfo", "sin", "--json", "-"])
+    assert found.exit_code == 0, found.output
+    assert "sin" in found.stdout
+    assert CliRunner().invoke(cli.app, ["coverage", "--opinfo", "sin", "--json", "file.json"]).exit_code == 2
