@@ -76,7 +76,7 @@ def assembly(name: str, kernel: str) -> str:
     count = len(program.params) + 1
     host = tvm_module.Host("main", (tvm_module.Call("k", tuple(range(count))),) * 2, count, program.symbols)
     module = tvm_module.parse_module([text])
-    module[tvm.ir.GlobalVar("main")] = tvm_module.host_function(host, module)
+    module[tvm.ir.GlobalVar("main")] = tvm_module.host_function(host, tvm_module.within(module))
     return str(processor.compile(module).mod.inspect_source("asm"))
 
 
