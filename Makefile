@@ -40,7 +40,7 @@ GPU_CHECK_ARGS ?=
 .PHONY: help demo test check bench gpu-check clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
 demo: $(VENV)/.installed ## compile a pretrained model, search real text with it, show what happened (DEMO_ARGS)
 	@$(VENV)/bin/smelt demo $(DEMO_ARGS)

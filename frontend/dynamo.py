@@ -25,6 +25,7 @@ def lower_fx(
     *,
     fallback: Literal["allow", "error"] = "allow",
     static: bool = False,
+    around: torch.dtype | None = None,
 ) -> Capture:
     """Capture one of Dynamo's graphs, through ``torch.export`` as any module.
 
@@ -36,6 +37,7 @@ def lower_fx(
         example_inputs: what Dynamo passes: tensors, real or fake, and integers, symbolic or not.
         fallback: as for :func:`~smelt.frontend.export.capture`.
         static: make the sizes of the example inputs those of every call.
+        around: the dtype that autocast casts to where the graph was traced; None where it was off.
 
     Raises:
         CaptureError, UnsupportedError: as for :func:`~smelt.frontend.export.capture`.
@@ -46,7 +48,6 @@ def lower_fx(
     leaf_of = _static_leaf if static else _leaf
     leaves = tuple(leaf_of(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
-    around = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     request = Request(GraphCall(gm, leaves, around), leaves, spec, None, fallback)
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
     with tracing_context(None), torch.autocast("cpu", enabled=False):

@@ -181,6 +181,12 @@ class Captures:
                 hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
         return entry
 
+    def keep_path(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], entry: Entry, sizes: Sizes) -> None:
+        """Remember how a call was run, unless its capture was forgotten meanwhile, as by another thread."""
+        with self._lock:
+            if any(kept is entry for kept in self.entries):
+                self.paths.keep(args, kwargs, entry, sizes)
+
     def withdraw(self, entry: Entry, call: Call, error: Exception) -> None:
         """Forget a capture whose first call failed, where the model refuses that call as well.
 

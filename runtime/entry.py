@@ -140,6 +140,9 @@ class Entry:
         self.sizes = sizes
         if self._written:
             self._write_back(given, tensors)
+            for leaf in self._written:  # kernels write by address, which PyTorch does not count
+                if not leaves[leaf].is_inference():
+                    torch.autograd.graph.increment_version(leaves[leaf])
         if self.single is not None:
             return results[self.single]
         return self.capture.unflatten(results, leaves, sizes)

@@ -106,6 +106,7 @@ class Executable:
         self._shares: list[Any] = []  # what keeps the packed weights that other executables have too
         self._values: Values
         self._written: list[tuple[Tensor, Tensor]] = []
+        self._changed: list[Tensor] = []  # weights that each run writes to
         self.refresh(self.weights)
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ class Executable:
                 self._shares.append(share)
             del before
             self._written = [pair for m in self.plan.graph.mutations if (pair := self._copied(m)) is not None]
+            self._changed = self._changed_weights()
             for binding in self._bindings.values():
                 binding.stale = True
             self._bindings.clear()
@@ -164,6 +166,12 @@ class Executable:
             return None
         value, copy = self._values[buffer.name], self._packed[buffer.position]
         return (value, copy) if value.numel() and value.data_ptr() != copy.data_ptr() else None
+
+    def _changed_weights(self) -> list[Tensor]:
+        """The model's tensors that kernels write to by address, of which PyTorch counts no version by itself."""
+        names = [str(m.target.attrs["name"]) for m in self.plan.graph.mutations if m.target.is_a(ops.weight)]
+        found = [self.weights[name] for name in names if name in self.weights]
+        return [tensor for tensor in found if not tensor.is_inference()]
 
     def _after_mutation(self, target: Node) -> None:
         """Keep the copy that kernels read, where there is one, equal to a weight that was changed."""
@@ -296,7 +304,10 @@ class Executable:
                 if results is not None:
                     return results
             with torch.no_grad():
-                return _Call(self, binding, tensors, sizes).run()
+                results = _Call(self, binding, tensors, sizes).run()
+                for tensor in self._changed:
+                    torch.autograd.graph.increment_version(tensor)
+                return results
 
     @property
     def is_direct(self) -> bool:
@@ -329,6 +340,8 @@ class Executable:
         if results is not None:
             for host in self.hosts:
                 host(binding.table, binding.sizes)  # type: ignore[operator]
+            for tensor in self._changed:
+                torch.autograd.graph.increment_version(tensor)
             if self._error_cell[0]:
                 self._check_indices()
         return results

@@ -85,21 +85,28 @@ class Outputs:
             values = dict(zip(self._symbols, sizes, strict=True))
             recipes = self._known[sizes] = [_concrete(recipe, values) for recipe in self._recipes]
         made: dict[Recipe, Any] = {}
+        bases: dict[int, Tensor] = {}
         for recipe in recipes:
             if recipe not in made:
-                made[recipe] = _make(recipe, inputs, results)
+                made[recipe] = _make(recipe, inputs, results, bases)
         found = [made[recipe] for recipe in recipes]
         return found[0] if self._several is None else self._several(found)
 
 
-def _make(recipe: Recipe, inputs: Sequence[Any], results: Sequence[Any]) -> Any:
+def _make(recipe: Recipe, inputs: Sequence[Any], results: Sequence[Any], bases: dict[int, Tensor]) -> Any:
+    """A result; ``bases`` holds what views are of, so that those of one tensor share its memory."""
     if isinstance(recipe, Argument):
         return inputs[recipe.place]
     if isinstance(recipe, Fresh):
         result = results[recipe.place]
-        return result if recipe.own is None else _with_strides(result, recipe.own[1])
+        return result if recipe.own is None else bases.setdefault(recipe.place, _with_strides(result, recipe.own[1]))
     sizes, strides, offset = recipe.own
-    base = inputs[recipe.place].detach() if recipe.of_input else _with_strides(results[recipe.place], recipe.base[1])
+    if recipe.of_input:
+        base = inputs[recipe.place].detach()
+    else:
+        if recipe.place not in bases:
+            bases[recipe.place] = _with_strides(results[recipe.place], recipe.base[1])
+        base = bases[recipe.place]
     return base.as_strided(sizes, strides, base.storage_offset() + offset - recipe.base[2])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from ..frontend.dynamo import lower_fx
 from ..ir.collection import no_collection
+from ..ir.errors import CaptureError, UnsupportedError
 from .captures import MAX_CAPTURES, build_entry
 from .entry import Aliased, Entry, Mismatch, Sizes
 from .fx_outputs import outputs_of, with_outputs
@@ -43,11 +44,14 @@ class GraphFunction:
                 check_tensor(node.name, value)
         self._original = gm
         self._options = options
+        # a later capture is made where autocast is off: what it was is a part of the graph
+        self._around = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         self._outputs = outputs_of(gm)
         self._graph, places = bind_weights(with_outputs(gm, self._outputs.kept), example_inputs)
         self.watch = WeightWatch(places)
         self._free = tuple(place for place in range(len(example_inputs)) if place not in places.values())
         self._known: dict[Any, tuple[Entry, Sizes]] = {}
+        self._refused: set[Any] = set()
         self._lock = threading.RLock()
         self.entries = [self._capture([example_inputs[place] for place in self._free])]
         self.watch.note(example_inputs)
@@ -60,7 +64,8 @@ class GraphFunction:
     def _capture(self, leaves: Sequence[Any], static: bool = False) -> Entry:
         start = time.perf_counter()
         with no_collection():
-            captured = lower_fx(self._graph, leaves, fallback=self._options.fallback, static=static)
+            fallback, around = self._options.fallback, self._around
+            captured = lower_fx(self._graph, leaves, fallback=fallback, static=static, around=around)
             with _plain():
                 return build_entry(captured, self._options, time.perf_counter() - start, _first_call(leaves))
 
@@ -75,44 +80,57 @@ class GraphFunction:
 
     def _run(self, inputs: Sequence[Any]) -> Sequence[Any] | None:
         """What the compiled graph returns; None for a call that PyTorch must run."""
-        if self.watch.changed(inputs):
-            self._refresh(inputs)
         leaves = [inputs[place] for place in self._free]
         key = tuple([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
-        found = self._known.get(key) or self._match(leaves, key)
-        if found is None:
-            return None
-        entry, sizes = found
-        try:
-            results: Sequence[Any] = entry.run(leaves, sizes)
-        except Aliased:
-            return None
-        self.watch.note(inputs)
-        return results
+        with self._lock:  # equal layers have one graph: another thread may be here with other weights
+            if self.watch.changed(inputs):
+                self._refresh(inputs, self.entries)
+            found = self._known.get(key) or self._match(inputs, leaves, key)
+            if found is None:
+                return None
+            entry, sizes = found
+            try:
+                results: Sequence[Any] = entry.run(leaves, sizes)
+            except Aliased:
+                return None
+            self.watch.note(inputs)
+            return results
 
-    def _refresh(self, inputs: Sequence[Any]) -> None:
-        with self._lock, _plain():
-            for entry in self.entries:
+    def _refresh(self, inputs: Sequence[Any], entries: Sequence[Entry]) -> None:
+        with _plain():
+            for entry in entries:
                 entry.executable.refresh(self.watch.weights(inputs, entry.executable.weights))
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 
-    def _match(self, leaves: Sequence[Any], key: Any) -> tuple[Entry, Sizes] | None:
-        """The capture for a call, made where there is none; None after too many."""
+    def _match(self, inputs: Sequence[Any], leaves: Sequence[Any], key: Any) -> tuple[Entry, Sizes] | None:
+        """The capture for a call, made where there is none; None after too many, and where none can be made."""
         for place, leaf in zip(self._free, leaves, strict=True):
             if isinstance(leaf, Tensor):
                 check_tensor(f"input {place}", leaf)
-        with self._lock:
-            found = self._matching(leaves)
-            if found is None and len(self.entries) < MAX_CAPTURES:
-                # sizes that Dynamo takes for one kind of call, and the capture does not
-                self.entries.append(self._capture(leaves, static=True))
+        found = self._matching(leaves)
+        if found is None and len(self.entries) < MAX_CAPTURES and key not in self._refused:
+            # sizes that Dynamo takes for one kind of call, and the capture does not
+            made = self._captured_later(leaves, key)
+            if made is not None:
+                self._refresh(inputs, [made])  # it was made of the weights of the first call
+                self.entries.append(made)
                 found = self._matching(leaves)
-            if found is not None:
-                if len(self._known) >= _MAX_KNOWN:
-                    self._known.clear()
-                self._known[key] = found
-            return found
+        if found is not None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+    def _captured_later(self, leaves: Sequence[Any], key: Any) -> Entry | None:
+        """A capture for these sizes only; None where there is none, so that PyTorch runs such calls."""
+        try:
+            return self._capture(leaves, static=True)
+        except (CaptureError, UnsupportedError):
+            if self._options.fallback == "error":
+                raise
+            self._refused.add(key)
+            return None
 
     def _matching(self, leaves: Sequence[Any]) -> tuple[Entry, Sizes] | None:
         for entry in self.entries:

@@ -6,7 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +53,8 @@ class CompiledModule(nn.Module):
         reader = CallReader(signature)
         state.update(original=original, options=options, __doc__=original.__doc__)
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
-        state.update(_generation=generation_of(original, options, lambda part: CompiledModule(part, options)))
+        parts = replace(options, expect={})  # which was said of the whole
+        state.update(_generation=generation_of(original, options, lambda part: CompiledModule(part, parts)))
         if isinstance(original, nn.Module):
             state.update((name, original.__dict__[name]) for name in _SHARED)
         state["_own_forward"] = None
@@ -106,7 +107,7 @@ class CompiledModule(nn.Module):
         except RuntimeError as error:
             captures.withdraw(entry, call, error)
             raise
-        captures.paths.keep(args, kwargs, entry, sizes)
+        captures.keep_path(args, kwargs, entry, sizes)
         return result
 
     def _check_mode(self) -> None:
@@ -134,12 +135,16 @@ class CompiledModule(nn.Module):
             UnsupportedError: the model is split, so that no one capture is for the whole call.
         """
         call = self._reader.read(args, kwargs)
+        reason = "" if self._split is None else self._split.reason
         if self._split is None:
-            with suppress(Uncapturable):
+            try:
                 entry, sizes = self._captures.find(call)
                 entry.complete()
                 return entry, sizes, call
-        raise UnsupportedError(f"{self._captures.name} is split into several graphs")
+            except Uncapturable as error:
+                reason = str(error)
+        advice = "" if self._generation is None else "; a call that returns no cache may be one: give use_cache=False"
+        raise UnsupportedError(f"{self._captures.name} is split into several graphs: {reason}{advice}")
 
     # --- what it did --------------------------------------------------------------------------------------------------
 
@@ -197,7 +202,7 @@ class CompiledModule(nn.Module):
     ) -> Explanation:
         """Why it is what it is: kernels against the machine's roofs, bytes over the least, refused fusions, memory.
 
-        The machine's roofs are measured the first time, which takes some four seconds, and kept in the cache folder.
+        The machine's roofs are measured the first time, which takes some five seconds, and kept in the cache folder.
 
         Args:
             args, kwargs: a call of the model, which is not run; by default the sizes of the last call are taken.
@@ -292,7 +297,10 @@ class CompiledModule(nn.Module):
             assistant = kwargs.get("assistant_model")
             if isinstance(assistant, CompiledModule) and assistant._generation is not None:
                 kwargs["assistant_model"] = assistant._generation.stand_in(assistant)
-            return self._generation.stand_in(self).generate(*args, **kwargs)
+            try:
+                return self._generation.stand_in(self).generate(*args, **kwargs)
+            finally:
+                self._generation.calls.asked = 0
 
         return generate
 

@@ -86,10 +86,9 @@ class Paths:
         form = _form(len(args), kwargs, (*args, *kwargs.values()))
         if form is None:
             return
-        if form in self._paths:
-            known = self._paths[form]
-            if known is None or known.is_current():
-                return
+        known: Any = self._paths.get(form, MISS)
+        if known is None or (known is not MISS and known.is_current()):
+            return
         if len(self._paths) >= _MOST_PATHS:
             self._paths.clear()
         leaves = self._reader.places(args, kwargs)

@@ -43,7 +43,7 @@ _DEFAULT_CACHE = 32 << 20
 def roofs_of(target: Target, cache: KernelCache | None = None) -> Roofs:
     """The roofs of a target on this machine: those kept in the user's cache folder, or measured and kept there.
 
-    Measuring takes some three seconds. Roofs are kept for each number of threads, but not where others keep the machine
+    Measuring takes some five seconds. Roofs are kept for each number of threads, but not where others keep the machine
     so busy meanwhile that the caches seemed slower than memory.
     """
     cache = cache or KernelCache()

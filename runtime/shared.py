@@ -52,7 +52,8 @@ def shared(made: Tensor) -> tuple[Tensor, Any]:
 
 def _forget(key: Any) -> None:
     with _lock:
-        if not _known.get(key, True):
+        held = _known.get(key)
+        if held is not None and not any(True for _ in held):  # its length still counts the one that ended
             del _known[key]
 
 

@@ -20,6 +20,7 @@ from ..ir.interpret import interpret
 from .contract import OutputResult, compare
 from .module import CompiledModule
 from .state import buffers_of, preserved, same
+from .verify_caches import copied, is_cache, tensors_of
 from .verify_quantized import Judge, Moved, judged
 from .verify_quantized import path_of as _path
 
@@ -120,14 +121,25 @@ def _observe(
     args, kwargs = pytree.tree_map(_copy, (tuple(args), dict(kwargs)))
     with torch.no_grad(), preserved(model):
         result = run(*args, **kwargs)
-        values = {_path(path): _copy(leaf) for path, leaf in pytree.tree_flatten_with_path(result)[0]}
+        values = _leaves(result)
         after = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         after += [tensor.clone() for tensor in buffers_of(model).values()]
     states = dict(zip(before, after, strict=True))
     return _Observation(values | states, {path for path, state in states.items() if same(state, before[path])})
 
 
+def _leaves(result: Any) -> dict[str, Any]:
+    """Copies of everything in a result, by path."""
+    found: dict[str, Any] = {}
+    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
+        parts = tensors_of(_path(path), leaf) if is_cache(leaf) else [(_path(path), leaf)]
+        found |= {name: _copy(value) for name, value in parts}
+    return found
+
+
 def _copy(leaf: Any) -> Any:
+    if is_cache(leaf):
+        return copied(leaf)
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
@@ -164,6 +176,8 @@ def _interpreted(fast: CompiledModule, args: Sequence[Any], kwargs: Mapping[str,
 
 
 def _widen(leaf: Any) -> Any:
+    if is_cache(leaf):
+        return copied(leaf, wide=True)
     return leaf.double() if _is_float(leaf) else leaf
 
 

@@ -32,7 +32,7 @@ class Commands(TyperGroup):
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
-_FINDING = ("bisect", "verify-rules", "fuzz", "tune", "coverage", "opinfo")
+_FINDING = ("bisect", "verify-rules", "verify", "compile-check", "fuzz", "tune", "coverage", "opinfo")
 
 app = typer.Typer(
     cls=Commands,

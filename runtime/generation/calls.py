@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
 from ...frontend.capture import signature_of
-from ...ir.errors import InputError, SmeltError
+from ...ir.errors import CaptureError, InputError, UnsupportedError
 from ..calls import CallReader
 from ..captures import Captures, Uncapturable
 from ..entry import Entry
@@ -71,10 +71,13 @@ class CachedCalls:
             return self._begin(given)
         if not isinstance(cache, Cache):
             return None
+        static = [layer for layer in _static_layers(cache) if not layer.is_initialized]
         try:
-            return self._compiled(given)
+            return self._compiled(given, self.asked)
         except Unfit as reason:
             self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
+        for layer in static:  # what they were made as was a guess
+            layer.is_initialized = False
         with torch.no_grad():
             found = self.model(*args, **kwargs)
         if self._shapes.learn(cache):
@@ -109,21 +112,21 @@ class CachedCalls:
         if self._arguments.has_source:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
         try:
-            return self._compiled({**given, CACHE: made})
+            return self._compiled({**given, CACHE: made}, 0)
         except Unfit:
             return None
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
-    def _compiled(self, given: Mapping[str, Any]) -> Any:
-        """The output of a call that is compiled.
+    def _compiled(self, given: Mapping[str, Any], asked: int) -> Any:
+        """The output of a call that is compiled; ``asked`` is how many positions its cache may need in the end.
 
         Raises:
             Unfit: PyTorch must run it. The cache is as it was then.
         """
         self._arguments.check(given)
         batch, count = self._arguments.tokens(given)
-        memory, source = self._memory_of(given[CACHE], given, batch, count)
+        memory, source = self._memory_of(given[CACHE], given, batch, count, asked)
         inputs = self._arguments.inputs(given, memory, batch, count)
         form = self._form(inputs, memory, source, count)
         check_apart(inputs, memory, source)
@@ -131,10 +134,10 @@ class CachedCalls:
         memory.advance(count)
         if source is not None:
             source.advance(given[CACHE])
-        return _output(found, given)
+        return _output(found, given, self.model.config)
 
     def _memory_of(
-        self, cache: Any, given: Mapping[str, Any], batch: int, count: int
+        self, cache: Any, given: Mapping[str, Any], batch: int, count: int, asked: int
     ) -> tuple[DecoderMemory, SourceMemory | None]:
         """The tensors of a cache, with room for what the call writes."""
         both = type(cache) is EncoderDecoderCache
@@ -145,7 +148,7 @@ class CachedCalls:
         memory = self._memory.get(own)
         if memory is None or not memory.matches(own):
             memory = self._memory[own] = DecoderMemory(own)
-        memory.prepare(batch, count, self.asked, lambda: self._shapes.of(DECODER, own))
+        memory.prepare(batch, count, asked, lambda: self._shapes.of(DECODER, own))
         return memory, self._source_of(cache, given, batch) if both else None
 
     def _source_of(self, cache: EncoderDecoderCache, given: Mapping[str, Any], batch: int) -> SourceMemory:
@@ -191,17 +194,21 @@ class CachedCalls:
         return result
 
     def _find(self, form: Form, inputs: Mapping[str, Any], leaves: list[Any], shapes: Any) -> Found:
+        known = form.known(inputs, shapes)
+        if known is not None:
+            return known
         if form.refused:
             reason = form.refused.get(_constants(leaves))
             if reason is not None:
                 raise Unfit(reason)
         try:
             return form.find(inputs, leaves, shapes)
-        except (Uncapturable, SmeltError) as error:
+        except (Uncapturable, CaptureError, InputError, UnsupportedError) as error:
             if self.options.fallback == "error" and not isinstance(error, InputError):
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"
-            form.refused[_constants(leaves)] = reason
+            if not isinstance(error, InputError):  # which is a fault of this call, and not of others like it
+                form.refused[_constants(leaves)] = reason
             raise Unfit(reason) from error
 
 
@@ -216,10 +223,18 @@ def _leaves(inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemo
     return [*leaves, *source.keys, *source.values, source.filled] if source else [*leaves, False]
 
 
-def _output(found: Any, given: Mapping[str, Any]) -> Any:
+def _static_layers(cache: Any) -> list[Any]:
+    """The layers of a cache that have their length from the beginning."""
+    parts = [cache.self_attention_cache, cache.cross_attention_cache] if type(cache) is EncoderDecoderCache else [cache]
+    return [layer for part in parts for layer in part.layers if isinstance(layer, StaticLayer)]
+
+
+def _output(found: Any, given: Mapping[str, Any], config: Any) -> Any:
     """A step's output as the model's: with the cache, and the logits that were asked for."""
     keep = kept_logits(given)
     if keep and found.logits.shape[1] > keep:
         found["logits"] = found.logits[:, -keep:]
-    found[CACHE] = given[CACHE]
-    return found.to_tuple() if given.get("return_dict") is False else found
+    whole = type(found)(**{**found, CACHE: given[CACHE]})  # in the order of its fields, by which it is indexed
+    wanted = given.get("return_dict")
+    as_mapping = getattr(config, "return_dict", True) if wanted is None else wanted
+    return whole if as_mapping else whole.to_tuple()

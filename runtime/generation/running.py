@@ -69,25 +69,36 @@ class Form:
         Raises:
             SmeltError, Uncapturable: as ``Captures.find``.
         """
-        grad = torch.is_grad_enabled()
-        key: list[Any] = [shapes]
-        for value in inputs.values():
-            if not isinstance(value, Tensor):
-                key.append((type(value), value))
-            elif grad and value.requires_grad:
-                key = []
-                break
-            else:
-                key += (value.shape, value.dtype)
-        form = tuple(key)
-        found = self._known.get(form) if form else None
-        if found is None or found.entry not in self.captures.entries:
+        form = self._form(inputs, shapes)
+        found = self.known(inputs, shapes)
+        if found is None:
             entry, sizes = self.captures.find(Call(self.spec, leaves))
             found = Found(entry, sizes, leaves, len(inputs))
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[form] = found
+            if form is not None:
+                self._known[form] = found
         return found
+
+    def known(self, inputs: Mapping[str, Any], shapes: Any) -> Found | None:
+        """The capture for a call like one before; None where there was none."""
+        form = self._form(inputs, shapes)
+        found = None if form is None else self._known.get(form)
+        return found if found is not None and found.entry in self.captures.entries else None
+
+    @staticmethod
+    def _form(inputs: Mapping[str, Any], shapes: Any) -> tuple[Any, ...] | None:
+        """What calls of one kind have in common; None for those that are to be looked at."""
+        grad = torch.is_grad_enabled()
+        key: list[Any] = [shapes]
+        for value in inputs.values():
+            if not isinstance(value, Tensor):
+                key += (type(value), value)
+            elif (grad and value.requires_grad) or not value.is_cpu or value.layout is not torch.strided:
+                return None
+            else:
+                key += (value.shape, value.dtype)
+        return tuple(key)
 
     def withdraw(self, found: Found, leaves: list[Any], error: Exception) -> None:
         """Forget a capture whose first call failed, where the model refuses that call as well."""

@@ -211,3 +211,15 @@ def test_a_replaced_forward_is_called(fast: smelt.CompiledModule) -> None:
     del fast.forward
     with torch.no_grad():
         torch.testing.assert_close(fast(X), fast.original(X))
+
+
+def test_a_capture_that_was_forgotten_meanwhile_gets_no_path(fast: smelt.CompiledModule) -> None:
+    """As where another thread resets the model during a call."""
+    with torch.no_grad():
+        fast(X)
+        captures = fast._captures
+        (entry,) = captures.entries
+        sizes = entry.sizes
+        fast.reset()
+        captures.keep_path((X,), {}, entry, sizes)
+        assert captures.paths.run((X,), {}) is MISS

@@ -442,3 +442,98 @@ def test_graphs_share_the_memory_of_weights(functions: list[GraphFunction]) -> N
         for rows in (24, 48):
             x = torch.randn(rows, 64)
             torch.testing.assert_close(compiled(x), model(x))
+
+
+def _refuse_others(function: GraphFunction, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Let a graph's first capture take only so many rows."""
+    first = function.entries[0]
+    match = first.match
+
+    def narrow(spec: Any, leaves: Any) -> Any:
+        if any(isinstance(leaf, Tensor) and leaf.shape[0] != rows for leaf in leaves):
+            raise graph_function.Mismatch("for the test", 0)
+        return match(spec, leaves)
+
+    monkeypatch.setattr(first, "match", narrow)
+
+
+def test_a_later_capture_is_of_the_weights_and_the_autocast_of_its_call(
+    functions: list[GraphFunction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Linear(8, 8).eval()
+    compiled: Any = torch.compile(model, backend=backend, dynamic=True)
+    few, many = torch.randn(3, 8), torch.randn(5, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert compiled(few).dtype == torch.bfloat16
+        (function,) = functions
+        _refuse_others(function, monkeypatch, 3)
+        model.weight.mul_(2.0)
+        model.bias.add_(1.0)
+        same(compiled(many), model(many))
+        assert len(function.entries) == 2
+        same(compiled(few), model(few))
+
+
+def test_what_cannot_be_captured_later_runs_in_pytorch(
+    functions: list[GraphFunction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Linear(8, 8).eval()
+    compiled: Any = torch.compile(model, backend=backend, dynamic=True)
+    few, many = torch.randn(3, 8), torch.randn(5, 8)
+    with torch.no_grad():
+        compiled(few)
+        (function,) = functions
+        _refuse_others(function, monkeypatch, 3)
+        tried: list[int] = []
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            tried.append(1)
+            raise graph_function.CaptureError("for the test")
+
+        monkeypatch.setattr(graph_function, "lower_fx", refuse)
+        same(compiled(many), model(many))
+        same(compiled(many), model(many))
+    assert len(tried) == 1
+
+
+def test_a_weight_that_one_graph_writes_is_seen_by_the_next() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.randn(64, 64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.w.mul_(0.5)
+            torch._dynamo.graph_break()
+            return x @ self.w
+
+    torch.manual_seed(0)
+    model = Two().eval()
+    eager, x = copy.deepcopy(model), torch.randn(4, 64)
+    compiled: Any = torch.compile(model, backend=backend)
+    with torch.no_grad():
+        for _ in range(3):
+            same(compiled(x), eager(x))
+
+
+def test_views_of_a_result_that_is_laid_out_anew_share_it() -> None:
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x.t() * 2
+        return y, y[0]
+
+    compiled: Any = torch.compile(f, backend=backend)
+    with torch.no_grad():
+        whole, row = compiled(torch.randn(3, 5))
+        whole.zero_()
+    assert not row.any()
+
+
+def test_shared_weights_are_forgotten() -> None:
+    from smelt.runtime import shared
+
+    before = len(shared._known)
+    made, share = shared.shared(torch.randn(64, 64))
+    assert len(shared._known) == before + 1
+    del made, share
+    gc.collect()
+    assert len(shared._known) == before

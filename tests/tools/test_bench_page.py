@@ -48,6 +48,25 @@ def test_a_table() -> None:
     assert "float32 260 Gop/s, 31 GB/s" in lines[-1]
 
 
+def test_a_table_of_generated_tokens() -> None:
+    found = {
+        "model": "zoo:gpt2",
+        "inputs": [1, 128],
+        "tokens": 32,
+        "threads": 2,
+        "load": 0.0,
+        "load_during": 0.1,
+        "whole": {"seconds": {"smelt": [1.0, 1.1, 1.0]}},
+        "summary": {"smelt": {"step": 0.011, "ratio": 1.0}, "eager": {"step": 0.033, "ratio": 3.0}},
+    }
+    data = record() | {"decode": [found, found | {"model": "mine", "load_during": 0.9}]}
+    lines = page.markdown(data).splitlines()
+    assert lines[0] == "| generate | smelt ms/token | eager ms/token | best peer / smelt |"
+    assert lines[2:4] == ["| gpt2 | 11.00 | 33.00 | 3.00 |", "| mine | 11.00 | 33.00 | ~3.00 |"]
+    assert "32 tokens after 128, batch 1" in lines[-1]
+    assert "medians of 3 rounds" in lines[-1]
+
+
 def test_ratios_under_heavy_load_are_marked() -> None:
     loaded = record()
     loaded["workloads"][0] |= {"loaded": True, "load_during": 1.9}

@@ -419,3 +419,12 @@ def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bench_run, "verify", fail)
     assert "numeric contract" in run("bench", TINY, "--no-start", code=1).stderr
+
+
+@pytest.mark.parametrize("options", [("--dtype", "int4"), ("--sweep", "b=1"), ("--plot", "x.png")])
+def test_decoding_refuses_what_it_does_not_measure(options: tuple[str, ...], tmp_path: Path) -> None:
+    assert "--decode is for float32" in run("bench", "--decode", "gpt2:tiny", *options, code=1).stderr
+
+
+def test_the_peak_is_this_process_own() -> None:
+    assert 0 < start.peak_bytes() < 64e9

@@ -15,7 +15,7 @@ from ...runtime.roofs import meters
 from ...runtime.target import Target, usable_cores
 from ..console import busy, emit_json, out
 from ..env import facts, version_of
-from ..errors import check_output
+from ..errors import ModelError, check_output
 from ..plot import draw, require_matplotlib
 from .decode import bench_decode, decode_heading, decode_record, decode_remarks, decode_table
 from .outcome import ROOF, Outcome
@@ -52,6 +52,8 @@ def bench(
         if path is not None and str(path) != "-":
             check_output(path)
     if decode:
+        if dtype != "f32" or sweep or picture is not None:
+            raise ModelError("--decode is for float32, without --sweep and --plot")
         _bench_decode(specs, names, threads or usable_cores(), rounds, decode, json_file)
         return
     if picture is not None:

@@ -25,11 +25,36 @@ class PageError(SmeltError, ValueError):
 
 def markdown(record: Record) -> str:
     """The table: a line for each workload, a column for each peer, and what was measured, when and where."""
+    if "decode" in record:
+        return decode_markdown(record)
     names = list(dict.fromkeys(name for found in record["workloads"] for name in found["summary"]))
     head = ["workload", *(f"{name} ms" for name in names), "best peer / smelt", "% of roof"]
     lines = [_row(head), _row(["---", *["--:"] * (len(head) - 1)])]
     lines += [_row(_cells(found, names)) for found in record["workloads"]]
     return "\n".join([*lines, "", caption(record)])
+
+
+def decode_markdown(record: Record) -> str:
+    """The table of ``--decode``: milliseconds for each token after the first."""
+    outcomes = record["decode"]
+    names = list(dict.fromkeys(name for found in outcomes for name in found["summary"]))
+    head = ["generate", *(f"{name} ms/token" for name in names), "best peer / smelt"]
+    lines = [_row(head), _row(["---", *["--:"] * (len(head) - 1)])]
+    for found in outcomes:
+        summary, loads = found["summary"], (found["load"], found["load_during"])
+        steps = [f"{summary[n]['step'] * 1e3:.2f}" if n in summary else "-" for n in names]
+        ratios = [summary[n]["ratio"] for n in summary if n != "smelt"]
+        mark = MARK if max(x or 0.0 for x in loads) > HEAVY else ""
+        lines.append(_row([found["model"].removeprefix("zoo:"), *steps, f"{mark}{min(ratios):.2f}" if ratios else "-"]))
+    first, facts = outcomes[0], record["environment"]
+    rounds, (batch, prompt) = len(next(iter(first["whole"]["seconds"].values()))), first["inputs"]
+    lines += [
+        "",
+        f"{record['date']}, {facts['machine']['processor']}, {first['threads']} threads each, PyTorch "
+        f"{facts['versions']['torch']}: greedy, {first['tokens']} tokens after {prompt}, batch {batch}, all of them "
+        f"eager's; medians of {rounds} rounds in turns, Python of `generate` included.",
+    ]
+    return "\n".join(lines)
 
 
 def caption(record: Record) -> str:

@@ -1,0 +1,87 @@
+"""Calls of one's own with a cache: the output as the model's, and calls that do not fit leave nothing behind."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+
+import smelt
+from smelt.tools.zoo import build_llama, build_t5
+
+pytest.importorskip("transformers")
+
+from transformers.cache_utils import StaticCache
+
+IDS = torch.tensor([[5, 7, 11, 13], [17, 19, 23, 29]])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    made = build_llama(True).eval()
+    made.config.use_cache = True
+    return made
+
+
+def kinds(found: Any) -> list[str]:
+    return [type(value).__name__ for value in found]
+
+
+def test_outputs_are_in_the_order_of_the_models(model: Any) -> None:
+    fast = smelt.compile(model)
+    with torch.no_grad():
+        for more in ({"output_hidden_states": True}, {"return_dict": False}):
+            ours, eager = fast(IDS, **more), model(IDS, **more)
+            assert type(ours) is type(eager)
+            both = [x if isinstance(x, tuple) else x.to_tuple() for x in (ours, eager)]
+            assert kinds(both[0]) == kinds(both[1])
+
+
+def test_outputs_of_an_encoder_and_a_decoder() -> None:
+    torch.manual_seed(0)
+    model: Any = build_t5(True).eval()
+    fast = smelt.compile(model)
+    with torch.no_grad():
+        given = {"input_ids": IDS, "decoder_input_ids": IDS[:, :2], "use_cache": True}
+        assert list(fast(**given)) == list(model(**given))
+
+
+def test_a_call_that_is_refused_does_not_refuse_others(model: Any) -> None:
+    fast = smelt.compile(model)
+    mask = torch.ones_like(IDS)
+    with torch.no_grad():
+        expected = model(IDS, attention_mask=mask).logits
+        for wrong in (mask[:1, :2], mask[:, :3]):
+            with suppress(Exception):  # as PyTorch takes it
+                fast(IDS, attention_mask=wrong)
+        torch.testing.assert_close(fast(IDS, attention_mask=mask).logits, expected)
+        caches = fast.report().caches
+        assert caches is not None
+        assert caches.calls >= 1
+
+
+def test_the_length_of_generate_is_not_that_of_later_calls(model: Any) -> None:
+    fast, mask, held = smelt.compile(model), torch.ones_like(IDS), []
+    for generated in (None, 100):
+        if generated is not None:
+            fast.generate(input_ids=IDS, attention_mask=mask, max_new_tokens=generated, do_sample=False)
+        with torch.no_grad():
+            cache = fast(IDS, attention_mask=mask).past_key_values
+        held.append(cache.layers[0].keys.untyped_storage().nbytes())
+    assert held[0] == held[1]
+
+
+def test_a_static_cache_is_as_it_was_where_pytorch_runs_the_call(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smelt.runtime.generation.caches import Unfit
+    from smelt.runtime.generation.calls import CachedCalls
+
+    def refuse(self: Any, *args: Any) -> Any:
+        raise Unfit("for the test")
+
+    monkeypatch.setattr(CachedCalls, "_run", refuse)
+    fast, cache = smelt.compile(model), StaticCache(config=model.config, max_cache_len=16)
+    with torch.no_grad():
+        ours = fast(IDS, past_key_values=cache).logits
+        torch.testing.assert_close(ours, model(IDS).logits)
+    assert cache.get_seq_length() == IDS.shape[1]
