@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...ir.collection import no_collection
@@ -79,7 +80,7 @@ def load(
     try:
         if digest is not None and digest.lower() != container.digest:
             raise ArtifactError(f"{container.path} has the digest {container.digest}, not {digest}")
-        with no_collection():
+        with torch.inference_mode(False), no_collection():  # what is made outlives the call
             return _Loader(container, target, number, verify_weights).run()
     finally:
         container.close()

@@ -136,6 +136,23 @@ def test_an_index_out_of_range_is_found(bert: Path) -> None:
         loaded(input_ids=ids + 10**6, attention_mask=torch.ones_like(ids))
 
 
+def test_loading_within_inference_mode(block: Path, cached: Path) -> None:
+    expected = smelt.load(block)(X)["answer"].logits
+    with torch.inference_mode():
+        loaded, state = smelt.load(block), smelt.load(cached)
+        torch.testing.assert_close(loaded(X)["answer"].logits, expected)
+    torch.testing.assert_close(loaded(X)["answer"].logits, expected)
+    assert not any(tensor.is_inference() for tensor in state.state.values())
+    state.entry_points["write"](torch.randn(2, 32), torch.tensor([3, 5]))
+    state.reset()
+
+
+def test_autocast_is_refused(block: Path) -> None:
+    loaded = smelt.load(block)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(smelt.UnsupportedError, match="autocast"):
+        loaded(X)
+
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
