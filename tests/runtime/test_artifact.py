@@ -474,6 +474,22 @@ def test_what_is_not_one_graph_is_refused() -> None:
         smelt.export(branches, torch.randn(3))
 
 
+def test_weights_that_change_after_the_export_are_not_saved(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8)).eval()
+
+    model, other = make(), make()
+    with torch.no_grad():
+        other[0].weight.mul_(2.0)  # type: ignore[union-attr,operator]
+        other[2].weight.mul_(3.0)  # type: ignore[union-attr,operator]
+    made = smelt.export(model, torch.randn(2, 8))
+    made.save(tmp_path / "x.smelt")
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(smelt.ArtifactError, match="changed after the model was exported"):
+        made.save(tmp_path / "y.smelt")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.smelt"]
+
+
 @pytest.mark.parametrize(
     ("model", "args"),
     [({}, ()), ({"a": 3}, ()), ({"a": (abs, torch.ones(2))}, torch.ones(2)), ({"a b": (abs, torch.ones(2))}, ())],
