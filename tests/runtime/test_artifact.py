@@ -396,6 +396,32 @@ def test_fork_before_the_first_call(block: Path, tmp_path: Path) -> None:
     assert (result.stdout.strip(), result.returncode) == ("done", 0), result.stderr
 
 
+TWICE_FORKED = """
+import os, sys
+from smelt.codegen.tvm import native
+from smelt.ir.errors import BackendError
+
+def refuses(deeper):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        native.set_threads(1)
+    except BackendError:
+        os._exit(7 if not deeper or refuses(deeper - 1) == 7 else 1)
+    os._exit(1)
+
+native.set_threads(1)
+print(refuses(2))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="for systems that fork")
+def test_every_fork_after_the_first_call_is_refused(tmp_path: Path) -> None:
+    result = run(TWICE_FORKED, tmp_path)
+    assert (result.stdout.strip(), result.returncode) == ("7", 0), result.stderr
+
+
 def test_eight_threads(block: Path) -> None:
     loaded = smelt.load(block)
     inputs = [torch.randn(1 + i % 3, 3 + i, 16) for i in range(8)]
