@@ -1,6 +1,7 @@
 """Native code made in parts, by several processes: the same as what one module gives."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 pytest.importorskip("tvm")
 
 from smelt.codegen.tvm import floats, integers, names, native, parts, vmath
+from smelt.codegen.tvm import service as service_module
 from smelt.codegen.tvm.host import Call, Host
 from smelt.codegen.tvm.service import Service
 from smelt.ir.errors import BackendError
@@ -117,6 +119,20 @@ def test_a_process_that_ended(tmp_path: Path) -> None:
     assert service.is_running
     service.close()
     assert not service.is_running
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with select on pipes")
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_process_that_hangs(reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "ANSWER_SECONDS", 0.5)
+    code = f"import sys, time; {reads} and sys.stdin.readline(); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    service = Service()
+    service._process = process
+    texts = [*TEXTS, "#" * (1 << 20)]  # more than a pipe holds
+    assert not service.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so", 1)
+    assert not service.is_running
+    assert process.returncode is not None
 
 
 def test_a_program_that_is_not_python(monkeypatch: pytest.MonkeyPatch) -> None:
