@@ -11,11 +11,14 @@ import torch
 
 pytest.importorskip("tvm")
 
+import smelt
 from smelt.codegen.tvm import floats, integers, names, native, parts, vmath
 from smelt.codegen.tvm import service as service_module
 from smelt.codegen.tvm.host import Call, Host
+from smelt.codegen.tvm.linker import linker_command
 from smelt.codegen.tvm.service import Service
 from smelt.ir.errors import BackendError
+from smelt.runtime.linker import find_linker
 
 COUNT = 7
 
@@ -103,6 +106,34 @@ def test_what_cannot_be_compiled(processes: int, service: Service, tmp_path: Pat
     assert service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", processes)
     with pytest.raises(BackendError):
         parts.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so")
+
+
+def _driver(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", encoding="utf-8")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with a shell")
+def test_a_compiler_with_a_wrapper_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (driver,) = linker_command()
+    wrapper = _driver(tmp_path / "wrapper", f'echo "$@" > {tmp_path}/said', 'exec "$@"')
+    monkeypatch.setenv("CXX", f"{wrapper} {driver} -O1")
+    find_linker.cache_clear()
+    assert find_linker() == wrapper
+    find_linker.cache_clear()
+    (tmp_path / "made").mkdir()
+    parts.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made" / "made.so")
+    assert (tmp_path / "said").read_text(encoding="utf-8").startswith(f"{driver} -O1 -shared")
+    _holds(tmp_path / "made" / "made.so")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with a shell")
+def test_a_linker_that_fails_is_an_error_of_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", _driver(tmp_path / "driver", "echo out of disk >&2", "exit 3"))
+    monkeypatch.setattr(service_module, "service", Service)  # one that runs already has another environment
+    with pytest.raises(BackendError, match="out of disk"):
+        smelt.export(torch.nn.Linear(4, 8).eval(), torch.randn(2, 4), cache=False)
 
 
 def test_a_process_that_ended(tmp_path: Path) -> None:
