@@ -96,6 +96,7 @@ class _Loader:
         self.asked = target
         self.seconds: dict[str, float] = {}
         self.packed: dict[Any, Tensor] = {}
+        self.targets: dict[str, str] = {}  # of each entry point
 
     def run(self) -> LoadedArtifact:
         with self._step("manifest"):
@@ -152,6 +153,7 @@ class _Loader:
         self, name: str, record: EntryRecord, values: Mapping[str, Tensor], lock: threading.Lock | None
     ) -> EntryPoint:
         kept = None if self.record is None else self._kept(record.kernels[self.record.name])
+        self.targets[name] = "this processor, compiled anew" if kept is None else str(self.record)
         plan, hosts = kept or self._compiled(record)
         with self._step("plans"), self._reading():
             capture = capture_of(self.container.json(record.calls), plan.graph, values)
@@ -257,7 +259,7 @@ class _Loader:
         return LoadReport(
             path=str(self.container.path),
             digest=self.container.digest,
-            target="this processor, compiled anew" if self.record is None else str(self.record),
+            targets=dict(self.targets),
             threads=self.threads,
             seconds=dict(self.seconds),
             weights=len(values),

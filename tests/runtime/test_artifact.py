@@ -223,7 +223,28 @@ def test_native_code_that_cannot_be_loaded_is_compiled_anew(block: Path, monkeyp
     monkeypatch.setattr(load_module, "_load_library", refuse)
     with pytest.warns(ArtifactWarning, match="no such symbol"):
         loaded = smelt.load(block)
+    assert loaded.report().target == "this processor, compiled anew"
     torch.testing.assert_close(loaded(X)["answer"].logits, make_block()[0](X)["answer"].logits)
+
+
+def test_the_report_says_which_entry_points_were_compiled(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = load_module._load_library, []
+
+    def refuse_the_first(code: bytes, names: Any) -> Any:
+        calls.append(names)
+        if len(calls) == 1:
+            raise RuntimeError("no such symbol")
+        return real(code, names)
+
+    monkeypatch.setattr(load_module, "_load_library", refuse_the_first)
+    with pytest.warns(ArtifactWarning, match="no such symbol"):
+        report = smelt.load(cached).report()
+    first, *others = report.targets.values()
+    assert first == "this processor, compiled anew"
+    assert len(set(others)) == 1
+    assert first not in others
+    assert f"write: {first}; product: {others[0]}" in str(report)
+    assert report.to_dict()["target"] == report.target
 
 
 @pytest.mark.parametrize("target", ["cuda", "sm_90", "no-such-processor"])
