@@ -10,7 +10,7 @@ from .program import Load, Program, dot_stage
 from .prologue import phases
 
 MOST_COLUMNS = 8  # from here on a padded vector of columns is as good
-MOST_TERMS = 8192  # that the lanes of one vector sum, 512 each
+MOST_TERMS = 512  # that each lane of one vector sums
 
 
 def is_narrow(program: Program, lanes: int) -> bool:
@@ -22,7 +22,9 @@ def is_narrow(program: Program, lanes: int) -> bool:
     if columns > MOST_COLUMNS or c.batch or len(c.reduced) != 1 or phases(program) is not None:
         return False
     terms, left, right = c.reduced[0].size, c.left, c.right
-    if not isinstance(terms, int) or not lanes <= terms <= MOST_TERMS or {left.dtype, right.dtype} != {torch.float32}:
+    if not isinstance(terms, int) or not lanes <= terms <= MOST_TERMS * lanes:
+        return False
+    if left.dtype != torch.float32 or right.dtype != torch.float32:
         return False
     if not isinstance(left, Load) or not isinstance(right, Load) or panel_load(program, right) is not right:
         return False

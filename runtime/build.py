@@ -249,7 +249,7 @@ def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> by
     """The shared library of a plan's kernels, from the cache where it is there; None for a plan that has none.
 
     Raises:
-        BackendError: the backend refuses the generated code, or there is no linker.
+        BackendError: the backend refuses the generated code, or there is no linker, or it fails.
     """
     native = {f"main{i}": s for i, s in enumerate(plan.segments()) if isinstance(s, list)}
     if not native:
@@ -263,7 +263,12 @@ def native_library(plan: Plan, target: Target, cache: Cache | None = None) -> by
     sources, hosts = _made_of(plan, native)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"
-        _make_library(sources, hosts, target, path)
+        try:
+            _make_library(sources, hosts, target, path)
+        except BackendError:
+            raise
+        except (OSError, RuntimeError) as error:  # of the linker
+            raise BackendError(f"kernels cannot be made into a library: {error}") from error
         if cache is not None and key is not None:
             cache.put(key, lambda to: shutil.copyfile(path, to))
         return path.read_bytes()

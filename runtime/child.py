@@ -56,26 +56,13 @@ class Child:
         """The answer to a request, which may use so many seconds of processor time.
 
         Raises:
-            NoAnswer: it used more, or waited ``PATIENCE`` times as long, or the process ended.
+            NoAnswer: it used more, or waited ``PATIENCE`` times as long, or the process ended, or was never ready.
         """
-        line: bytes | None
-        process = self._running()
         try:
-            assert process.stdin is not None
-            process.stdin.write((json.dumps(request) + "\n").encode())
-            process.stdin.flush()
-            line = _line(process, seconds)
-        except BrokenPipeError:
-            line = b""
-        if line is None:
+            return _answer(self._running(), request, seconds)
+        except BaseException:  # or what it still answers would be taken for the answer to the next request
             self.close()
-            raise NoAnswer("hang", f"no answer within {seconds:g} seconds")
-        if not line:
-            code = process.wait()
-            self.close()
-            raise NoAnswer("crash", f"the process ended with {code}")
-        found: Answer = json.loads(line)
-        return found
+            raise
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
@@ -89,7 +76,8 @@ class Child:
             stderr=subprocess.DEVNULL,
             env={name: value for name, value in env.items() if value is not None},
         )
-        _line(self._process, START_SECONDS)  # that it is ready; where it ended, the first request finds out
+        if _line(self._process, START_SECONDS) is None:  # where it ended, the request finds out
+            raise NoAnswer("hang", f"the process was not ready within {START_SECONDS:g} seconds")
         return self._process
 
     def close(self) -> None:
@@ -103,6 +91,23 @@ class Child:
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
+
+
+def _answer(process: subprocess.Popen[bytes], request: Mapping[str, Any], seconds: float) -> Answer:
+    line: bytes | None
+    try:
+        assert process.stdin is not None
+        process.stdin.write((json.dumps(request) + "\n").encode())
+        process.stdin.flush()
+        line = _line(process, seconds)
+    except BrokenPipeError:
+        line = b""
+    if line is None:
+        raise NoAnswer("hang", f"no answer within {seconds:g} seconds")
+    if not line:
+        raise NoAnswer("crash", f"the process ended with {process.wait()}")
+    found: Answer = json.loads(line)
+    return found
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:

@@ -113,7 +113,8 @@ class Executable:
 
     def refresh(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights as they are now: derived ones are computed and packed ones packed again."""
-        with self._lock, torch.no_grad():
+        # outside of inference mode: what is made here outlives the call, and other threads write to it
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             self.weights = weights
             self._values = Values(self.plan, weights, self.derived)
             self.weight_errors = None
@@ -202,7 +203,8 @@ class Executable:
         if found is None:
             if len(self._bindings) >= MOST_BINDINGS:
                 self._bindings.pop(next(iter(self._bindings))).stale = True
-            found = self._bindings[key] = self._bind(sizes, key)
+            with torch.inference_mode(False):  # it outlives the call
+                found = self._bindings[key] = self._bind(sizes, key)
         return found
 
     def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
@@ -278,7 +280,8 @@ class Executable:
     def _use_arena(self, binding: Binding) -> None:
         """Point the binding's intermediates into the arena, which grows when it must."""
         if self._arena_bytes < binding.arena_bytes:
-            self._arena = memory(binding.arena_bytes + ALIGNMENT)
+            with torch.inference_mode(False):  # it outlives the call
+                self._arena = memory(binding.arena_bytes + ALIGNMENT)
             self._arena_bytes = binding.arena_bytes
             self._arena_base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
         base = self._arena_base

@@ -24,7 +24,7 @@ _pool = threading.local()  # TVM's thread pool is one for each thread that calls
 
 def _forked() -> None:
     """In a child: the pool of the thread that forked, if it had one, has lost its threads, and would wait forever."""
-    _pool.lost = hasattr(_pool, "size")
+    _pool.lost = getattr(_pool, "lost", False) or hasattr(_pool, "size")
     _pool.__dict__.pop("size", None)
 
 

@@ -8,6 +8,7 @@ host function and makes no call faster that can be measured.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import tvm
 from tvm.support import cc
 
 from .host import Host, wants_team
+from .linker import linker_command
 from .module import by_name, compiled, host_function, parse_module, public, team_functions
 
 _HEAD = re.compile(r"^def (\w+)\((.*)\) -> T\.int32:$", re.MULTILINE)
@@ -25,7 +27,7 @@ _SIZE = re.compile(r"(\w+): T\.int64\b")
 # how long things take, in characters of a kernel's text
 _ALONE, _OF_CALL = 3000, 100
 # of the linker: a kernel is that of its own library, whatever else in the process has its name
-_OPTIONS = ["-Wl,-Bsymbolic"] if sys.platform == "linux" else None
+_OPTIONS = {"linux": ["-Wl,-Bsymbolic"], "darwin": ["-undefined", "dynamic_lookup"]}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,18 @@ def link(objects: Sequence[Path], path: Path) -> None:
     Raises:
         RuntimeError: the linker refuses them.
     """
-    cc.create_shared(str(path), [str(part) for part in objects], _OPTIONS)
+    parts = [str(part) for part in objects]
+    if sys.platform == "win32":
+        cc.create_shared(str(path), parts)
+        return
+    command = linker_command()
+    if not command:
+        raise RuntimeError("there is no C or C++ compiler to link with")
+    command += ["-shared", "-fPIC", "-o", str(path), *parts, *_OPTIONS.get(sys.platform, [])]
+    made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if made.returncode:
+        said = (made.stderr + made.stdout).decode(errors="replace").strip()
+        raise RuntimeError(f"{command[0]} cannot link kernels: {said or f'it ended with {made.returncode}'}")
 
 
 def make_library(texts: Sequence[str], hosts: Sequence[Host], cpu: str, path: Path) -> None:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from .child import can_start, command, environment
 from .host import Host
 
 MOST_PROCESSES = 8
+ANSWER_SECONDS = 120.0  # for a request; whoever asked compiles after that
+_WAITS = os.name == "posix"  # elsewhere there is no select on pipes
 
 
 class Service:
@@ -48,7 +53,7 @@ class Service:
         """Have kernels and host functions compiled to a shared library, beside which objects may be left lying.
 
         Returns:
-            Whether that was done; if not, the process is not there, or refuses the kernels.
+            Whether that was done; if not, the process is not there, gives no answer in time, or refuses the kernels.
         """
         calls = [
             (h.name, [(c.kernel, c.buffers) for c in h.calls], h.addresses, [str(s) for s in h.symbols]) for h in hosts
@@ -64,7 +69,7 @@ class Service:
             answer: object = None
             try:
                 answer = self._ask(json.dumps(request))
-            except (OSError, ValueError):  # it has ended
+            except (OSError, ValueError):  # it has ended, or takes too long
                 pass
             finally:
                 if answer is None:  # or the answer of this request would be taken for that of the next
@@ -77,8 +82,10 @@ class Service:
             return None
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(request.encode() + b"\n")
-        process.stdin.flush()
+        end = time.monotonic() + ANSWER_SECONDS
+        _send(process.stdin, request.encode() + b"\n", end)
+        if _WAITS:
+            _wait(process.stdout, end, to_write=False)
         return json.loads(process.stdout.readline())
 
     def close(self) -> None:
@@ -95,6 +102,31 @@ class Service:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
+
+
+def _send(stream: IO[bytes], data: bytes, end: float) -> None:
+    """Write to a process, which may not read it.
+
+    Raises:
+        OSError: it ended, or did not read it in time.
+    """
+    if not _WAITS:
+        stream.write(data)
+        stream.flush()
+        return
+    os.set_blocking(stream.fileno(), False)
+    rest = memoryview(data)
+    while rest:
+        _wait(stream, end, to_write=True)
+        rest = rest[os.write(stream.fileno(), rest) :]
+
+
+def _wait(stream: IO[bytes], end: float, *, to_write: bool) -> None:
+    """Raise TimeoutError unless a pipe can be written to, or read, before the end."""
+    seconds = max(0.0, end - time.monotonic())
+    found = select.select([], [stream], [], seconds) if to_write else select.select([stream], [], [], seconds)
+    if not any(found):
+        raise TimeoutError
 
 
 def _started() -> subprocess.Popen[bytes]:

@@ -65,12 +65,18 @@ class EntryPoint:
 
         Raises:
             InputError: the arguments do not fit the model, or are not a call that it was exported for.
+            UnsupportedError: autocast is on.
             ArtifactError: the artifact was closed.
             IndexError: an index was out of range.
         """
         entry = self._entry
         if entry is None:
             raise ArtifactError(f"the artifact was closed: {self.name} cannot be called")
+        if torch.is_autocast_enabled("cpu"):
+            raise UnsupportedError(
+                "torch.autocast is on, and artifacts keep their own dtypes: leave autocast, or export a converted "
+                "model, as of model.to(torch.bfloat16)"
+            )
         call = self._reader.read(args, kwargs)
         sizes = self._sizes(entry, call)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,10 +67,11 @@ class Artifact:
     Attributes:
         entry_points: the ways to call it, by name.
         targets: the processors that it has kernels for.
-        weights: the tensors of all entry points, each once, by name; they are the model's own and are read when the
-            artifact is saved.
+        weights: the tensors of all entry points, each once, by name; they are the model's own, are read when the
+            artifact is saved, and must be until then what they were, but for state.
         settings: what ``export`` was asked for, for people.
         choices: the schedules that were chosen by tuning.
+        digests: of the weights, but for state, as they were exported.
     """
 
     entry_points: Mapping[str, EntryPoint]
@@ -78,6 +79,7 @@ class Artifact:
     weights: Mapping[str, Tensor]
     settings: Mapping[str, str]
     choices: tuple[Choice, ...] = ()
+    digests: Mapping[str, bytes] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write the artifact to a file, which is replaced where it is there already.
@@ -86,14 +88,14 @@ class Artifact:
             The SHA-256 of the manifest, in hexadecimal, which ``smelt.load(path, digest=...)`` takes.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            ArtifactError: the file cannot be written, or a weight changed after the export.
             UnsupportedError: a weight is of a dtype that safetensors does not have.
         """
         sources: list[Source] = []
         entries = {name: _entry_sources(name, entry, sources) for name, entry in self.entry_points.items()}
         lines = [json.dumps(record_to_dict(choice)) + "\n" for choice in self.choices]
         sources.append(Source.of("tuning.jsonl", "".join(lines)))
-        sources.append(weights_source(self.weights))
+        sources.append(weights_source(self.weights, self.digests))
         return write(path, sources, Manifest.make(entries, self.targets, self.settings, "tuning.jsonl").text)
 
     def report(self) -> str:
@@ -239,7 +241,8 @@ class _Exporter:
     def artifact(self, settings: Mapping[str, str]) -> Artifact:
         entries = {name: self._entry_point(name, one) for name, one in self.captured.items()}
         records = tuple(map(TargetRecord.of, self.targets))
-        return Artifact(entries, records, self.store.tensors, settings, tuple(self.chosen.values()))
+        chosen = tuple(self.chosen.values())
+        return Artifact(entries, records, self.store.tensors, settings, chosen, self.store.digests)
 
     def _aware(self, name: str, one: _Captured, state: set[int]) -> _Captured:
         """The capture, made anew where it reads state that only other entry points change: it must not be packed."""

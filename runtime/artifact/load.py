@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...ir import ops
 from ...ir.collection import no_collection
 from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedError
 from ...ir.graph import Graph
@@ -79,7 +81,7 @@ def load(
     try:
         if digest is not None and digest.lower() != container.digest:
             raise ArtifactError(f"{container.path} has the digest {container.digest}, not {digest}")
-        with no_collection():
+        with torch.inference_mode(False), no_collection():  # what is made outlives the call
             return _Loader(container, target, number, verify_weights).run()
     finally:
         container.close()
@@ -94,6 +96,7 @@ class _Loader:
         self.asked = target
         self.seconds: dict[str, float] = {}
         self.packed: dict[Any, Tensor] = {}
+        self.targets: dict[str, str] = {}  # of each entry point
 
     def run(self) -> LoadedArtifact:
         with self._step("manifest"):
@@ -150,10 +153,14 @@ class _Loader:
         self, name: str, record: EntryRecord, values: Mapping[str, Tensor], lock: threading.Lock | None
     ) -> EntryPoint:
         kept = None if self.record is None else self._kept(record.kernels[self.record.name])
+        self.targets[name] = "this processor, compiled anew" if kept is None else str(self.record)
         plan, hosts = kept or self._compiled(record)
         with self._step("plans"), self._reading():
             capture = capture_of(self.container.json(record.calls), plan.graph, values)
             buffers = [b for b in plan.buffers if b.place is Place.WEIGHT]
+            changed = {str(m.target.attrs["name"]) for m in plan.graph.mutations if m.target.is_a(ops.weight)}
+            if changed - set(record.state):  # it is in pages that can only be read
+                raise self.container.fault(f"a call changes {ascii(min(changed - set(record.state)))[:80]}, no state")
             missing = {b.name for b in buffers} - values.keys()
             if missing:
                 raise self.container.fault(f"there is no weight {ascii(min(missing))[:80]}")
@@ -252,7 +259,7 @@ class _Loader:
         return LoadReport(
             path=str(self.container.path),
             digest=self.container.digest,
-            target="this processor, compiled anew" if self.record is None else str(self.record),
+            targets=dict(self.targets),
             threads=self.threads,
             seconds=dict(self.seconds),
             weights=len(values),

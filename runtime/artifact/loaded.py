@@ -20,7 +20,7 @@ class LoadReport:
     """What was loaded.
 
     Attributes:
-        target: whose kernels run, or why they were compiled.
+        targets: for each entry point, whose kernels run, or that they were compiled.
         seconds: what each step took.
         weights, file_bytes, weight_bytes, packed_bytes: how many weights there are; bytes of the file, of its weights,
             and of the copies that kernels read.
@@ -30,7 +30,7 @@ class LoadReport:
 
     path: str
     digest: str
-    target: str
+    targets: Mapping[str, str]
     threads: int
     seconds: Mapping[str, float]
     weights: int
@@ -40,9 +40,15 @@ class LoadReport:
     versions: Mapping[str, str]
     entry_points: Mapping[str, str]
 
+    @property
+    def target(self) -> str:
+        """Whose kernels run: one text where that is the same for all entry points."""
+        found = list(dict.fromkeys(self.targets.values()))
+        return found[0] if len(found) == 1 else "; ".join(f"{name}: {text}" for name, text in self.targets.items())
+
     def to_dict(self) -> dict[str, Any]:
         """The report as data for JSON."""
-        return asdict(self)
+        return {**asdict(self), "target": self.target}
 
     def __str__(self) -> str:
         steps = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self.seconds.items())

@@ -18,11 +18,13 @@ class Store:
 
     Attributes:
         tensors: by name. State is the model's own tensor.
+        digests: of the bytes of each, but for state, which calls change.
     """
 
     def __init__(self, state: Collection[int]) -> None:
         """``state`` are the storages, by address, that an entry point writes to."""
         self.tensors: dict[str, Tensor] = {}
+        self.digests: dict[str, bytes] = {}
         self._state = state
         self._names: dict[Any, str] = {}
 
@@ -32,27 +34,31 @@ class Store:
         Raises:
             UnsupportedError: it shares memory with state without being the same tensor.
         """
-        key = self._key(name, tensor)
+        key, digest = self._key(name, tensor)
         found = self._names.get(key)
         if found is None:
             wanted = name if name not in self.tensors else f"{entry}.{name}"
             found = plain_name(wanted, self.tensors, f"weight.{len(self.tensors)}")
             self._names[key] = found
             self.tensors[found] = tensor
+            if digest is not None:
+                self.digests[found] = digest
         return found
 
-    def _key(self, name: str, tensor: Tensor) -> Any:
+    def _key(self, name: str, tensor: Tensor) -> tuple[Any, bytes | None]:
+        """What tells a weight from others, and its digest where it is not state."""
         about = (tensor.dtype, tuple(tensor.shape))
         storage = storage_of(tensor)
         if storage not in self._state:
-            return (*about, hashlib.sha256(bytes_of(tensor)).digest())
+            digest = hashlib.sha256(bytes_of(tensor)).digest()
+            return (*about, digest), digest
         key = ("state", storage)
         known = self._names.get(key)
         if known is not None and not _is_same(tensor, self.tensors[known]):
             raise UnsupportedError(
                 f"{name} shares memory with {known}, which a call changes: an artifact cannot hold views of state"
             )
-        return key
+        return key, None
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -51,8 +51,8 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def weights_source(tensors: Mapping[str, Tensor]) -> Source:
-    """The member that holds these tensors, row-major.
+def weights_source(tensors: Mapping[str, Tensor], digests: Mapping[str, bytes] | None = None) -> Source:
+    """The member that holds these tensors, row-major. Writing it raises ArtifactError where one has another digest.
 
     Raises:
         UnsupportedError: one of them is of a dtype that safetensors does not have, or is not strided.
@@ -73,7 +73,10 @@ def weights_source(tensors: Mapping[str, Tensor]) -> Source:
     def parts() -> Iterator[bytes | memoryview]:
         yield struct.pack("<Q", len(text)) + text
         for name in order:
-            yield memoryview(bytes_of(tensors[name]))
+            data = bytes_of(tensors[name])
+            if digests is not None and name in digests and hashlib.sha256(data).digest() != digests[name]:
+                raise ArtifactError(f"the weight {name} changed after the model was exported: export it again")
+            yield memoryview(data)
 
     return Source(WEIGHTS, 8 + len(text) + at, parts)
 

@@ -71,3 +71,9 @@ def test_others_keep_lanes_along_columns(case: Case) -> None:
     program = case.program()
     assert not is_narrow(program, 16)
     assert default_schedule(program, Machine()).tile_n >= 16  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_a_lane_sums_no_more_with_shorter_vectors(lanes: int) -> None:
+    assert is_narrow(linear_case((M,), 512 * lanes, 2).program(), lanes)
+    assert not is_narrow(linear_case((M,), 512 * lanes + 1, 2).program(), lanes)

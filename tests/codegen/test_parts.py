@@ -1,6 +1,7 @@
 """Native code made in parts, by several processes: the same as what one module gives."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,14 @@ import torch
 
 pytest.importorskip("tvm")
 
+import smelt
 from smelt.codegen.tvm import floats, integers, names, native, parts, vmath
+from smelt.codegen.tvm import service as service_module
 from smelt.codegen.tvm.host import Call, Host
+from smelt.codegen.tvm.linker import linker_command
 from smelt.codegen.tvm.service import Service
 from smelt.ir.errors import BackendError
+from smelt.runtime.linker import find_linker
 
 COUNT = 7
 
@@ -103,6 +108,34 @@ def test_what_cannot_be_compiled(processes: int, service: Service, tmp_path: Pat
         parts.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so")
 
 
+def _driver(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", encoding="utf-8")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with a shell")
+def test_a_compiler_with_a_wrapper_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (driver,) = linker_command()
+    wrapper = _driver(tmp_path / "wrapper", f'echo "$@" > {tmp_path}/said', 'exec "$@"')
+    monkeypatch.setenv("CXX", f"{wrapper} {driver} -O1")
+    find_linker.cache_clear()
+    assert find_linker() == wrapper
+    find_linker.cache_clear()
+    (tmp_path / "made").mkdir()
+    parts.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made" / "made.so")
+    assert (tmp_path / "said").read_text(encoding="utf-8").startswith(f"{driver} -O1 -shared")
+    _holds(tmp_path / "made" / "made.so")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with a shell")
+def test_a_linker_that_fails_is_an_error_of_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", _driver(tmp_path / "driver", "echo out of disk >&2", "exit 3"))
+    monkeypatch.setattr(service_module, "service", Service)  # one that runs already has another environment
+    with pytest.raises(BackendError, match="out of disk"):
+        smelt.export(torch.nn.Linear(4, 8).eval(), torch.randn(2, 4), cache=False)
+
+
 def test_a_process_that_ended(tmp_path: Path) -> None:
     service = Service()
     assert not service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", 1)
@@ -117,6 +150,20 @@ def test_a_process_that_ended(tmp_path: Path) -> None:
     assert service.is_running
     service.close()
     assert not service.is_running
+
+
+@pytest.mark.skipif(os.name != "posix", reason="for systems with select on pipes")
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_process_that_hangs(reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "ANSWER_SECONDS", 0.5)
+    code = f"import sys, time; {reads} and sys.stdin.readline(); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    service = Service()
+    service._process = process
+    texts = [*TEXTS, "#" * (1 << 20)]  # more than a pipe holds
+    assert not service.make_library(texts, HOSTS, native.host_cpu(), tmp_path / "made.so", 1)
+    assert not service.is_running
+    assert process.returncode is not None
 
 
 def test_a_program_that_is_not_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,23 @@ def test_an_index_out_of_range_is_found(bert: Path) -> None:
         loaded(input_ids=ids + 10**6, attention_mask=torch.ones_like(ids))
 
 
+def test_loading_within_inference_mode(block: Path, cached: Path) -> None:
+    expected = smelt.load(block)(X)["answer"].logits
+    with torch.inference_mode():
+        loaded, state = smelt.load(block), smelt.load(cached)
+        torch.testing.assert_close(loaded(X)["answer"].logits, expected)
+    torch.testing.assert_close(loaded(X)["answer"].logits, expected)
+    assert not any(tensor.is_inference() for tensor in state.state.values())
+    state.entry_points["write"](torch.randn(2, 32), torch.tensor([3, 5]))
+    state.reset()
+
+
+def test_autocast_is_refused(block: Path) -> None:
+    loaded = smelt.load(block)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(smelt.UnsupportedError, match="autocast"):
+        loaded(X)
+
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +223,28 @@ def test_native_code_that_cannot_be_loaded_is_compiled_anew(block: Path, monkeyp
     monkeypatch.setattr(load_module, "_load_library", refuse)
     with pytest.warns(ArtifactWarning, match="no such symbol"):
         loaded = smelt.load(block)
+    assert loaded.report().target == "this processor, compiled anew"
     torch.testing.assert_close(loaded(X)["answer"].logits, make_block()[0](X)["answer"].logits)
+
+
+def test_the_report_says_which_entry_points_were_compiled(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = load_module._load_library, []
+
+    def refuse_the_first(code: bytes, names: Any) -> Any:
+        calls.append(names)
+        if len(calls) == 1:
+            raise RuntimeError("no such symbol")
+        return real(code, names)
+
+    monkeypatch.setattr(load_module, "_load_library", refuse_the_first)
+    with pytest.warns(ArtifactWarning, match="no such symbol"):
+        report = smelt.load(cached).report()
+    first, *others = report.targets.values()
+    assert first == "this processor, compiled anew"
+    assert len(set(others)) == 1
+    assert first not in others
+    assert f"write: {first}; product: {others[0]}" in str(report)
+    assert report.to_dict()["target"] == report.target
 
 
 @pytest.mark.parametrize("target", ["cuda", "sm_90", "no-such-processor"])
@@ -379,6 +417,32 @@ def test_fork_before_the_first_call(block: Path, tmp_path: Path) -> None:
     assert (result.stdout.strip(), result.returncode) == ("done", 0), result.stderr
 
 
+TWICE_FORKED = """
+import os, sys
+from smelt.codegen.tvm import native
+from smelt.ir.errors import BackendError
+
+def refuses(deeper):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        native.set_threads(1)
+    except BackendError:
+        os._exit(7 if not deeper or refuses(deeper - 1) == 7 else 1)
+    os._exit(1)
+
+native.set_threads(1)
+print(refuses(2))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="for systems that fork")
+def test_every_fork_after_the_first_call_is_refused(tmp_path: Path) -> None:
+    result = run(TWICE_FORKED, tmp_path)
+    assert (result.stdout.strip(), result.returncode) == ("7", 0), result.stderr
+
+
 def test_eight_threads(block: Path) -> None:
     loaded = smelt.load(block)
     inputs = [torch.randn(1 + i % 3, 3 + i, 16) for i in range(8)]
@@ -455,6 +519,22 @@ def test_what_is_not_one_graph_is_refused() -> None:
 
     with pytest.raises(smelt.SmeltError):
         smelt.export(branches, torch.randn(3))
+
+
+def test_weights_that_change_after_the_export_are_not_saved(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8)).eval()
+
+    model, other = make(), make()
+    with torch.no_grad():
+        other[0].weight.mul_(2.0)  # type: ignore[union-attr,operator]
+        other[2].weight.mul_(3.0)  # type: ignore[union-attr,operator]
+    made = smelt.export(model, torch.randn(2, 8))
+    made.save(tmp_path / "x.smelt")
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(smelt.ArtifactError, match="changed after the model was exported"):
+        made.save(tmp_path / "y.smelt")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.smelt"]
 
 
 @pytest.mark.parametrize(

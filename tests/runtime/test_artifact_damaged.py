@@ -258,6 +258,28 @@ def test_hostile_members(path: Path, tmp_path: Path, name: str) -> None:
         smelt.load(tmp_path / "forged")
 
 
+@pytest.mark.parametrize("target", ["auto", "compile"])
+def test_state_that_is_not_listed(tmp_path: Path, target: str) -> None:
+    class Counter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls.add_(1.0)
+            return x + self.calls
+
+    smelt.export(Counter().eval(), torch.randn(2, 16)).save(tmp_path / "whole")
+
+    def change(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
+        assert manifest["entry_points"]["forward"]["state"] == ["calls"]
+        manifest["entry_points"]["forward"]["state"] = []
+
+    forge(tmp_path / "whole", tmp_path / "forged", change)
+    with pytest.raises(smelt.ArtifactError, match="no state"):
+        smelt.load(tmp_path / "forged", target=target)
+
+
 def listed(manifest: dict[str, Any], members: dict[str, bytes]) -> list[dict[str, Any]]:
     return [
         {"name": name, "size": len(data), "crc32": 0, "sha256": hashlib.sha256(data).hexdigest()}

@@ -177,6 +177,19 @@ def test_it_runs_within_no_grad_and_inference_mode(fast: CompiledModule, model: 
             check(fast, model, torch.randn(3, 8))
 
 
+def test_a_first_call_within_inference_mode() -> None:
+    model, x = nn.Linear(8, 8).eval(), torch.randn(3, 8)
+    fast, expected = smelt.compile(model), model(x).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), expected)
+    torch.testing.assert_close(fast(x), expected)
+    with torch.no_grad():
+        model.weight.mul_(2.0)
+    with torch.inference_mode():
+        fast.refresh()
+        torch.testing.assert_close(fast(x), model(x))
+
+
 def test_hooks_on_the_compiled_module_run(model: Mixer) -> None:
     fast = smelt.compile(model)
     seen = []
