@@ -28,6 +28,8 @@ Ordered = tuple[Node, Node]
 def _topk(call: Call, x: Node, k: Dim, dim: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
     if not x.tensor_type.rank:
         return x, full((), 0, torch.int64)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise NotLowered(f"the largest of {x.dtype}: of equal ones, which are many, PyTorch makes its own choice")
     return _chosen(x, dim, k, largest)
 
 
