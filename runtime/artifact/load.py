@@ -19,6 +19,7 @@ from ...ir import ops
 from ...ir.collection import no_collection
 from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedError
 from ...ir.graph import Graph
+from ...ir.node import through_views
 from ..entry import Entry
 from ..plan import Place, Plan, TorchStep
 from ..saved.plan import plan_of
@@ -158,7 +159,8 @@ class _Loader:
         with self._step("plans"), self._reading():
             capture = capture_of(self.container.json(record.calls), plan.graph, values)
             buffers = [b for b in plan.buffers if b.place is Place.WEIGHT]
-            changed = {str(m.target.attrs["name"]) for m in plan.graph.mutations if m.target.is_a(ops.weight)}
+            targets = [through_views(m.target) for m in plan.graph.mutations]
+            changed = {str(node.attrs["name"]) for node in targets if node.is_a(ops.weight)}
             if changed - set(record.state):  # it is in pages that can only be read
                 raise self.container.fault(f"a call changes {ascii(min(changed - set(record.state)))[:80]}, no state")
             missing = {b.name for b in buffers} - values.keys()
