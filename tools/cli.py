@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..ir.errors import SmeltError
+from ..ir.errors import SmeltError, VerifyError
 from .console import err, fail
 from .errors import UserCodeError
 
@@ -28,7 +28,8 @@ class Commands(TyperGroup):
                 err().print(str(error), markup=False, soft_wrap=True)
             else:
                 fail(str(error))
-            ctx.exit(2 if ctx.invoked_subcommand in _FINDING else 1)
+            found = ctx.invoked_subcommand not in _FINDING or isinstance(error, VerifyError)
+            ctx.exit(1 if found else 2)
 
 
 # Commands whose exit code 1 says that they found a fault: where they could not look for one it is 2.
