@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from ..codegen.tvm.child import end
 
 START_SECONDS = 60.0  # to import PyTorch and TVM
 PATIENCE = 4  # how many times as long as its processor time a request may take on a busy machine
@@ -83,14 +84,8 @@ class Child:
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        if process is not None:
+            end(process)
 
 
 def _answer(process: subprocess.Popen[bytes], request: Mapping[str, Any], seconds: float) -> Answer:
@@ -114,8 +109,8 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
     """The next line, nothing at the end of the output; None where it takes more processor time, or waits long."""
     stream: IO[bytes] | None = process.stdout
     assert stream is not None
-    used, end = processor_seconds(process.pid), time.monotonic() + PATIENCE * seconds
-    while time.monotonic() < end and processor_seconds(process.pid) - used < seconds:
+    used, until = processor_seconds(process.pid), time.monotonic() + PATIENCE * seconds
+    while time.monotonic() < until and processor_seconds(process.pid) - used < seconds:
         ready, _, _ = select.select([stream], [], [], min(seconds, 0.5))
         if ready:
             return stream.readline()

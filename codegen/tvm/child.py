@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _BOOT = """import json, sys
@@ -26,6 +28,16 @@ def command(module: str) -> list[str]:
     """The command that calls ``main`` of a module."""
     places = [place for place in sys.path if isinstance(place, str)]
     return [sys.executable, "-c", _BOOT.format(module), json.dumps(places)]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that has nothing to finish, and close the pipes to it."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(OSError):  # what was not written yet
+                stream.close()
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from .child import can_start, command, environment
+from .child import can_start, command, end, environment
 from .host import Host
 
 MOST_PROCESSES = 8
@@ -82,10 +82,10 @@ class Service:
             return None
         assert process.stdin is not None
         assert process.stdout is not None
-        end = time.monotonic() + ANSWER_SECONDS
-        _send(process.stdin, request.encode() + b"\n", end)
+        until = time.monotonic() + ANSWER_SECONDS
+        _send(process.stdin, request.encode() + b"\n", until)
         if _WAITS:
-            _wait(process.stdout, end, to_write=False)
+            _wait(process.stdout, until, to_write=False)
         return json.loads(process.stdout.readline())
 
     def close(self) -> None:
@@ -94,14 +94,8 @@ class Service:
 
     def _close(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(OSError):
-                    stream.close()
+        if process is not None:
+            end(process)
 
 
 def _send(stream: IO[bytes], data: bytes, end: float) -> None:

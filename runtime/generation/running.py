@@ -64,20 +64,20 @@ class Form:
         self._known: dict[Any, Found] = {}
 
     def find(self, inputs: Mapping[str, Any], leaves: list[Any], shapes: Any) -> Found:
-        """The capture for a call, made where there is none; ``shapes`` says what its cache tensors are.
+        """The capture for a call that is not :meth:`known`, made where there is none.
+
+        ``shapes`` says what its cache tensors are.
 
         Raises:
             SmeltError, Uncapturable: as ``Captures.find``.
         """
+        entry, sizes = self.captures.find(Call(self.spec, leaves))
+        found = Found(entry, sizes, leaves, len(inputs))
         form = self._form(inputs, shapes)
-        found = self.known(inputs, shapes)
-        if found is None:
-            entry, sizes = self.captures.find(Call(self.spec, leaves))
-            found = Found(entry, sizes, leaves, len(inputs))
+        if form is not None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            if form is not None:
-                self._known[form] = found
+            self._known[form] = found
         return found
 
     def known(self, inputs: Mapping[str, Any], shapes: Any) -> Found | None:
