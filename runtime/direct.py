@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..ir.node import through_views
 from .plan import Place, Plan, TorchStep
+from .results import empty_result
 
 if TYPE_CHECKING:
     from .executable import Binding
@@ -43,7 +44,7 @@ class Direct:
         results = []
         for position, dtype in self.outputs:
             shape, strides = binding.shapes[position]
-            result = torch.empty_strided(shape, strides, dtype=dtype)
+            result = empty_result(shape, strides, dtype)
             address = result.data_ptr()
             if not address:
                 return None

@@ -27,6 +27,7 @@ from ..rewrites.quantization import Quantized
 from .direct import direct
 from .kernels import KernelInfo, region_of
 from .plan import Buffer, Place, Plan, TorchStep
+from .results import empty_result
 from .shared import shared
 from .tensors import ALIGNMENT, is_dense
 from .weights import Values
@@ -377,7 +378,7 @@ class _Call:
         for buffer in self.plan.buffers:
             if buffer.place is Place.OUTPUT:
                 shape, strides = self.binding.shapes[buffer.position]
-                self.hold(buffer.position, torch.empty_strided(shape, strides, dtype=buffer.type.dtype))
+                self.hold(buffer.position, empty_result(shape, strides, buffer.type.dtype))
         for position, (result, offset) in self.binding.lent.items():
             self.binding.addresses[position] = self.binding.addresses[result] + offset
         self.executable._before_kernels()

@@ -1,0 +1,36 @@
+"""Memory for the results of a call, which the caller keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+HUGE_PAGE = 2 << 20  # bytes
+LARGE_BYTES = 2 * HUGE_PAGE  # results of at least so many fill a huge page wherever they begin
+HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)
+
+
+def empty_result(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor in memory of PyTorch's, in huge pages where it is large and the system has them.
+
+    A large result is memory that the system hands out anew in each call. A page at a time that costs more than it costs
+    to write it: of 262 MB, 125 ms and 36 ms to give them back, against 27 ms and 1 ms in huge pages.
+    """
+    result = torch.empty_strided(shape, strides, dtype=dtype)
+    if result.nbytes >= LARGE_BYTES:
+        _ask_for_huge_pages(result.data_ptr(), result.untyped_storage().nbytes())
+    return result
+
+
+def _ask_for_huge_pages(address: int, nbytes: int) -> None:
+    """Ask the system for huge pages where they lie within some memory: a wish, which it may leave unheard."""
+    if HUGE_PAGES is None:
+        return
+    first, last = -(-address // HUGE_PAGE), (address + nbytes) // HUGE_PAGE
+    ctypes.CDLL(None).madvise(
+        ctypes.c_void_p(first * HUGE_PAGE), ctypes.c_size_t((last - first) * HUGE_PAGE), ctypes.c_int(HUGE_PAGES)
+    )

@@ -1,0 +1,60 @@
+"""Memory for results: PyTorch's, and in huge pages where it is large."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import smelt
+from smelt.runtime.results import HUGE_PAGE, HUGE_PAGES, LARGE_BYTES, empty_result
+
+SMAPS = Path("/proc/self/smaps")
+needs_linux = pytest.mark.skipif(
+    HUGE_PAGES is None or not SMAPS.exists() or "VmFlags" not in SMAPS.read_text(), reason="no account of pages"
+)
+
+
+def asked_for_huge_pages(result: Tensor) -> bool:
+    """Whether the system was asked for huge pages in the middle of a tensor's memory."""
+    middle = result.data_ptr() + result.nbytes // 2
+    inside = False
+    for line in SMAPS.read_text().splitlines():
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds:
+            inside = int(bounds[1], 16) <= middle < int(bounds[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    raise AssertionError(f"{middle:x} is in no mapping")
+
+
+@needs_linux
+def test_a_large_result_is_in_huge_pages() -> None:
+    assert asked_for_huge_pages(empty_result((64, 1 << 20), (1 << 20, 1), torch.float32))
+
+
+@needs_linux
+def test_the_results_of_a_model_are() -> None:
+    fast = smelt.compile(nn.Linear(8, 1 << 16).eval(), cache=False)
+    assert asked_for_huge_pages(fast(torch.ones(256, 8)))
+
+
+@pytest.mark.parametrize(
+    "nbytes", [0, 1, HUGE_PAGE - 1, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 10 * HUGE_PAGE + 7]
+)
+def test_results_of_any_size_are_tensors_as_others(nbytes: int) -> None:
+    result = empty_result((nbytes,), (1,), torch.uint8)
+    result.fill_(3)
+    assert result.shape == (nbytes,)
+    assert int(result.sum()) == 3 * nbytes
+    # memory of PyTorch's, which grows as any other
+    assert result.resize_(nbytes + 5).numel() == nbytes + 5
+
+
+def test_strides_are_as_asked() -> None:
+    result = empty_result((1000, 2000), (1, 1000), torch.float32)
+    assert result.stride() == (1, 1000)
+    assert result.dtype is torch.float32
