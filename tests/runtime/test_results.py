@@ -58,3 +58,17 @@ def test_strides_are_as_asked() -> None:
     result = empty_result((1000, 2000), (1, 1000), torch.float32)
     assert result.stride() == (1, 1000)
     assert result.dtype is torch.float32
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_results_are_inference_tensors_as_pytorch_s_are(inference: bool) -> None:
+    with torch.inference_mode(inference):
+        result = empty_result((3, 4), (4, 1), torch.bfloat16)
+        assert result.is_inference() is inference
+        assert not result.requires_grad
+    assert result.device == torch.device("cpu")
+
+
+def test_results_lie_in_memory_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        assert empty_result((3, 4), (4, 1), torch.float32).device == torch.device("cpu")
