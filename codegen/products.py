@@ -16,6 +16,8 @@ from .lowering import Lowering, Position, index_of, loops
 from .program import Apply, Axis, Combine, Combiner, Const, Expr, Index, IndexValue, Load, Recurrence, Ref, Stage
 from .prologue import is_computed, rows_stage
 
+MANY_COLUMNS = 128  # of a product, from which on its rows are brought together first
+
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
@@ -37,14 +39,29 @@ def contraction(lowering: Lowering, node: Node) -> None:
 
 
 def left_rows(lowering: Lowering, node: Node, axes: tuple[Axis, ...], k: Axis) -> Expr:
-    """The left operand of a product with a weight: read where it lies, or computed row by row first."""
+    """The left operand of a product with a weight: read where it lies, or brought together row by row first.
+
+    That is what becomes of rows that are computed, and of those whose terms lie apart in memory, as the patches of an
+    image, which every panel of columns would gather again.
+    """
     a = node.inputs[0]
     source = a.inputs[0] if _is_widening(a) else a  # bytes stay bytes where rows are held
-    if isinstance(k.size, int) and k.size > 1 and is_computed(lowering, source):
-        rows: Expr = rows_stage(lowering, source, (*axes[:-1], k))
-    else:
+    rows: Expr | None = None
+    if not is_computed(lowering, source):
+        rows = lowering.value(source, (*index_of(axes)[:-1], k.symbol))
+    if isinstance(k.size, int) and k.size > 1 and (rows is None or _is_gathered(rows, k, node.shape[-1])):
+        rows = rows_stage(lowering, source, (*axes[:-1], k))
+    elif rows is None:
         rows = lowering.value(source, (*index_of(axes)[:-1], k.symbol))
     return rows if source is a else Apply("cast", (rows,), a.dtype)
+
+
+def _is_gathered(rows: Expr, k: Axis, columns: Dim) -> bool:
+    """Whether the terms of a row lie apart, by an index that is not linear in ``k``, and are read many times."""
+    if not isinstance(rows, Load) or (isinstance(columns, int) and columns < MANY_COLUMNS):
+        return False
+    parts = [atom for i in rows.index if isinstance(i, sympy.Expr) for atom in i.atoms(sympy.floor, sympy.Mod)]
+    return any(k.symbol in part.free_symbols for part in parts)
 
 
 def stage_name(lowering: Lowering) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import sympy
@@ -30,18 +30,22 @@ from .program import (
 from .rewrite import map_expressions, with_operands
 
 
-def split_axes(program: Program) -> Program:
-    """The program with each axis i that is read as i // c and i % c as the two axes that these are.
+def split_axes(program: Program, among: Collection[Axis] | None = None) -> Program:
+    """The program with each axis i, or each ``among`` some, that is read as i // c and i % c as these two axes.
 
     Loads then run along one of them without a break, so that they can be vectors.
     """
     if program.skeleton not in (Skeleton.MAP, Skeleton.ROWS):
         return program
+    wanted = None if among is None else set(among)
     while True:
         for axis in program_axes(program):
-            divisor = _divisor(program, axis)
+            divisor = _divisor(program, axis) if wanted is None or axis in wanted else None
             if divisor is not None:
-                program = _split(program, axis, divisor)
+                high, low = _halves(axis, divisor)
+                program = _split(program, axis, high, low)
+                if wanted is not None:
+                    wanted |= {high, low}
                 break
         else:
             return program
@@ -90,9 +94,13 @@ def _splits(divisor: Dim, size: Dim) -> bool:
     return divisor not in (0, 1) and divisor != size and divides(divisor, size)
 
 
-def _split(program: Program, axis: Axis, divisor: Dim) -> Program:
-    high = Axis(f"{axis.name}h", canonical_dim(sympy.cancel(sympy.sympify(axis.size) / divisor)))
-    low = Axis(f"{axis.name}l", divisor)
+def _halves(axis: Axis, divisor: Dim) -> tuple[Axis, Axis]:
+    """The axes of an axis' quotients and remainders."""
+    quotients = canonical_dim(sympy.cancel(sympy.sympify(axis.size) / divisor))
+    return Axis(f"{axis.name}h", quotients), Axis(f"{axis.name}l", divisor)
+
+
+def _split(program: Program, axis: Axis, high: Axis, low: Axis) -> Program:
     index = _substitution(axis, high, low, program)
 
     def change(expr: Expr, args: tuple[Expr, ...]) -> Expr:

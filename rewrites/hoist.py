@@ -86,13 +86,22 @@ def _targets(graph: Graph, constant: set[Node], context: Context) -> Iterator[No
         if node not in constant:
             for at, x in enumerate(node.inputs):
                 if x in constant:
-                    stored = context.target.store_transposes and x.op is ops.permute and _is_matrix(node, at)
-                    yield x if stored else _without_views(x)
+                    yield x if _is_matrix(node, at) and _is_stored(x, context) else _without_views(x)
     yield from (_without_views(root) for root in graph.roots if root in constant)
 
 
 def _is_matrix(user: Node, at: int) -> bool:
     return at == 1 and user.op in (ops.matmul, ops.linear)
+
+
+def _is_stored(matrix: Node, context: Context) -> bool:
+    """Whether a view of a weight becomes a weight of its own: of a filter as a matrix, so that it is packed as others.
+
+    That takes no memory, since PyTorch makes a view of it.
+    """
+    if matrix.op is ops.permute:
+        return context.target.store_transposes
+    return matrix.op is ops.reshape and matrix.inputs[0].op is ops.weight and matrix.tensor_type.rank == 2
 
 
 def _without_views(node: Node) -> Node:

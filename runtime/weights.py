@@ -14,7 +14,7 @@ from .plan import Place, Plan
 
 
 class Values(Mapping[str, Tensor]):
-    """Weights by name. Those that are others joined, and only read as panels, are made whenever they are asked for.
+    """Weights by name. Those that are others joined, or one as a matrix, and only read as panels, are made when asked for.
 
     Args:
         plan: which of them are read, and how.
@@ -50,12 +50,15 @@ class Values(Mapping[str, Tensor]):
     def parts(self, name: str) -> list[Tensor]:
         """The matrices that are joined along their first axis."""
         node = self._joined.get(name)
-        return [self._values[name]] if node is None else [self._values[str(x.attrs["name"])] for x in node.inputs]
+        if node is None:
+            return [self._values[name]]
+        found = [self._values[str(x.attrs["name"])] for x in node.inputs]
+        return [found[0].reshape([int(size) for size in node.shape])] if node.is_a(ops.reshape) else found
 
 
 def _are_parts(node: Node, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a weight is matrices of the model's joined along their first axis."""
-    if not node.is_a(ops.concat) or node.attrs["dim"] != 0 or len(node.shape) != 2:
+    """Whether a weight is matrices of the model's joined along their first axis, or one tensor of it as a matrix."""
+    if len(node.shape) != 2 or not (node.is_a(ops.reshape) or (node.is_a(ops.concat) and node.attrs["dim"] == 0)):
         return False
     return all(x.is_a(ops.weight) and x.attrs["name"] in weights and 0 not in x.shape for x in node.inputs)
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 import sympy
 
-from ..program import Axis, program_roots
+from ..program import Axis, program_axes, program_roots
 from ..prologue import HELD_ROW, Phases
 from ..schedule import MatmulSchedule
+from ..splitting import split_axes
 from .contraction import unflatten
 from .expression import Scope, index_text
 from .loops import hoisted, parallel_tasks, serial_axes
@@ -30,7 +31,7 @@ class RowsPhase:
     def __init__(self, computed: Phases, schedule: MatmulSchedule, src: Source) -> None:
         self.phases, self.schedule, self.src = computed, schedule, src
         self.scope = Scope(computed.rows, src)
-        self.rows = RowSet(computed.rows, computed.axes, (computed.terms,))
+        self.rows = _gathered(computed) or RowSet(computed.rows, computed.axes, (computed.terms,))
 
     @contextmanager
     def passes(self) -> Iterator[tuple[str, str]]:
@@ -66,7 +67,7 @@ class RowsPhase:
 
     def _emit(self, rows: Axis, base: str, *, parallel: bool) -> None:
         """The loop over the rows of one pass."""
-        sweep = RowSweep(self.rows, self.phases.terms, self.schedule.vector)
+        sweep = RowSweep(self.rows, self.rows.combined[-1], self.schedule.vector)
         if parallel:
             loops = parallel_tasks([rows], self.scope, rows.size * self.phases.terms.size, sweep.allocate)
         else:
@@ -78,3 +79,11 @@ class RowsPhase:
             names = {s: self._let("i", text) for s, text in unflatten(self.phases.axes, flat, self.scope).items()}
             here = at.at({**names, HELD_ROW: row})
             sweep.run(hoisted(program_roots(self.rows.program), self.rows.combined, here))
+
+
+def _gathered(computed: Phases) -> RowSet | None:
+    """Rows of which nothing is combined, so that their axis may fall into those along which memory runs."""
+    if computed.rows.stages:
+        return None
+    program = split_axes(computed.rows, (computed.terms,))
+    return RowSet(program, computed.axes, tuple(a for a in program_axes(program) if a not in computed.axes))

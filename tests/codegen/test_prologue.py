@@ -79,6 +79,11 @@ def _cases() -> dict[str, Case]:
         "softmax": _softmax(),
         "swiglu": _swiglu(),
         "embedding": _embedding(),
+        "patches": _patches(3, 16, 16, 128),
+        "patches in steps": small_steps(_patches(3, 16, 16, 130)),
+        "patches of odd sizes": _patches(2, 3, 5, 131),
+        "patches of one row": _patches(1, 1, 7, 128),
+        "heads apart": _heads(),
     }
     return found
 
@@ -93,6 +98,25 @@ def _swiglu() -> Case:
     x, w = operand(0, (B, M, 80)), operand(1, (24, 40))
     gate, up = ops.slice_(x, dim=2, start=0, stop=40), ops.slice_(x, dim=2, start=40, stop=80)
     return Case([x, w], [ops.linear(ops.swiglu(gate, up), w)], GRID, weights=frozenset([1]), rtol=1e-4)
+
+
+def _patches(channels: int, height: int, width: int, columns: int) -> Case:
+    """Patches of an image, each a row whose terms lie apart in it."""
+    down, across = 3, M
+    image = operand(0, (B, channels, down * height, across * width))
+    w = operand(1, (columns, channels * height * width))
+    parts = ops.reshape(image, shape=(B, channels, down, height, across, width))
+    rows = ops.permute(parts, dims=(0, 2, 4, 1, 3, 5))
+    rows = ops.reshape(rows, shape=(B, down * across, channels * height * width))
+    sizes = [{"b": b, "m": m} for b, m in ((0, 3), (1, 1), (2, 5), (1, 40))]
+    return Case([image, w], [ops.relu(ops.linear(rows, w))], sizes, weights=frozenset([1]), rtol=1e-4)
+
+
+def _heads() -> Case:
+    """Heads [B, H, M, D] side by side, which nothing copied together before."""
+    x, w = operand(0, (B, 5, M, 24)), operand(1, (128, 120))
+    rows = ops.reshape(ops.permute(x, dims=(0, 2, 1, 3)), shape=(B, M, 120))
+    return Case([x, w], [ops.linear(rows, w)], GRID, weights=frozenset([1]), rtol=1e-4)
 
 
 def _embedding() -> Case:
@@ -161,6 +185,12 @@ def test_phases_are_programs_without_prologue() -> None:
 def test_a_product_of_what_is_in_memory_has_no_phases() -> None:
     x, w = operand(0, (M, 8)), operand(1, (4, 8))
     assert phases(Case([x, w], [ops.linear(x, w)], weights=frozenset([1])).program()) is None
+
+
+@pytest.mark.parametrize("columns", [128, 127])
+def test_rows_whose_terms_lie_apart_are_brought_together_for_many_columns(columns: int) -> None:
+    found = phases(_patches(3, 16, 16, columns).program())
+    assert (found is not None) == (columns == 128)
 
 
 def test_rows_cannot_be_read_at_other_columns() -> None:

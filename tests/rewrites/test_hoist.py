@@ -65,9 +65,20 @@ def test_one_definition_is_one_weight_and_names_do_not_collide() -> None:
 
 def test_views_of_weights_stay_views() -> None:
     a = weight("a", 4, 8)
-    for view in (permute(a, dims=(1, 0)), reshape(a, shape=(8, 4)), ops.slice_(a, dim=1, start=0, stop=4)):
+    for view in (permute(a, dims=(1, 0)), ops.slice_(a, dim=1, start=0, stop=4)):
         graph = graph_of(linear(X, view))
         assert hoist(graph, Context()) is graph
+    added = graph_of(add(X, reshape(weight("b", 2, 2), shape=(4,))))
+    assert hoist(added, Context()) is added
+
+
+def test_a_filter_that_a_product_reads_as_a_matrix_is_a_weight() -> None:
+    filters = weight("f", 8, 2, 2)
+    matrix = reshape(filters, shape=(8, 4))
+    context = Context()
+    graph = hoisted(linear(X, matrix), context=context)
+    assert context.derived == {"derived.0": matrix}
+    assert graph.outputs == (linear(X, ops.weight(name="derived.0", shape=(8, 4), dtype=F32)),)
 
 
 def test_views_of_a_computation_stay_around_it() -> None:

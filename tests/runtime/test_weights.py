@@ -78,3 +78,34 @@ def test_a_joined_weight_that_is_read_as_it_is() -> None:
     assert _joined(executable) == []
     (home,) = (b for b in executable.plan.buffers if b.name == name and b.packing is None)
     assert torch.equal(executable._packed[home.position], executable.values[name])
+
+
+class Patches(nn.Module):
+    """An image as rows of patches, by a convolution whose patches lie side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.projection = nn.Conv2d(3, 130, 8, 8)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches: Tensor = self.projection(image)
+        return patches.flatten(2).transpose(1, 2)
+
+
+def test_a_filter_is_packed_as_a_matrix_and_kept_once() -> None:
+    model = Patches().eval()
+    fast = smelt.compile(model)
+    with torch.no_grad():
+        for batch, size in ((1, 64), (2, 64), (3, 40)):
+            image = torch.randn(batch, 3, size, size)
+            torch.testing.assert_close(fast(image), model(image), rtol=1e-4, atol=1e-5)
+        executable = fast.entries[0].executable
+        (name,) = _joined(executable)
+        values = executable.values
+        assert isinstance(values, Values)
+        (part,) = values.parts(name)
+        assert part.data_ptr() == model.projection.weight.data_ptr()
+        model.projection.weight.mul_(2)
+        fast.refresh()
+        torch.testing.assert_close(fast(image), model(image), rtol=1e-4, atol=1e-5)
