@@ -14,7 +14,7 @@ from .plan import Place, Plan
 
 
 class Values(Mapping[str, Tensor]):
-    """Weights by name. Those that are others joined, or one as a matrix, and only read as panels, are made when asked for.
+    """Weights by name. Those that are others joined, or one seen as a matrix, and only read as panels, are made if asked.
 
     Args:
         plan: which of them are read, and how.
