@@ -120,6 +120,13 @@ class CompiledModule(nn.Module):
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"
             )
+        if self._captures.is_of_another_default:
+            self.reset()
+        if torch._C._len_torch_function_stack() and torch.get_default_device().type != "cpu":
+            raise UnsupportedError(
+                f"the default device is {torch.get_default_device()}, and the model is compiled for the CPU: call it "
+                'within torch.device("cpu")'
+            )
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
         if reason not in self._told:

@@ -25,16 +25,20 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise InputError(f"argument {name} has the layout {tensor.layout}: call .to_dense() on it")
     if tensor.is_quantized:
         raise InputError(f"argument {name} is quantised ({tensor.dtype}): call .dequantize() on it")
-    if type(tensor) not in (Tensor, nn.Parameter) and not _is_plain(tensor):
+    if not is_plain(tensor):
         raise InputError(f"argument {name} is a {type(tensor).__name__}, which does not compute as a plain tensor does")
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a subclass only adds attributes: it leaves operators alone and owns its memory."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is PyTorch's own, or of a subclass that leaves operators alone and owns its memory.
+
+    By its class: a tensor of any class passes for a Parameter that was made one.
+    """
     cls = type(tensor)
-    return (
-        cls.__torch_dispatch__ is Tensor.__torch_dispatch__ and cls.__torch_function__ is Tensor.__torch_function__
-    ) or isinstance(tensor, nn.Parameter | nn.Buffer)
+    if cls in (Tensor, nn.Parameter):
+        return True
+    plain = nn.Parameter.__torch_function__
+    return cls.__torch_dispatch__ is Tensor.__torch_dispatch__ and cls.__torch_function__ is plain
 
 
 def is_dense(tensor: Tensor) -> bool:
