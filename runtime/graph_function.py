@@ -19,7 +19,7 @@ from .entry import Aliased, Entry, Mismatch, Sizes
 from .fx_outputs import outputs_of, with_outputs
 from .fx_weights import WeightWatch, bind_weights
 from .options import Options
-from .tensors import check_tensor
+from .tensors import check_tensor, default_is_cpu
 
 _MAX_KNOWN = 1024
 
@@ -40,6 +40,8 @@ class GraphFunction:
 
     def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> None:
         _check_operators(gm)
+        if not default_is_cpu():
+            raise UnsupportedError(f"the default device is {torch.get_default_device()}")
         for node, value in zip((n for n in gm.graph.nodes if n.op == "placeholder"), example_inputs, strict=True):
             if isinstance(value, Tensor):
                 check_tensor(node.name, value)
@@ -81,6 +83,8 @@ class GraphFunction:
 
     def _run(self, inputs: Sequence[Any]) -> Sequence[Any] | None:
         """What the compiled graph returns; None for a call that PyTorch must run."""
+        if not default_is_cpu():
+            return None
         leaves = [inputs[place] for place in self._free]
         key = tuple([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         with self._lock:  # equal layers have one graph: another thread may be here with other weights

@@ -1,6 +1,7 @@
 """Compiled modules whose model, or PyTorch around them, became another one since they were captured."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,20 @@ def test_another_default_device_is_told() -> None:
         fast(x)
     with torch.device("meta"), torch.device("cpu"):
         assert fast(x).device.type == "cpu"
+    with torch.device("meta"):
+        fast.refresh()
+    assert torch.equal(fast(x), smelt.compile(fast.original)(x))
+
+
+def test_an_artifact_under_another_default_device(tmp_path: Path) -> None:
+    path, x = tmp_path / "linear.smelt", torch.randn(2, 3)
+    model = nn.Linear(3, 3).eval()
+    smelt.export(model, (x,)).save(path)
+    with torch.device("meta"):
+        loaded = smelt.load(path)
+        with pytest.raises(smelt.UnsupportedError, match="the default device is meta"):
+            loaded(x)
+    torch.testing.assert_close(loaded(x), model(x).detach())
 
 
 def test_weights_that_compute_in_their_own_way_are_refused() -> None:

@@ -233,3 +233,17 @@ def test_weights_that_compute_in_their_own_way() -> None:
         ours, eager = compiled(x), model(x)
     assert type(ours) is type(eager) is TwoTensor
     torch.testing.assert_close((ours.a, ours.b), (eager.a, eager.b))
+
+
+@pytest.mark.filterwarnings("ignore:PyTorch runs a graph:UserWarning")
+def test_another_default_device() -> None:
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2, torch.ones(3)
+
+    compiled, x = torch.compile(f, backend=backend), torch.randn(3)
+    with torch.no_grad():
+        for device in ("cpu", "meta", "cpu"):
+            with torch.device(device):
+                ours, eager = compiled(x), f(x)
+            assert [t.device for t in ours] == [t.device for t in eager]
+            torch.testing.assert_close(ours[0], eager[0])
