@@ -278,6 +278,8 @@ class Lowering:
         leaves = value if isinstance(value, list | tuple) else [value]
         if not call.types or not all(isinstance(v, torch.Tensor) for v in leaves):
             raise UnsupportedError(f"{call.name} at {source or 'an unknown line'}: its results are not all tensors")
+        if call.name.startswith(_QUANTISED):
+            raise UnsupportedError(f"{call.name} at {source or 'an unknown line'}: quantised tensors of PyTorch's")
         operands: list[Node] = []
         templates = tuple(_template(a, operands, call.name) for a in args)
         named = tuple((k, _template(v, operands, call.name)) for k, v in kwargs.items() if _keeps(k, v))
@@ -299,6 +301,10 @@ class Lowering:
     def listed(self) -> tuple[Fallback, ...]:
         """The fallbacks for the report."""
         return tuple(Fallback(op, reason, tuple(lines)) for (op, reason), lines in self.fallbacks.items())
+
+
+# operators that make or take tensors which mean nothing without their scales; a trace shows them as float
+_QUANTISED = ("quantized.", "aten.quantize_per_", "aten.dequantize.", "aten.int_repr.", "aten.q_")
 
 
 def _pinned(left: Any, right: Any) -> frozenset[sympy.Symbol]:

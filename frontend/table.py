@@ -146,6 +146,8 @@ def plain(value: Scalar, dtype: torch.dtype) -> bool | int | float | sympy.Expr:
         return value
     if isinstance(value, SizeNumber):
         raise NotLowered("a number that depends on sizes")
+    if isinstance(value, complex):
+        raise NotLowered("complex numbers")
     if dtype == torch.bool:
         return bool(value)
     return float(value) if dtype.is_floating_point else int(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -52,7 +53,13 @@ class WeightTable:
         return self._weight(self._names[_identity(tensor)], tensor)
 
     def constant(self, name: str, value: Tensor) -> Node:
-        """The node of a tensor that the model made or holds outside of its parameters and buffers."""
+        """The node of a tensor that the model made or holds outside of its parameters and buffers.
+
+        Raises:
+            UnsupportedError: it belongs to a transform of ``torch.func`` and has no memory.
+        """
+        if is_functorch_wrapped_tensor(value):
+            raise UnsupportedError("the model uses a transform of torch.func, such as grad, which leaves no graph")
         known = self._names.get(_identity(value))
         if known is not None and known in self._own:
             return self._weight(known, self._own[known])

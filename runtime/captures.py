@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from .options import Options
 from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
 from .state import preserved
-from .tensors import check_tensor, dense
+from .tensors import check_tensor, dense, is_plain
 from .tuned import schedules_for, tuned_now
 
 MAX_CAPTURES = 8
@@ -54,6 +54,9 @@ class Captures:
         self.entries: list[Entry] = []
         self.paths = Paths(reader)
         self._known: dict[Any, tuple[Entry, Sizes]] = {}
+        self._names: set[str] = set()  # of the weights that the model had when it was captured
+        self._attributes: dict[str, tuple[Tensor, int]] = {}
+        self._dtype: torch.dtype | None = None
         self._lock = threading.RLock()
 
     @property
@@ -147,7 +150,15 @@ class Captures:
                 entry.unkept = keeper.reason
         entry.refusal = refusal
         self.entries.append(entry)
+        self._names.update(weights_of(self.model))
+        self._attributes.update(attributes_of(self.model))
+        self._dtype = torch.get_default_dtype()
         return entry
+
+    @property
+    def is_of_another_default(self) -> bool:
+        """Whether PyTorch's default dtype is another than what the captures were made by."""
+        return self._dtype is not None and self._dtype is not torch.get_default_dtype()
 
     def _kept(self, keeper: Keeper, call: Call) -> Entry | None:
         """An entry for the call that another process made."""
@@ -221,10 +232,15 @@ class Captures:
     # --- weights ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Take the model's weights as they are now; where one became of another type, forget all captures."""
+        """Take the model's weights as they are now; where one is gone or of another type, forget all captures.
+
+        So too where a tensor that is an attribute and no buffer was changed: a graph may hold it as a number.
+        """
         with self._lock:
-            now = weights_of(self.model)
-            if any(_changed(entry, now) for entry in self.entries):
+            now, attributes = weights_of(self.model), attributes_of(self.model)
+            if any(_changed(entry, self._names, now) for entry in self.entries) or _differ(
+                self._attributes, attributes
+            ):
                 self.reset()
             for entry in self.entries:
                 kept = entry.capture.weights.items()
@@ -235,6 +251,7 @@ class Captures:
         with self._lock:
             self.entries.clear()
             self._known.clear()
+            self._attributes.clear()
             self.paths.clear()
 
 
@@ -277,7 +294,7 @@ def _first_sizes(captured: Capture, leaves: Sequence[Any] | None) -> Sizes:
 
 
 def check_model(model: Callable[..., Any], name: str) -> None:
-    """Raise UnsupportedError for a model of which a part is in training mode or not on the CPU."""
+    """Raise UnsupportedError for a model of which a part is in training mode, or not plain tensors on the CPU."""
     if not isinstance(model, nn.Module):
         return
     part = next((path for path, module in model.named_modules() if module.training), None)
@@ -289,6 +306,11 @@ def check_model(model: Callable[..., Any], name: str) -> None:
             cure = "load its weights" if tensor.device.type == "meta" else 'move it with .to("cpu")'
             raise UnsupportedError(
                 f"{path} of {name} is on the device {tensor.device}, which smelt has no backend for yet: {cure} first"
+            )
+        if not is_plain(tensor):
+            raise UnsupportedError(
+                f"{path} of {name} is a {type(tensor).__name__}, which does not compute as a plain tensor does: "
+                "replace it by one, such as what .dequantize() gives"
             )
 
 
@@ -302,7 +324,33 @@ def weights_of(model: Callable[..., Any]) -> dict[str, Tensor]:
     }
 
 
-def _changed(entry: Entry, now: Mapping[str, Tensor]) -> bool:
-    """Whether a weight became one of another type, which the kernels were not made for."""
-    kept = entry.capture.weights.items()
-    return any(name in now and (now[name].shape, now[name].dtype) != (t.shape, t.dtype) for name, t in kept)
+def attributes_of(model: Callable[..., Any]) -> dict[str, tuple[Tensor, int]]:
+    """The tensors that a model's modules hold as plain attributes, with their versions."""
+    found: dict[str, tuple[Tensor, int]] = {}
+    for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        for name, value in vars(module).items():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            if name not in _OF_MODULES:
+                for place, tensor in enumerate(values):
+                    if isinstance(tensor, Tensor):
+                        version = 0 if tensor.is_inference() else tensor._version
+                        found[f"{path}.{name}.{place}"] = (tensor, version)
+    return found
+
+
+_OF_MODULES = {"_parameters", "_buffers"}
+
+
+def _differ(before: Mapping[str, tuple[Tensor, int]], now: Mapping[str, tuple[Tensor, int]]) -> bool:
+    """Whether an attribute is another tensor, was written to, or is gone."""
+    return any(path not in now or now[path][0] is not t or now[path][1] != v for path, (t, v) in before.items())
+
+
+def _changed(entry: Entry, known: Collection[str], now: Mapping[str, Tensor]) -> bool:
+    """Whether a weight is gone, or became one of another type, which the kernels were not made for."""
+    kept = entry.capture.weights
+    if any(name in known and name not in now for name in kept):
+        return True
+    return any(name in now and (now[name].shape, now[name].dtype) != (t.shape, t.dtype) for name, t in kept.items())

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import TorchDynamoException
 
-from ..ir.errors import CaptureError, InputError, UnsupportedError
+from ..ir.errors import CaptureError, InputError, SmeltError, UnsupportedError
 from ..rewrites.quantization import quantization_of
 from .check import Check
 from .graph_function import GraphFunction
@@ -84,13 +85,22 @@ def make_options(
 
 
 def needs_grad(gm: fx.GraphModule, inputs: Sequence[Any]) -> bool:
-    """Whether gradients may be asked of a call with these inputs: a result, or an input written to, requires grad."""
-    if not torch.is_grad_enabled() or not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-        return False
-    returned = next(node for node in gm.graph.nodes if node.op == "output").all_input_nodes
-    written = [node for node in gm.graph.nodes if node.op == "placeholder" and not _is_leaf(node)]
-    fakes = [node.meta.get("example_value") for node in (*returned, *written)]
-    return any(fake is None or (isinstance(fake, Tensor) and fake.requires_grad) for fake in fakes)
+    """Whether gradients may be asked of a call with these inputs: a result, or an input written to, requires grad.
+
+    Where gradients are disabled around the graph, a region of it may enable them. Views of inputs require grad there as
+    those inputs do, and have no history.
+    """
+    enabled = torch.is_grad_enabled()
+    placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    output = next(node for node in gm.graph.nodes if node.op == "output")
+    returned = [node for node in output.all_input_nodes if enabled or node.op != "placeholder"]
+    written = [node for node in placeholders if not _is_leaf(node)]
+    known = [fake for node in (*returned, *written) if isinstance(fake := node.meta.get("example_value"), Tensor)]
+    asked = any(fake.requires_grad and (enabled or fake.grad_fn is not None or not fake._is_view()) for fake in known)
+    if asked or not enabled:
+        return asked
+    unknown = any(node.meta.get("example_value") is None for node in returned)
+    return unknown and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 def _is_leaf(node: fx.Node) -> bool:
@@ -107,6 +117,14 @@ def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Op
             raise
         reason = str(error).split("\n")[0]
         _tell(reason, f"PyTorch runs a graph that smelt cannot compile: {reason}")
+        return gm.forward
+    except (SmeltError, TorchDynamoException):
+        raise  # a check that failed, a compiler that is missing; and what Dynamo is to do
+    except Exception as error:  # a fault of smelt's own, which is no reason to stop a model that runs
+        if options.fallback == "error":
+            raise
+        reason = f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
+        _tell(reason, f"PyTorch runs a graph that smelt failed to compile, which is a fault of smelt: {reason}")
         return gm.forward
 
 

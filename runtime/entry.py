@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..frontend.capture import Capture, Guard, InputSpec, describe
+from ..ir import ops
 from ..ir.binding import bind_symbols
 from ..ir.errors import InputError
 from ..ir.types import concrete
@@ -44,6 +45,7 @@ class Entry:
         refusal: the guard that failed before this capture was made; "" for the first.
         unkept: why it is not kept for other processes; "" where it is, or where nothing is.
         sizes: those of the last call that was run; None before one was.
+        writes_weights: whether a run changes weights of the model.
         tensors: which leaves of a call are the graph's inputs, in their order.
         single: which of the graph's outputs a call's result is; None where it is a structure, or no tensor.
     """
@@ -72,6 +74,7 @@ class Entry:
         capture = self.capture
         self.tensors = [i for i, spec in enumerate(capture.inputs) if spec.kind == "tensor"]
         targets = {mutation.target for mutation in capture.graph.mutations}
+        self.writes_weights = any(target.is_a(ops.weight) for target in targets)
         inputs = zip(self.tensors, capture.graph.inputs, strict=True)
         self._written = [leaf for leaf, node in inputs if node in targets]
         first = capture.outputs[0] if capture.out_spec.is_leaf() else None

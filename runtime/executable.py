@@ -115,7 +115,7 @@ class Executable:
     def refresh(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights as they are now: derived ones are computed and packed ones packed again."""
         # outside of inference mode: what is made here outlives the call, and other threads write to it
-        with self._lock, torch.inference_mode(False), torch.no_grad():
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
             self.weights = weights
             self._values = Values(self.plan, weights, self.derived)
             self.weight_errors = None

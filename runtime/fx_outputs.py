@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ..ir.errors import UnsupportedError
 
@@ -39,12 +40,14 @@ class View:
         of_input: whether it is an input.
         base: the geometry of that one in the trace.
         own: that of the view.
+        requires_grad: whether it requires grad, as views do that are made of a weight where gradients are disabled.
     """
 
     place: int
     of_input: bool
     base: Geometry
     own: Geometry
+    requires_grad: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,17 @@ class Outputs:
     """
 
     def __init__(
-        self, kept: Sequence[Any], recipes: Sequence[Recipe], symbols: Mapping[Any, _Reader], several: Any
+        self,
+        kept: Sequence[Any],
+        recipes: Sequence[Recipe],
+        same: Sequence[int],
+        symbols: Mapping[Any, _Reader],
+        several: Any,
     ) -> None:
+        """``same`` is for each result the first that is the same object; ``symbols``, where calls show each size."""
         self.kept = tuple(kept)
         self._recipes = tuple(recipes)
+        self._same = tuple(same)
         self._several = several  # the type of the graph's result; None where it is one value
         used = {s for recipe in recipes for s in _symbols_in(recipe)}
         self._symbols = {symbol: read for symbol, read in symbols.items() if symbol in used}
@@ -84,12 +94,11 @@ class Outputs:
                 self._known.clear()
             values = dict(zip(self._symbols, sizes, strict=True))
             recipes = self._known[sizes] = [_concrete(recipe, values) for recipe in self._recipes]
-        made: dict[Recipe, Any] = {}
+        found: list[Any] = []
         bases: dict[int, Tensor] = {}
-        for recipe in recipes:
-            if recipe not in made:
-                made[recipe] = _make(recipe, inputs, results, bases)
-        found = [made[recipe] for recipe in recipes]
+        for place, recipe in enumerate(recipes):
+            first = self._same[place]
+            found.append(found[first] if first < place else _make(recipe, inputs, results, bases))
         return found[0] if self._several is None else self._several(found)
 
 
@@ -102,7 +111,7 @@ def _make(recipe: Recipe, inputs: Sequence[Any], results: Sequence[Any], bases: 
         return result if recipe.own is None else bases.setdefault(recipe.place, _with_strides(result, recipe.own[1]))
     sizes, strides, offset = recipe.own
     if recipe.of_input:
-        base = inputs[recipe.place].detach()
+        base = inputs[recipe.place] if recipe.requires_grad else inputs[recipe.place].detach()
     else:
         if recipe.place not in bases:
             bases[recipe.place] = _with_strides(results[recipe.place], recipe.base[1])
@@ -162,7 +171,9 @@ def outputs_of(gm: fx.GraphModule) -> Outputs:
     symbols = _symbols(placeholders)
     planner = _Planner(gm, placeholders, leaves, set(symbols))
     recipes = [planner.recipe(leaf) for leaf in leaves]
-    return Outputs(planner.kept, recipes, symbols, type(returned) if isinstance(returned, list | tuple) else None)
+    same = [next(i for i, other in enumerate(leaves) if other is leaf) for leaf in leaves]
+    several = type(returned) if isinstance(returned, list | tuple) else None
+    return Outputs(planner.kept, recipes, same, symbols, several)
 
 
 def with_outputs(gm: fx.GraphModule, kept: Sequence[Any]) -> fx.GraphModule:
@@ -180,11 +191,7 @@ class _Planner:
     ) -> None:
         self.kept: list[Any] = []
         self.symbols = symbols
-        self.places: dict[int, int] = {}
-        for place, node in enumerate(placeholders):
-            key = _storage(node)
-            if key is not None:
-                self.places.setdefault(key, place)
+        self.inputs = {key for node in placeholders if (key := _storage(node)) is not None}
         self.placeholders = placeholders
         self.owners: dict[int, fx.Node] = {}
         for node in gm.graph.nodes:
@@ -199,7 +206,7 @@ class _Planner:
         if key is None:
             return Fresh(self._keep(leaf), None)
         own, fake = _geometry(leaf), leaf.meta["example_value"]
-        if key in self.places:
+        if key in self.inputs:
             return self._of_input(leaf, own, fake, key)
         if self.shared.count(key) > 1:
             owner = self.owners[key]
@@ -211,12 +218,25 @@ class _Planner:
     def _of_input(self, leaf: fx.Node, own: Geometry, fake: Tensor, key: int) -> Recipe:
         if leaf in self.placeholders:
             return Argument(self.placeholders.index(leaf))
-        place = self.places[key]
+        place = self._place_of(leaf, key)
         base = self.placeholders[place]
         _check_view(fake, base.meta["example_value"])
-        if own == _geometry(base):
-            return Argument(place)
-        return self._known(View(place, True, _geometry(base), own))
+        return self._known(View(place, True, _geometry(base), own, fake.requires_grad))
+
+    def _place_of(self, leaf: fx.Node, key: int) -> int:
+        """Which input a result is a view of: several may share memory in the trace, and not in a later call."""
+        seen, found = {leaf}, set()
+        pending = [leaf]
+        while pending:
+            node = pending.pop()
+            if node in self.placeholders and _storage(node) == key:
+                found.add(self.placeholders.index(node))
+            fresh = [x for x in node.all_input_nodes if x not in seen and _storage(x) in (key, None)]
+            seen.update(fresh)
+            pending.extend(fresh)
+        if len(found) != 1:
+            raise UnsupportedError("a result shows the memory of an input, and it is not known of which")
+        return found.pop()
 
     def _known(self, view: View) -> View:
         if not _symbols_in(view) <= self.symbols:
@@ -234,7 +254,7 @@ class _Planner:
 def _storage(node: Any) -> int | None:
     """What tells the memory of a node's value; None for what has none, or is not known."""
     fake = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-    if not isinstance(fake, Tensor) or fake.layout is not torch.strided:
+    if not isinstance(fake, Tensor) or fake.layout is not torch.strided or is_functorch_wrapped_tensor(fake):
         return None
     return int(fake.untyped_storage()._cdata)
 

@@ -19,7 +19,7 @@ from .entry import Aliased, Entry, Mismatch, Sizes
 from .fx_outputs import outputs_of, with_outputs
 from .fx_weights import WeightWatch, bind_weights
 from .options import Options
-from .tensors import check_tensor
+from .tensors import check_tensor, default_is_cpu
 
 _MAX_KNOWN = 1024
 
@@ -39,6 +39,9 @@ class GraphFunction:
     """
 
     def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> None:
+        _check_operators(gm)
+        if not default_is_cpu():
+            raise UnsupportedError(f"the default device is {torch.get_default_device()}")
         for node, value in zip((n for n in gm.graph.nodes if n.op == "placeholder"), example_inputs, strict=True):
             if isinstance(value, Tensor):
                 check_tensor(node.name, value)
@@ -80,11 +83,14 @@ class GraphFunction:
 
     def _run(self, inputs: Sequence[Any]) -> Sequence[Any] | None:
         """What the compiled graph returns; None for a call that PyTorch must run."""
+        if not default_is_cpu():
+            return None
         leaves = [inputs[place] for place in self._free]
         key = tuple([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         with self._lock:  # equal layers have one graph: another thread may be here with other weights
             if self.watch.changed(inputs):
                 self._refresh(inputs, self.entries)
+                self.watch.note(inputs)
             found = self._known.get(key) or self._match(inputs, leaves, key)
             if found is None:
                 return None
@@ -93,7 +99,8 @@ class GraphFunction:
                 results: Sequence[Any] = entry.run(leaves, sizes)
             except Aliased:
                 return None
-            self.watch.note(inputs)
+            if entry.writes_weights:
+                self.watch.note(inputs)
             return results
 
     def _refresh(self, inputs: Sequence[Any], entries: Sequence[Entry]) -> None:
@@ -139,6 +146,14 @@ class GraphFunction:
             except Mismatch:
                 continue
         return None
+
+
+def _check_operators(gm: fx.GraphModule) -> None:
+    """Raise UnsupportedError for a graph with the steps of a transform: to trace it would leave PyTorch within one."""
+    for node in gm.graph.nodes:
+        module = getattr(node.target, "__module__", None) or ""
+        if node.op == "call_function" and module.startswith(("torch._functorch", "torch._C._functorch")):
+            raise UnsupportedError("a transform of torch.func, such as vmap or grad")
 
 
 def _first_call(leaves: Sequence[Any]) -> list[Any] | None:

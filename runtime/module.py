@@ -25,6 +25,7 @@ from .options import Options
 from .paths import MISS
 from .report import Report, make_report
 from .split import SplitModel
+from .tensors import check_surroundings
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -65,7 +66,13 @@ class CompiledModule(nn.Module):
     # --- calling ------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``nn.Module`` calls, which takes a microsecond to find that nothing comes before or after ``forward``."""
+        """As ``nn.Module`` calls, which takes a microsecond to find that nothing comes before or after ``forward``.
+
+        Within a trace, by ``torch.compile`` or ``torch.export``, it is the model, which takes part in what is traced.
+        """
+        if torch.compiler.is_compiling():
+            with torch.no_grad():
+                return self.original(*args, **kwargs)
         if self.__dict__.get("forward") is not self._own_forward or is_hooked(self):
             return super().__call__(*args, **kwargs)
         return CompiledModule.forward(self, *args, **kwargs)
@@ -77,9 +84,13 @@ class CompiledModule(nn.Module):
             InputError: an argument does not fit the model, or requires grad while gradients are enabled.
             CaptureError: the model cannot be captured, or has been for too many kinds of calls.
             ExpectationError: the first capture is not what ``expect`` said of it.
-            UnsupportedError: the model is in training mode or not on the CPU, or autocast is on.
+            UnsupportedError: the model is in training mode or not on the CPU, autocast is on, the default device is
+                not the CPU, or PyTorch transforms the call.
             IndexError: an index was out of range.
         """
+        if torch.compiler.is_compiling():
+            with torch.no_grad():
+                return self.original(*args, **kwargs)
         self._check_mode()
         if self._generation is not None:
             found = self._generation.run(args, kwargs)
@@ -120,6 +131,9 @@ class CompiledModule(nn.Module):
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"
             )
+        if self._captures.is_of_another_default:
+            self.reset()
+        check_surroundings()
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
         if reason not in self._told:

@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
+from torch.autograd import forward_ad
 
-from ..ir.errors import InputError
+from ..ir.errors import InputError, UnsupportedError
 
 # Kernels load whole vectors from addresses that they take to be aligned.
 ALIGNMENT = 64
@@ -25,16 +27,52 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise InputError(f"argument {name} has the layout {tensor.layout}: call .to_dense() on it")
     if tensor.is_quantized:
         raise InputError(f"argument {name} is quantised ({tensor.dtype}): call .dequantize() on it")
-    if type(tensor) not in (Tensor, nn.Parameter) and not _is_plain(tensor):
+    if not is_plain(tensor):
         raise InputError(f"argument {name} is a {type(tensor).__name__}, which does not compute as a plain tensor does")
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a subclass only adds attributes: it leaves operators alone and owns its memory."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is PyTorch's own, or of a subclass that leaves operators alone and owns its memory.
+
+    By its class: a tensor of any class passes for a Parameter that was made one.
+    """
     cls = type(tensor)
-    return (
-        cls.__torch_dispatch__ is Tensor.__torch_dispatch__ and cls.__torch_function__ is Tensor.__torch_function__
-    ) or isinstance(tensor, nn.Parameter | nn.Buffer)
+    if cls in (Tensor, nn.Parameter):
+        return True
+    plain = nn.Parameter.__torch_function__
+    return cls.__torch_dispatch__ is Tensor.__torch_dispatch__ and cls.__torch_function__ is plain
+
+
+def default_is_cpu() -> bool:
+    """Whether tensors that are made here and now lie in this machine's memory, as results of kernels must."""
+    # what asks for the device takes longer than to see that nobody set one
+    return not torch._C._len_torch_function_stack() or torch.get_default_device().type == "cpu"
+
+
+def check_surroundings() -> None:
+    """Raise UnsupportedError where PyTorch does not compute with plain tensors on the CPU: kernels do nothing else.
+
+    So it is where another default device is set, below a transform of ``torch.func``, and while something is traced.
+    """
+    if not default_is_cpu():
+        raise UnsupportedError(
+            f"the default device is {torch.get_default_device()}, and the model is compiled for the CPU: call it "
+            'within torch.device("cpu")'
+        )
+    if _functorch.peek_interpreter_stack() is not None:
+        raise UnsupportedError(
+            "torch.func transforms this call, by vmap, grad or the like, and kernels compute with plain tensors: "
+            "transform the model that was compiled"
+        )
+    if forward_ad._current_level >= 0:
+        raise UnsupportedError("forward_ad is on, and compiled models compute no gradients: leave dual_level")
+    traced = torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _TRACING))
+    if traced or torch._C._get_tracing_state():
+        raise UnsupportedError("PyTorch traces this call, and does not see into kernels: trace the model itself")
+
+
+_Modes = torch._C._TorchDispatchModeKey
+_TRACING = (_Modes.FAKE, _Modes.PROXY, _Modes.FUNCTIONAL)
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ from ..calls import Call, CallReader
 from ..entry import Aliased, Entry, Mismatch, Sizes
 from ..executable import Executable
 from ..plan import Buffer
-from ..tensors import check_tensor
+from ..tensors import check_surroundings, check_tensor
 from .trees import tree_data
 
 MOST_KNOWN = 4096  # kinds of calls whose sizes are remembered
@@ -65,7 +65,7 @@ class EntryPoint:
 
         Raises:
             InputError: the arguments do not fit the model, or are not a call that it was exported for.
-            UnsupportedError: autocast is on.
+            UnsupportedError: autocast is on, the default device is not the CPU, or PyTorch traces the call.
             ArtifactError: the artifact was closed.
             IndexError: an index was out of range.
         """
@@ -77,6 +77,7 @@ class EntryPoint:
                 "torch.autocast is on, and artifacts keep their own dtypes: leave autocast, or export a converted "
                 "model, as of model.to(torch.bfloat16)"
             )
+        check_surroundings()
         call = self._reader.read(args, kwargs)
         sizes = self._sizes(entry, call)
         try:
@@ -86,6 +87,9 @@ class EntryPoint:
                 return entry.run(call.leaves, sizes)
         except Aliased as reason:
             raise InputError(f"{reason}: pass a copy of one of them") from None
+
+    # what torch.compiler.disable sets, which takes a second to import: Dynamo would trace into the runtime
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Let go of the kernels and weights; a call that is running ends first."""

@@ -80,9 +80,10 @@ def load(
     number = threads_of(threads)
     container = Container(path)
     try:
-        if digest is not None and digest.lower() != container.digest:
+        if digest is not None and str(digest).lower() != container.digest:
             raise ArtifactError(f"{container.path} has the digest {container.digest}, not {digest}")
-        with torch.inference_mode(False), no_collection():  # what is made outlives the call
+        # what is made outlives the call
+        with torch.inference_mode(False), torch.device("cpu"), no_collection():
             return _Loader(container, target, number, verify_weights).run()
     finally:
         container.close()
