@@ -16,6 +16,7 @@ from torch._decomp import decomposition_table
 
 from .branches import Branch, recorded_branches
 from .places import located
+from .untouched import untouched
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -27,10 +28,14 @@ def load_tracer() -> None:
 
 @contextmanager
 def tracing(root: nn.Module) -> Iterator[list[Branch]]:
-    """Trace a module for inference; yields the branches that the model's Python takes (see :mod:`.branches`)."""
+    """Trace a module for inference; yields the branches that the model's Python takes (see :mod:`.branches`).
+
+    The module's attributes are put back afterwards.
+    """
     with ExitStack() as stack:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
+        stack.enter_context(untouched(root))
         stack.enter_context(torch.no_grad())
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())

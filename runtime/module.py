@@ -20,6 +20,7 @@ from .dump import dump
 from .entry import Aliased, Entry, Sizes
 from .explain import Explanation, explain_module
 from .generation.model import generation_of
+from .generation.unchanged import Change
 from .hooks import is_hooked
 from .options import Options
 from .paths import MISS
@@ -55,7 +56,8 @@ class CompiledModule(nn.Module):
         state.update(original=original, options=options, __doc__=original.__doc__)
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
         parts = replace(options, expect={})  # which was said of the whole
-        state.update(_generation=generation_of(original, options, lambda part: CompiledModule(part, parts)))
+        generation = generation_of(original, options, lambda part: CompiledModule(part, parts), self._renew)
+        state.update(_generation=generation)
         if isinstance(original, nn.Module):
             state.update((name, original.__dict__[name]) for name in _SHARED)
         state["_own_forward"] = None
@@ -253,6 +255,13 @@ class CompiledModule(nn.Module):
         if self._generation is not None:
             self._generation.refresh()
 
+    def _renew(self, change: Change) -> None:
+        """Follow the model where it was changed since it was captured."""
+        if change is Change.MODULES:
+            self.reset()
+        else:
+            self.refresh()
+
     def reset(self) -> None:
         """Forget all captures: the next call makes one."""
         self._captures.reset()
@@ -308,8 +317,10 @@ class CompiledModule(nn.Module):
         @functools.wraps(method)
         def generate(*args: Any, **kwargs: Any) -> Any:
             self._check_mode()
+            self._generation.look()
             assistant = kwargs.get("assistant_model")
             if isinstance(assistant, CompiledModule) and assistant._generation is not None:
+                assistant._generation.look()
                 kwargs["assistant_model"] = assistant._generation.stand_in(assistant)
             try:
                 return self._generation.stand_in(self).generate(*args, **kwargs)
@@ -317,6 +328,14 @@ class CompiledModule(nn.Module):
                 self._generation.calls.asked = 0
 
         return generate
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the model's attribute, as ``fast.generation_config = ...`` means to; ``forward`` is this module's own."""
+        original = self.__dict__.get("original")
+        if isinstance(original, nn.Module) and name not in self.__dict__ and not hasattr(type(self), name):
+            setattr(original, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self.original)})  # type: ignore[no-untyped-call]

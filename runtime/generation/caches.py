@@ -95,7 +95,7 @@ class DecoderMemory:
         """Make room for ``count`` positions of ``batch`` sequences; ``asked`` is how many there may be in all.
 
         Raises:
-            Unfit: the layers are not at one position.
+            Unfit: the layers are not at one position, or hold another number of sequences.
         """
         seen = {layer.seen() for layer in self.layers}
         if len(seen) != 1:
@@ -121,13 +121,17 @@ class DecoderMemory:
         at = position
         if self.slides and position > 2 * self.window:
             at = max(layer.live() for layer in self.layers)
-        if self.fixed is None:
-            self.capacity = max(_room(at + count, asked - position + at), self.window)
-        else:
-            self.capacity = self.fixed
+        capacity = self.fixed
+        if capacity is None:
+            capacity = max(_room(at + count, asked - position + at), self.window)
+        moved = [layer for layer in self.layers if not isinstance(layer, StaticMemory) or layer.end() is None]
+        held = {layer.batch() for layer in moved} - {None, batch}
+        if held:  # what moves would be repeated, where PyTorch refuses the call
+            raise Unfit(f"the cache is of {held.pop()} sequences, and the call of {batch}")
         for layer, shape in zip(self.layers, shapes(), strict=True):
-            if not isinstance(layer, StaticMemory) or layer.end() is None:
-                layer.move(batch, self.capacity, at, shape)
+            if layer in moved:
+                layer.move(batch, capacity, at, shape)
+        self.capacity = capacity
         self._take_tensors()
         return at
 
@@ -230,4 +234,4 @@ def _window(layer: Any) -> int:
 def _room(needed: int, asked: int) -> int:
     """How many slots to make where ``needed`` are used at once, and ``asked`` may be in the end."""
     grown = max(LEAST_ROOM, needed + needed // 2)
-    return max(needed, min(asked, MOST_ASKED)) if asked >= needed else grown
+    return min(asked, max(grown, MOST_ASKED)) if asked >= needed else grown

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
 from ...frontend.capture import signature_of
+from ...ir import ops
 from ...ir.errors import CaptureError, InputError, UnsupportedError
 from ..calls import CallReader
 from ..captures import Captures, Uncapturable
@@ -56,19 +57,47 @@ class CachedCalls:
         for form in self._forms.values():
             form.captures.refresh()
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    @property
+    def written(self) -> set[int]:
+        """The addresses of the model's own tensors that its calls write to."""
+        found = set()
+        for entry in self.entries:
+            for mutation in entry.executable.plan.graph.mutations:
+                tensor = entry.capture.weights.get(str(mutation.target.attrs.get("name")))
+                if tensor is not None and mutation.target.is_a(ops.weight):
+                    found.add(tensor.data_ptr())
+        return found
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by name."""
+        return self._arguments.named(args, kwargs)
+
+    def begins(self, given: Mapping[str, Any]) -> bool:
+        """Whether a call begins a text: its cache is empty, or it makes one."""
+        cache = given.get(CACHE)
+        if cache is None:
+            return self._makes_cache(given)
+        try:
+            return isinstance(cache, Cache) and not cache.get_seq_length()
+        except Exception:  # some layers have no length
+            return False
+
+    def run(self, given: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's output for a call with a cache, which is updated; None for a call without one.
 
         A call that asks for a cache gets a new one, where it can be compiled.
+
+        Args:
+            given: all arguments by name.
+            args, kwargs: the same as the caller wrote them.
 
         Raises:
             CaptureError, UnsupportedError: as for any call, where fallbacks are errors.
             IndexError: an index was out of range, that of a position beyond a static cache for one.
         """
-        given = self._arguments.named(args, kwargs)
         cache = given.get(CACHE)
         if cache is None:
-            return self._begin(given)
+            return self._begin(given) if self._makes_cache(given) else None
         if not isinstance(cache, Cache):
             return None
         static = [layer for layer in _static_layers(cache) if not layer.is_initialized]
@@ -99,15 +128,17 @@ class CachedCalls:
             cache.cross_attention_cache.reorder_cache(rows)
         return cache
 
-    def _begin(self, given: dict[str, Any]) -> Any:
-        """The output of a call that makes a cache; None where it makes none, or cannot be compiled with one."""
+    def _makes_cache(self, given: Mapping[str, Any]) -> bool:
+        """Whether a call that is given no cache makes one that may be ours."""
         config = self.model.config
         wanted = given.get("use_cache")
         if not (getattr(config, "use_cache", False) if wanted is None else wanted):
-            return None
-        if getattr(config, "add_cross_attention", False) or not hasattr(self.model, "generate"):
-            return None
-        own = config.get_text_config(decoder=True)
+            return False
+        return not getattr(config, "add_cross_attention", False) and hasattr(self.model, "generate")
+
+    def _begin(self, given: dict[str, Any]) -> Any:
+        """The output of a call that makes a cache; None where it cannot be compiled with one."""
+        own = self.model.config.get_text_config(decoder=True)
         made = DynamicCache(config=own)
         if self._arguments.has_source:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
@@ -163,7 +194,8 @@ class CachedCalls:
 
     def _form(self, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None, count: int) -> Form:
         ranks = tuple((name, value.ndim if isinstance(value, Tensor) else None) for name, value in inputs.items())
-        key = (ranks, count == 1, memory.kinds, None if source is None else source.filled)
+        attention = self.model.config._attn_implementation
+        key = (ranks, count == 1, memory.kinds, None if source is None else source.filled, attention)
         form = self._forms.get(key)
         if form is None:
             slot = torch.tensor(memory.slot)

@@ -14,6 +14,7 @@ from .caches import DecoderMemory, SourceMemory, Unfit
 
 CACHE = "past_key_values"
 ATTENTION = ("sdpa", "eager")  # whose masks hide slots that are not filled
+OUTPUTS = ("output_hidden_states", "output_router_logits")  # what a call returns as the config says, unless it is told
 
 
 class Arguments:
@@ -30,6 +31,7 @@ class Arguments:
         self._optional = {name for name, p in parameters.items() if p.default is None}
         self._keeps_logits = "logits_to_keep" in parameters
         self._rest = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), "")
+        self._from_config = [name for name in OUTPUTS if name in parameters or self._rest]
         self.has_source = bool(model.config.is_encoder_decoder)
         prefix = "decoder_" if self.has_source else ""
         self._mask, self._ids, self._embeds = (f"{prefix}{n}" for n in ("attention_mask", "input_ids", "inputs_embeds"))
@@ -83,13 +85,16 @@ class Arguments:
             found["encoder_outputs"] = found["encoder_outputs"][0]
         mask = found.get(self._mask)
         if mask is not None:
-            found[self._mask] = _mask_of_slots(mask, memory)
+            found[self._mask] = _mask_of_slots(mask, memory, batch)
         elif self.has_source:  # BART makes one of as many positions as were seen, which no capture knows
             found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool)
         if memory.base and found.get("position_ids") is None:
             found["position_ids"] = (torch.arange(count) + memory.slot + memory.base).expand(batch, count).clone()
         if self._keeps_logits and kept_logits(given) != 1:  # a number that differs from call to call
             found["logits_to_keep"] = 0
+        for name in self._from_config:  # which may change between calls
+            if found.get(name) is None and getattr(self.model.config, name, False):
+                found[name] = getattr(self.model.config, name)
         for name, value in found.items():
             if value is not None and not isinstance(value, (Tensor, *CONSTANTS)):
                 raise Unfit(f"argument {name} is a {type(value).__name__}")
@@ -134,8 +139,8 @@ def kept_logits(given: Mapping[str, Any]) -> int:
     return keep
 
 
-def _mask_of_slots(mask: Any, memory: DecoderMemory) -> Tensor:
-    """A mask of positions [B, any] as one of slots [B, capacity], bool; one of four axes as it is, where that fits."""
+def _mask_of_slots(mask: Any, memory: DecoderMemory, batch: int) -> Tensor:
+    """A mask of positions [B or 1, any] as one of slots [B, capacity], bool; one of four axes as it is, if it fits."""
     if not isinstance(mask, Tensor):
         raise Unfit(f"the attention mask is a {type(mask).__name__}")
     if mask.ndim == 4 and memory.fixed is not None and not memory.base and mask.shape[3] == memory.capacity:
@@ -143,6 +148,8 @@ def _mask_of_slots(mask: Any, memory: DecoderMemory) -> Tensor:
     if mask.ndim != 2:
         raise Unfit(f"the attention mask has {mask.ndim} axes")
     part = mask[:, memory.base : memory.base + memory.capacity]
-    made = torch.zeros(mask.shape[0], memory.capacity, dtype=torch.bool)
+    if mask.shape[0] not in (1, batch):
+        raise Unfit(f"the attention mask is of {mask.shape[0]} sequences, and the call of {batch}")
+    made = torch.zeros(batch, memory.capacity, dtype=torch.bool)
     made[:, : part.shape[1]] = part
     return made

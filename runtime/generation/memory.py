@@ -65,6 +65,11 @@ class LayerMemory:
         keys = self.layer.keys
         return 0 if keys is None or not keys.numel() else int(keys.shape[2])
 
+    def batch(self) -> int | None:
+        """How many sequences the layer holds; None where it has no tensors yet."""
+        keys = self.layer.keys
+        return None if keys is None or not keys.numel() else int(keys.shape[0])
+
     def _shows(self) -> bool:
         """Whether the layer still has the very tensors that it was given."""
         shown = self._shown

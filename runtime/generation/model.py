@@ -14,6 +14,7 @@ from torch import nn
 from ...frontend.capture import signature_of
 from ..options import Options
 from .report import CacheReport
+from .unchanged import Change, Watch
 
 if TYPE_CHECKING:
     from .calls import CachedCalls
@@ -24,12 +25,21 @@ class Generation:
 
     Args:
         compile_part: compiles a part of the model, its encoder.
+        renew: what is done where the model was changed since it was captured.
     """
 
-    def __init__(self, model: nn.Module, options: Options, compile_part: Callable[[nn.Module], Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Options,
+        compile_part: Callable[[nn.Module], Any],
+        renew: Callable[[Change], None],
+    ) -> None:
         self.model = model
         self.options = options
         self._compile_part = compile_part
+        self._renew = renew
+        self._watch: Watch | None = None
         self._calls: CachedCalls | None = None
         self._encoder: Any = None
 
@@ -55,7 +65,20 @@ class Generation:
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's output for a call that has a cache, or makes one; None for any other call."""
-        return self.calls.run(args, kwargs)
+        calls = self.calls
+        given = calls.named(args, kwargs)
+        if not calls.asked and calls.begins(given):  # generate has looked itself
+            self.look()
+        return self.calls.run(given, args, kwargs)
+
+    def look(self) -> None:
+        """See to it that what was captured is the model as it is now: to call where a text begins."""
+        if self._watch is None:
+            self._watch = Watch(self.model)
+            return
+        change = self._watch.change(self.calls.written)
+        if change is not Change.NOTHING:
+            self._renew(change)
 
     def encoder(self, found: nn.Module) -> Any:
         """The model's encoder compiled."""
@@ -82,12 +105,18 @@ class Generation:
 
 
 def generation_of(
-    model: Callable[..., Any], options: Options, compile_part: Callable[[nn.Module], Any]
+    model: Callable[..., Any],
+    options: Options,
+    compile_part: Callable[[nn.Module], Any],
+    renew: Callable[[Change], None],
 ) -> Generation | None:
-    """What a model does with caches; None for one that is not of transformers, or takes no cache."""
+    """What a model does with caches; None for one that is not of transformers, or takes no cache.
+
+    The arguments are those of :class:`Generation`.
+    """
     transformers = sys.modules.get("transformers.modeling_utils")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         return None
     signature = signature_of(model)
     takes_cache = signature is not None and "past_key_values" in signature.parameters
-    return Generation(model, options, compile_part) if takes_cache else None
+    return Generation(model, options, compile_part, renew) if takes_cache else None

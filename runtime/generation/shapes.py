@@ -29,10 +29,10 @@ class Shapes:
 
     def _guess(self, layers: int) -> list[LayerShape]:
         """By the config. Where it is wrong the step cannot be captured, PyTorch runs the call, and we learn."""
-        config = self.model.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-        width = width or config.hidden_size // config.num_attention_heads
+        try:
+            heads, width = _heads_and_width(self.model.config.get_text_config(decoder=True))
+        except Exception as error:  # as of a config whose layers differ
+            raise Unfit("its config does not say what the tensors of a cache are") from error
         return [LayerShape(heads, width, width, self.model.dtype)] * layers
 
     def learn(self, cache: Any) -> bool:
@@ -50,6 +50,13 @@ class Shapes:
         if type(cache) is DynamicCache and not cache.layers and cache.layer_class_to_replicate is not None:
             made = DynamicCache(config=self.model.config.get_text_config(decoder=True))
             cache.layers.extend(cache.layer_class_to_replicate() for _ in made.layers)
+
+
+def _heads_and_width(config: Any) -> tuple[int, int]:
+    """The heads of keys and values, and the size of each."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return heads, width or config.hidden_size // config.num_attention_heads
 
 
 def shapes_in(cache: Any) -> list[LayerShape]:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import smelt
+from smelt.runtime.generation.caches import _room
 from smelt.tools.zoo import build_llama, build_t5
 
 pytest.importorskip("transformers")
 
-from transformers.cache_utils import StaticCache
+from transformers.cache_utils import DynamicCache, StaticCache
 
 IDS = torch.tensor([[5, 7, 11, 13], [17, 19, 23, 29]])
 
@@ -85,3 +86,56 @@ def test_a_static_cache_is_as_it_was_where_pytorch_runs_the_call(model: Any, mon
         ours = fast(IDS, past_key_values=cache).logits
         torch.testing.assert_close(ours, model(IDS).logits)
     assert cache.get_seq_length() == IDS.shape[1]
+
+
+@torch.no_grad()
+def test_a_cache_of_other_sequences_is_refused_as_in_eager_and_left_as_it_was(model: Any) -> None:
+    """Where the cache has to grow for it: one row would be repeated, and more of them stop half way."""
+    fast = smelt.compile(model)
+    for rows in (1, 2):
+        caches = [DynamicCache(config=model.config) for _ in range(2)]
+        for cache, called in zip(caches, (fast, model), strict=True):
+            called(IDS[:rows], past_key_values=cache)
+            with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+                called(torch.full((3, 100), 5), past_key_values=cache)
+        found, expected = (
+            called(torch.full((rows, 90), 7), past_key_values=cache).logits
+            for cache, called in zip(caches, (fast, model), strict=True)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_mask_of_one_row_is_for_all(model: Any) -> None:
+    fast, mask = smelt.compile(model), torch.ones_like(IDS[:1])
+    torch.testing.assert_close(fast(IDS, attention_mask=mask).logits, model(IDS, attention_mask=mask).logits)
+
+
+def test_room_for_long_texts() -> None:
+    """What is said to be needed is made at once up to a bound, and by half from there on: never token by token."""
+    needed, asked, made, room = 100, 20_000, 0, 0
+    while needed < asked:
+        if needed > room:
+            room = _room(needed, asked)
+            made += 1
+        assert needed <= room <= asked
+        needed += 1
+    assert made < 8
+    assert [_room(10, 0), _room(5000, 0), _room(9, 10)] == [64, 7500, 10]
+
+
+@torch.no_grad()
+def test_a_config_that_does_not_say_what_caches_are(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch runs the first call, and tells."""
+
+    def refuse(config: Any) -> Any:
+        raise ValueError("it differs from layer to layer")
+
+    monkeypatch.setattr("smelt.runtime.generation.shapes._heads_and_width", refuse)
+    fast, cache = smelt.compile(model), DynamicCache(config=model.config)
+    for _ in range(2):
+        found = fast(IDS, past_key_values=cache).logits
+    torch.testing.assert_close(found, model(torch.cat((IDS, IDS), 1)).logits[:, 4:], rtol=1e-3, atol=1e-3)
+    caches = fast.report().caches
+    assert caches is not None
+    assert (caches.calls, sum(caches.passed.values())) == (1, 1)
