@@ -18,6 +18,7 @@ from ..rewrites.check import Verdicts
 from ..rewrites.fusion import FusionReport
 from ..rewrites.memory import Interval
 from ..rewrites.quantization import Quantized
+from .cuda.report import GraphReport
 from .kernels import KernelInfo
 from .placement import Placed, Sizes, bytes_apart
 from .plan import Place, Plan
@@ -74,6 +75,23 @@ class Compiled(ABC):
     @abstractmethod
     def refresh(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights as they are now."""
+
+    def synchronize(self) -> None:
+        """Wait for all calls.
+
+        Raises:
+            IndexError: an index was out of range, and it was not raised yet.
+        """
+        return
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The last cache before memory; None for this machine's processor."""
+        return None
+
+    def graph_report(self) -> GraphReport | None:
+        """The CUDA graphs that are held; None for other targets."""
+        return None
 
     @abstractmethod
     def placed(self, sizes: Sizes) -> Placed:

@@ -14,7 +14,7 @@ from ..frontend.capture import Capture, Guard, InputSpec, describe
 from ..ir.binding import bind_symbols
 from ..ir.errors import InputError
 from ..ir.types import concrete
-from .executable import Executable
+from .compiled import Compiled
 from .tensors import dense, overlapping
 
 Sizes = Mapping[sympy.Symbol, int]
@@ -51,7 +51,7 @@ class Entry:
     def __init__(
         self,
         capture: Capture,
-        executable: Executable,
+        executable: Compiled,
         timings: Mapping[str, float] | None = None,
         cached: bool | None = None,
     ) -> None:
@@ -135,7 +135,7 @@ class Entry:
         if self._written:
             self._check_aliases(leaves)
         given = [leaves[i] for i in self.tensors]
-        tensors = [dense(tensor) for tensor in given]
+        tensors = [dense(tensor, self.executable.device) for tensor in given]
         results = self.executable.run(tensors, sizes)
         self.sizes = sizes
         if self._written:

@@ -77,7 +77,8 @@ class CompiledModule(nn.Module):
             InputError: an argument does not fit the model, or requires grad while gradients are enabled.
             CaptureError: the model cannot be captured, or has been for too many kinds of calls.
             ExpectationError: the first capture is not what ``expect`` said of it.
-            UnsupportedError: the model is in training mode or not on the CPU, or autocast is on.
+            UnsupportedError: the model is in training mode or not on the target's device, or autocast is on.
+            OutOfMemoryError: the GPU has not enough memory.
             IndexError: an index was out of range.
         """
         self._check_mode()
@@ -110,12 +111,21 @@ class CompiledModule(nn.Module):
         captures.keep_path(args, kwargs, entry, sizes)
         return result
 
+    def synchronize(self) -> None:
+        """Wait until all calls are done on the target's device.
+
+        Raises:
+            IndexError: in a call of this thread an index was out of range, and it was not raised yet.
+        """
+        for entry in self.entries:
+            entry.executable.synchronize()
+
     def _check_mode(self) -> None:
         if self.training:
             raise UnsupportedError(
                 f"{self._captures.name} is in training mode, and compiled models are for inference: call .eval() first"
             )
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled(self.options.target.kind):
             raise UnsupportedError(
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"

@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 from ..ir.errors import InputError
 
+CPU = torch.device("cpu")
 # Kernels load whole vectors from addresses that they take to be aligned.
 ALIGNMENT = 64
 
 
-def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raise InputError, naming the argument, for a tensor that has no values in this machine's memory.
+def check_tensor(name: str, tensor: Tensor, device: torch.device = CPU) -> None:
+    """Raise InputError, naming the argument, for a tensor that has no values where the model runs.
 
-    Sparse, quantised and fake tensors are refused too, and those of subclasses that compute in their own way.
+    Sparse, quantised and fake tensors are refused too, and those of subclasses that compute in their own way. A tensor
+    of the CPU without dims goes with any device.
     """
-    if tensor.device.type != "cpu":
-        cure = "it has no values" if tensor.device.type == "meta" else 'call .to("cpu") on it'
-        raise InputError(f"argument {name} is on the device {tensor.device}, the model runs on the CPU: {cure}")
+    if tensor.device != device and (tensor.ndim or tensor.device.type != "cpu"):
+        where = "the CPU" if device.type == "cpu" else device
+        cure = "it has no values" if tensor.device.type == "meta" else f'call .to("{device}") on it'
+        raise InputError(f"argument {name} is on the device {tensor.device}, the model runs on {where}: {cure}")
     if tensor.layout is not torch.strided:
         raise InputError(f"argument {name} has the layout {tensor.layout}: call .to_dense() on it")
     if tensor.is_quantized:
@@ -42,11 +45,11 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0 and not (tensor.is_neg() or tensor.is_conj())
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is row-major and aligned, a copy that is otherwise."""
-    if is_dense(tensor):
+def dense(tensor: Tensor, device: torch.device = CPU) -> Tensor:
+    """The tensor itself where it is row-major and aligned and on the device, a copy that is otherwise."""
+    if is_dense(tensor) and tensor.device == device:
         return tensor
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     return copy.copy_(tensor.detach())
 
 
