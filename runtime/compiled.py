@@ -22,9 +22,8 @@ from .cuda.report import GraphReport
 from .kernels import KernelInfo
 from .placement import Placed, Sizes, bytes_apart
 from .plan import Place, Plan
+from .tensors import CPU, dense
 from .weights import Values
-
-CPU = torch.device("cpu")
 
 
 @dataclass(kw_only=True)
@@ -71,6 +70,10 @@ class Compiled(ABC):
         Raises:
             IndexError: an index from data was out of range.
         """
+
+    def readable(self, tensor: Tensor) -> Tensor:
+        """A caller's tensor that no call writes to, as :meth:`run` takes it: itself where it can be."""
+        return dense(tensor, self.device)
 
     @abstractmethod
     def refresh(self, weights: Mapping[str, Tensor]) -> None:

@@ -132,10 +132,14 @@ class Entry:
             Aliased: the model writes to an argument that shares memory with another one.
             IndexError: an index from data was out of range.
         """
+        given, readable = [leaves[i] for i in self.tensors], self.executable.readable
         if self._written:
             self._check_aliases(leaves)
-        given = [leaves[i] for i in self.tensors]
-        tensors = [dense(tensor, self.executable.device) for tensor in given]
+            pairs = zip(self.tensors, given, strict=True)
+            device, written = self.executable.device, self._written
+            tensors = [dense(x, device) if leaf in written else readable(x) for leaf, x in pairs]
+        else:
+            tensors = [readable(tensor) for tensor in given]
         results = self.executable.run(tensors, sizes)
         self.sizes = sizes
         if self._written:

@@ -244,6 +244,10 @@ class CudaExecutable(Compiled):
             finally:
                 self._mark = self.gpu.mark()
 
+    def readable(self, tensor: Tensor) -> Tensor:
+        """A caller's tensor that no call writes to, as :meth:`run` takes it: numbers of the CPU are copied there."""
+        return tensor if not tensor.ndim and tensor.device.type == "cpu" else super().readable(tensor)
+
     def synchronize(self) -> None:
         """Wait for all calls.
 

@@ -85,9 +85,10 @@ class Arguments:
         if mask is not None:
             found[self._mask] = _mask_of_slots(mask, memory)
         elif self.has_source:  # BART makes one of as many positions as were seen, which no capture knows
-            found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool)
+            found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool, device=self.model.device)
         if memory.base and found.get("position_ids") is None:
-            found["position_ids"] = (torch.arange(count) + memory.slot + memory.base).expand(batch, count).clone()
+            positions = torch.arange(count, device=self.model.device) + memory.slot + memory.base
+            found["position_ids"] = positions.expand(batch, count).clone()
         if self._keeps_logits and kept_logits(given) != 1:  # a number that differs from call to call
             found["logits_to_keep"] = 0
         for name, value in found.items():
@@ -143,6 +144,6 @@ def _mask_of_slots(mask: Any, memory: DecoderMemory) -> Tensor:
     if mask.ndim != 2:
         raise Unfit(f"the attention mask has {mask.ndim} axes")
     part = mask[:, memory.base : memory.base + memory.capacity]
-    made = torch.zeros(mask.shape[0], memory.capacity, dtype=torch.bool)
+    made = torch.zeros(mask.shape[0], memory.capacity, dtype=torch.bool, device=mask.device)
     made[:, : part.shape[1]] = part
     return made

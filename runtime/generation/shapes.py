@@ -33,7 +33,7 @@ class Shapes:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
         width = width or config.hidden_size // config.num_attention_heads
-        return [LayerShape(heads, width, width, self.model.dtype)] * layers
+        return [LayerShape(heads, width, width, self.model.dtype, self.model.device)] * layers
 
     def learn(self, cache: Any) -> bool:
         """Remember how PyTorch made a cache; whether that is new."""
@@ -59,5 +59,5 @@ def shapes_in(cache: Any) -> list[LayerShape]:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not isinstance(keys, Tensor) or not isinstance(values, Tensor) or keys.ndim != 4:
             return []
-        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype))
+        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device))
     return found
