@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..ir import ops
 from ..ir.errors import GraphError
+from ..ir.graph import Mutation
 from ..ir.interpret import interpret
 from ..ir.node import Node, Trait, through_views
 from ..ir.types import concrete
@@ -52,11 +53,15 @@ class Run(ABC):
 
     def mutate(self) -> None:
         """Do the mutations that kernels did not do in place."""
-        mutations = [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]
+        mutations = self.apart()
         changed = [(self.value(m.target), self.value(m.value).clone()) for m in mutations]
         for mutation, (target, value) in zip(mutations, changed, strict=True):
             target.copy_(value)
             self.compiled._after_mutation(mutation.target)
+
+    def apart(self) -> Sequence[Mutation]:
+        """The mutations that kernels do not do in place."""
+        return [m for m in self.plan.graph.mutations if not self.plan.is_in_place(m)]
 
     def outputs(self) -> list[Tensor]:
         """The results, each in memory of its own: rewriting may have removed the copies that the model made."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...ir import ops
 from ...ir.errors import UnsupportedError
 from ..compiled import Compiled
+from ..direct import direct
 from ..placement import Placed, Sizes, nbytes_of, placed
 from ..plan import Buffer, KernelStep, Place, TorchStep
 from ..run import stand_in
@@ -32,7 +33,7 @@ from .graphs import Graphed, Prepared, capture
 from .history import CALLS_BEFORE, History
 from .invalid import has_invalid, invalid
 from .report import GraphCounts, GraphReport
-from .runs import EagerRun, GraphRun
+from .runs import DirectRun, EagerRun, GraphRun
 
 MOST_BINDINGS = 64  # sets of sizes whose launches are prepared
 OUT_OF_RANGE = "index out of range: an index given to embedding, gather or scatter is outside its tensor"
@@ -82,8 +83,18 @@ class CudaExecutable(Compiled):
         self._stream: Any = None
         kernels = [step.kernel for step in self.plan.steps if isinstance(step, KernelStep)]
         self.can_fail = any(kernel.checks_indices for kernel in kernels)
-        targets = {m.target for m in self.plan.graph.mutations if self.plan.is_in_place(m)}
-        self._history = History(frozenset(i for i, node in enumerate(self.plan.graph.inputs) if node in targets))
+        graph, plan = self.plan.graph, self.plan
+        targets = {m.target for m in graph.mutations if plan.is_in_place(m)}
+        written = frozenset(i for i, node in enumerate(graph.inputs) if node in targets)
+        self._history = History(len(graph.inputs), written)
+        # what each call looks at
+        self.inputs = [plan.home[node].position for node in graph.inputs]
+        self.results = [buffer for buffer in plan.buffers if buffer.place is Place.OUTPUT]
+        self.apart = [m for m in graph.mutations if not plan.is_in_place(m)]
+        self.direct = direct(plan)
+        types = [node.dtype for node in graph.outputs]
+        # whether nobody need wait for the cell after a replay: all results can be made such that they show it
+        self.may_be_late = self.can_fail and bool(types) and all(has_invalid(dtype) for dtype in types)
         self._late: threading.Thread | None = None  # whose calls nobody looked at the cell after
         self._told: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
         with torch.inference_mode(False), self.gpu.current():
@@ -292,7 +303,7 @@ class CudaExecutable(Compiled):
         self._make_room()
         raise self._typed(failed)
 
-    def _finish(self, run: EagerRun | GraphRun) -> list[Tensor]:
+    def _finish(self, run: EagerRun | GraphRun | DirectRun) -> list[Tensor]:
         """Run what has its memory. Nothing is tried twice from here on: kernels may have changed state."""
         try:
             results = run.run()
@@ -315,7 +326,7 @@ class CudaExecutable(Compiled):
         self.gpu.release()
         return held
 
-    def _prepare(self, tensors: Sequence[Tensor], sizes: Sizes) -> EagerRun | GraphRun:
+    def _prepare(self, tensors: Sequence[Tensor], sizes: Sizes) -> EagerRun | GraphRun | DirectRun:
         """A run with all memory that it takes but for steps of PyTorch."""
         binding = self._binding(sizes)
         self._use_arena(binding)
@@ -324,8 +335,9 @@ class CudaExecutable(Compiled):
             self.counts.launched += 1
             return EagerRun(self, binding, tensors)
         self.counts.replays += 1
-        graph.replays += 1
         self._last_graph = graph
+        if self.direct is not None and not graph.beside and not self._written:
+            return DirectRun(self, binding, graph, tensors)
         return GraphRun(self, binding, graph, tensors)
 
     # --- graphs -------------------------------------------------------------------------------------------------------
@@ -356,7 +368,7 @@ class CudaExecutable(Compiled):
         blank: Callable[[Buffer], Tensor] = lambda buffer: self.blank(buffer, binding)  # noqa: E731
         try:
             with torch.inference_mode(False):  # its memory outlives the call
-                made = capture(self.gpu, self.plan, binding, binding.steps, binding.slots, tensors, moving, kind, blank)
+                made = capture(self.gpu, self.plan, binding, binding.steps, binding.slots, tensors, moving, blank)
         except Exception as error:  # whatever PyTorch or the driver raises: kernels are launched one by one
             self._refused[binding.key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return None
@@ -387,7 +399,7 @@ class CudaExecutable(Compiled):
             **vars(self.counts),
             graphs=None if last is None else last.graphs,
             kernels=None if last is None else last.launches,
-            beside=None if last is None else len(last.pieces) - last.graphs,
+            beside=None if last is None else last.beside,
             copied=() if last is None else tuple(names[i] for i in last.copied),
             refused={self._sizes_text(key): reason for key, reason in self._refused.items()},
         )

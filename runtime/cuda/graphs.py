@@ -83,27 +83,21 @@ class Graphed:
         baked: the addresses of the other arguments, by number.
         own: the graph's own memory.
         launches: how many launches are in graphs.
+        graphs, beside: how many graphs a replay launches, and how many launches and steps of PyTorch are beside them.
+        nbytes: of the GPU's memory: its own tensors, and what the driver took.
     """
 
-    kind: object
     pieces: list[Graph | Prepared | TorchStep]
     slots: list[Tensor | None]
     copied: dict[int, int]
     baked: dict[int, int]
     own: list[Tensor]
     launches: int
-    replays: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the GPU's memory: its own tensors, and what the driver took."""
-        taken = sum(p.nbytes for p in self.pieces if not isinstance(p, (Prepared, TorchStep)))
-        return sum(t.nbytes for t in self.own) + taken
-
-    @property
-    def graphs(self) -> int:
-        """How many graphs a replay launches."""
-        return sum(not isinstance(p, (Prepared, TorchStep)) for p in self.pieces)
+    def __post_init__(self) -> None:
+        graphs = [piece for piece in self.pieces if not isinstance(piece, (Prepared, TorchStep))]
+        self.graphs, self.beside = len(graphs), len(self.pieces) - len(graphs)
+        self.nbytes = sum(t.nbytes for t in self.own) + sum(graph.nbytes for graph in graphs)
 
     def fits(self, addresses: Sequence[int]) -> bool:
         """Whether arguments that are used in place lie where they lay."""
@@ -118,7 +112,6 @@ def capture(
     slots: Sequence[Tensor | None],
     arguments: Sequence[Tensor],
     moving: frozenset[int],
-    kind: object,
     blank: Callable[[Buffer], Tensor],
 ) -> Graphed:
     """Capture a plan.
@@ -160,7 +153,7 @@ def capture(
     for i in baked:  # the caller's, which are his to free
         found[plan.home[plan.graph.inputs[i]].position] = None
     launches = sum(p.launches for piece in pieces if isinstance(piece, list) for p in piece)
-    return Graphed(kind, captured, found, copied, baked, own, launches)
+    return Graphed(captured, found, copied, baked, own, launches)
 
 
 def launch_all(steps: Sequence[Prepared], slots: Sequence[Tensor | None]) -> None:

@@ -30,11 +30,13 @@ class History:
     """The calls that were made, as far as graphs are concerned.
 
     Args:
-        written: the numbers of the arguments that calls write to.
+        count: how many arguments there are.
+        written: the numbers of those that calls write to.
     """
 
-    def __init__(self, written: frozenset[int]) -> None:
-        self._written = sorted(written)
+    def __init__(self, count: int, written: frozenset[int]) -> None:
+        self._written = [i for i in range(count) if i in written]
+        self._read = [i for i in range(count) if i not in written]
         self._seen: OrderedDict[Any, _Seen] = OrderedDict()
 
     def kind(self, sizes: Any, addresses: Sequence[int]) -> Any:
@@ -48,8 +50,8 @@ class History:
         if len(self._seen) > MOST_KNOWN:
             self._seen.popitem(last=False)
         before = seen.addresses
-        for i, address in enumerate(addresses):
-            if i not in self._written and (not address or (before is not None and address != before[i])):
+        for i in self._read:
+            if not addresses[i] or (before is not None and addresses[i] != before[i]):
                 seen.moving.add(i)
         seen.addresses = tuple(addresses)
         kind = self.kind(sizes, addresses)

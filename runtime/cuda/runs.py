@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...ir.graph import Mutation
 from ...ir.node import through_views
-from ..plan import Buffer, Place, TorchStep
+from ..plan import Buffer, TorchStep
 from ..run import Run, stand_in
 from .graphs import Graphed, Prepared
-from .invalid import has_invalid
 
 if TYPE_CHECKING:
     from .executable import Binding, CudaExecutable
@@ -25,11 +25,10 @@ class EagerRun(Run):
         super().__init__(executable, binding, binding.sizes)
         self.executable, self.binding = executable, binding
         self.slots = list(binding.slots)
-        for node, tensor in zip(self.plan.graph.inputs, tensors, strict=True):
-            self.hold(self.plan.home[node].position, tensor.to(self.device))
-        for buffer in self.plan.buffers:
-            if buffer.place is Place.OUTPUT:
-                self.hold(buffer.position, executable.blank(buffer, binding))
+        for position, tensor in zip(executable.inputs, tensors, strict=True):
+            self.hold(position, tensor.to(self.device))
+        for buffer in executable.results:
+            self.hold(buffer.position, executable.blank(buffer, binding))
 
     def hold(self, position: int, tensor: Tensor) -> None:
         """Enter the tensor of a buffer."""
@@ -48,6 +47,10 @@ class EagerRun(Run):
         if self.executable.can_fail:
             self.executable.check_now()
 
+    def apart(self) -> Sequence[Mutation]:
+        """The mutations that kernels do not do in place."""
+        return self.executable.apart
+
     def intermediate(self, buffer: Buffer) -> Tensor:
         """The tensor of an intermediate that a kernel wrote."""
         return intermediate(buffer, self.binding)
@@ -61,8 +64,7 @@ class GraphRun(Run):
         self.executable, self.binding, self.graph = executable, binding, graph
         self.slots = list(graph.slots)
         self.arguments = tensors
-        for node, tensor in zip(self.plan.graph.inputs, tensors, strict=True):
-            position = self.plan.home[node].position
+        for position, tensor in zip(executable.inputs, tensors, strict=True):
             inside = self.slots[position]
             self.tensors[position] = (
                 tensor.to(self.device) if inside is None or tensor.device == self.device else inside
@@ -70,19 +72,13 @@ class GraphRun(Run):
             if inside is None:
                 self.slots[position] = self.tensors[position]
         self.fresh: dict[int, Tensor] = {}
-        for buffer in self.plan.buffers:
-            if buffer.place is Place.OUTPUT:
-                made = self.fresh[buffer.position] = executable.blank(buffer, binding)
-                inside = self.slots[buffer.position]
-                self.tensors[buffer.position] = made if inside is None else inside
-                self.slots[buffer.position] = self.tensors[buffer.position]
-        self.late = executable.can_fail and self._may_be_late()
-
-    def _may_be_late(self) -> bool:
-        """Whether nobody need wait for the cell: all results can be made such that they show it."""
-        types = [node.dtype for node in self.plan.graph.outputs]
-        beside = any(self.graph.slots[position] is None for position in self.fresh)
-        return bool(types) and not beside and all(has_invalid(dtype) for dtype in types)
+        for buffer in executable.results:
+            made = self.fresh[buffer.position] = executable.blank(buffer, binding)
+            inside = self.slots[buffer.position]
+            self.tensors[buffer.position] = made if inside is None else inside
+            self.slots[buffer.position] = self.tensors[buffer.position]
+        # results beside graphs are the caller's already
+        self.late = executable.may_be_late and all(graph.slots[position] is not None for position in self.fresh)
 
     def hold(self, position: int, tensor: Tensor) -> None:
         """Enter the tensor of a buffer."""
@@ -95,10 +91,7 @@ class GraphRun(Run):
 
     def steps(self) -> None:
         """Run the steps, in order."""
-        for i, position in self.graph.copied.items():
-            inside = self.slots[position]
-            assert inside is not None
-            inside.copy_(self.arguments[i], non_blocking=True)
+        copy_arguments(self.graph, self.arguments)
         for piece in self.graph.pieces:
             if isinstance(piece, TorchStep):
                 self.executable._after_kernels()
@@ -136,9 +129,49 @@ class GraphRun(Run):
             return torch.where(self.executable.wrong, invalid, value)
         return torch.where(self.executable.wrong, invalid, value, out=memory)
 
+    def apart(self) -> Sequence[Mutation]:
+        """The mutations that kernels do not do in place."""
+        return self.executable.apart
+
     def intermediate(self, buffer: Buffer) -> Tensor:
         """The tensor of an intermediate that a kernel wrote."""
         return intermediate(buffer, self.binding)
+
+
+class DirectRun:
+    """Graphs replayed where nothing is beside them, and each result is a value of its own: the short way."""
+
+    def __init__(self, executable: CudaExecutable, binding: Binding, graph: Graphed, tensors: Sequence[Tensor]) -> None:
+        self.executable, self.graph, self.arguments = executable, graph, tensors
+        assert executable.direct is not None
+        self.results = executable.direct.outputs
+        self.fresh = [executable.blank(executable.plan.buffers[position], binding) for position, _ in self.results]
+
+    def run(self) -> list[Tensor]:
+        """The graph's outputs, once its mutations are done."""
+        executable, graph = self.executable, self.graph
+        copy_arguments(graph, self.arguments)
+        for piece in graph.pieces:
+            piece.replay()  # type: ignore[union-attr]
+        inside = [graph.slots[position] for position, _ in self.results]
+        if executable.may_be_late:
+            executable.check_later()
+            for memory, value, (_, dtype) in zip(self.fresh, inside, self.results, strict=True):
+                torch.where(executable.wrong, executable.invalid(dtype), value, out=memory)  # type: ignore[arg-type]
+            return self.fresh
+        if executable.can_fail:
+            executable.check_now()
+        for memory, value in zip(self.fresh, inside, strict=True):
+            memory.copy_(value)  # type: ignore[arg-type]
+        return self.fresh
+
+
+def copy_arguments(graph: Graphed, arguments: Sequence[Tensor]) -> None:
+    """Copy the arguments that moved to the graph's own memory."""
+    for i, position in graph.copied.items():
+        inside = graph.slots[position]
+        assert inside is not None
+        inside.copy_(arguments[i], non_blocking=True)
 
 
 def intermediate(buffer: Buffer, binding: Binding) -> Tensor:
