@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import sympy
+import torch
 from torch import Tensor
 
+from ...ir.errors import BackendError
 from ...ir.types import concrete
+from .expression import ERROR
 from .file import KernelFile, Launch
 from .launch import load
+
+_loading = threading.Lock()
+SIZE = 1000  # a size, as good as any: kernels are not specialised on them
 
 
 class Loaded:
@@ -63,12 +71,46 @@ class _Part:
         if self._launcher is not None:
             self._launcher(*arguments, *self._sizes)
             return
-        launch = self._launch
-        function = getattr(load(self._text), launch.function)
-        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
-        compiled = function[(self._programs,)](*arguments, *self._sizes, **options)
-        if compiled is not None:  # the interpreter returns nothing
-            self._launcher = compiled[(self._programs, 1, 1)]
+        function = function_of(self._text, self._launch)
+        if interprets():
+            function[(self._programs,)](*arguments, *self._sizes)
+            return
+        try:
+            compiled = function[(self._programs,)](*arguments, *self._sizes, **options_of(self._launch))
+        except Exception as error:  # whatever Triton, LLVM, the assembler or the driver raises
+            raise BackendError(f"Triton cannot compile or load {self._launch.function}: {error}") from error
+        self._launcher = compiled[(self._programs, 1, 1)]
+
+
+def function_of(text: str, launch: Launch) -> Any:
+    """A function of a kernel's source. Every thread gets the same, which is compiled once."""
+    with _loading:
+        return getattr(load(text), launch.function)
+
+
+def options_of(launch: Launch) -> dict[str, Any]:
+    """What a function is compiled with."""
+    return {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+
+
+def compile_ahead(kernels: Sequence[KernelFile], threads: int) -> None:
+    """Compile kernels for the current device, several at a time, so that their first launches find them compiled.
+
+    What cannot be compiled is left to its first launch, which says why.
+    """
+    if interprets():
+        return
+    pairs = [(kernel, launch) for kernel in kernels for launch in kernel.launches]
+    with ThreadPoolExecutor(max(min(threads, len(pairs)), 1)) as pool:
+        for done in [pool.submit(_compile, *pair) for pair in pairs]:
+            done.exception()
+
+
+def _compile(kernel: KernelFile, launch: Launch) -> None:
+    dtypes = {p.name: p.type.dtype for p in (*kernel.params, *kernel.scratch)} | {ERROR: torch.int64}
+    function = function_of(kernel.text, launch)
+    arguments = [*(dtypes[name] for name in launch.buffers), *([SIZE] * len(launch.symbols))]
+    function.warmup(*arguments, grid=(1,), **options_of(launch))
 
 
 def interprets() -> bool:

@@ -23,7 +23,7 @@ def build_cuda(
     most_graphs: int = 16,
     device: Device | None = None,
 ) -> CudaExecutable:
-    """Compile a capture for a GPU. Triton compiles a kernel when it is first launched.
+    """Compile a capture for a GPU.
 
     ``device`` runs it, by default the target's.
 
@@ -38,8 +38,10 @@ def build_cuda(
     made = make_steps(
         capture, work, lambda graph: GpuKernelTable(machine), search=search, check=check, quantize=quantize, reuse=False
     )
+    gpu = device or device_of(target)
+    with work.stage("codegen"), gpu.current():
+        gpu.compile(list(made.table.kernels.values()))
     with work.stage("weights"):
-        gpu = device or device_of(target)
         executable = CudaExecutable(gpu=gpu, most_graphs=most_graphs, **made.found(capture))
     if made.checker is not None:
         made.checker.placed(executable)

@@ -18,6 +18,7 @@ from ...codegen.triton.expression import ERROR
 from ...ir.collection import no_collection
 from ..gpu import GpuKernel
 from ..placement import Sizes
+from ..target import usable_cores
 from .errors import OutOfMemoryError, amount
 
 Launch = Callable[[Sequence[Tensor]], None]
@@ -68,6 +69,9 @@ class Device(Protocol):
         Raises:
             OutOfMemoryError: there is not enough.
         """
+
+    def compile(self, kernels: Sequence[GpuKernel]) -> None:
+        """Compile kernels before they are first launched, as far as that can be done."""
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
         """What launches a kernel on tensors (operands, results, scratch, error cell), and how many launches that is."""
@@ -130,6 +134,12 @@ class _TorchDevice:
             reason = str(error)
         last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1 if 0 not in shape else 0
         raise out_of_memory(last * dtype.itemsize, self, reason)
+
+    def compile(self, kernels: Sequence[GpuKernel]) -> None:
+        # imported here: it needs Triton
+        from ...codegen.triton.loaded import compile_ahead
+
+        compile_ahead([kernel.file for kernel in kernels], usable_cores())
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
         # imported here: it needs Triton
@@ -240,6 +250,9 @@ class _HostDevice:
 
     def empty(self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype)
+
+    def compile(self, kernels: Sequence[GpuKernel]) -> None:
+        pass
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
         launch, count = self._launcher(kernel, sizes)
