@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .runtime.artifact.load import load
     from .runtime.artifact.loaded import LoadedArtifact
     from .runtime.compile import compile
+    from .runtime.cuda.errors import OutOfMemoryError
     from .runtime.module import CompiledModule
     from .runtime.target import Target
     from .runtime.verify import verify
@@ -41,6 +42,7 @@ _LAZY = {
     "Artifact": "runtime.artifact.export",
     "CompiledModule": "runtime.module",
     "LoadedArtifact": "runtime.artifact.loaded",
+    "OutOfMemoryError": "runtime.cuda.errors",
     "Quantization": "rewrites.quantization",
     "Rule": "rewrites.rule",
     "Target": "runtime.target",
@@ -64,6 +66,7 @@ __all__ = [
     "GraphError",
     "InputError",
     "LoadedArtifact",
+    "OutOfMemoryError",
     "ParseError",
     "Quantization",
     "QuantizationError",

@@ -32,7 +32,7 @@ from ..rewrites.quantization import Quantization, Quantized
 from ..rewrites.search.settings import SearchSettings
 from .check import Check, Checker
 from .executable import Executable
-from .kernels import KernelInfo, KernelTable, describe, legalise
+from .kernels import KernelInfo, Kernels, KernelTable, describe, legalise
 from .linker import LINKER_ADVICE, find_linker
 from .plan import KernelStep, Plan, TorchStep, make_plan
 from .target import Target, usable_cores
@@ -107,6 +107,71 @@ def build_executable(
         BackendError: the backend is missing or refuses the generated code.
     """
     work = Compilation(target, verify)
+
+    def table(graph: Graph) -> KernelTable:
+        return KernelTable(target.machine, frozenset(m.target for m in graph.mutations), schedules)
+
+    made = make_steps(capture, work, table, fuel=fuel, search=search, check=check, quantize=quantize)
+    make_hosts = native or native_hosts
+    with work.meanwhile("codegen", lambda: make_hosts(made.plan, target, cache)) as hosts, work.stage("pack"):
+        executable = Executable(hosts=(), **made.found(capture))
+        collect_young()  # what tracing left, while kernels are compiled
+    executable.hosts = hosts.result()
+    if any(not isinstance(host, TorchStep) for host in executable.hosts):
+        executable.prepare = thread_pool(target.threads)
+    if made.checker is not None:
+        made.checker.placed(executable)
+    return executable
+
+
+@dataclass
+class Steps:
+    """What a capture became before code is generated for its kernels."""
+
+    work: Compilation
+    plan: Plan
+    table: Kernels[Any]
+    context: Context
+    fusion: FusionReport
+    quantized: Quantized | None
+    checker: Checker | None
+
+    def found(self, capture: Capture) -> dict[str, Any]:
+        """What every executable is told of how it was made."""
+        return {
+            "plan": self.plan,
+            "weights": capture.weights,
+            "derived": self.context.derived,
+            "graphs": self.work.graphs,
+            "kernels": kernel_infos(self.plan),
+            "fallbacks": (*capture.fallbacks, *_run_by_torch(self.plan, self.table)),
+            "applications": self.context.log,
+            "fusion": self.fusion,
+            "timings": self.work.timings,
+            "quantized": self.quantized,
+        }
+
+
+def make_steps(
+    capture: Capture,
+    work: Compilation,
+    make_table: Callable[[Graph], Kernels[Any]],
+    *,
+    fuel: Fuel | None = None,
+    search: SearchSettings | None = None,
+    check: Check = None,
+    quantize: Quantization | None = None,
+    reuse: bool = True,
+) -> Steps:
+    """Rewrite, fuse and plan a capture for kernels of any target; see :func:`build_executable`.
+
+    ``make_table`` makes the kernels of a rewritten graph.
+    ``reuse`` lets results take the memory of an operand that their kernel is the last to read.
+
+    Raises:
+        CheckError: with ``check``, a step changed what the model means.
+    """
+    verify = work.check
     graph = work.keep("captured", capture.graph)
     quantized = None if quantize is None else Quantized(quantize)
     context = Context(fuel=fuel or Fuel(), log=Log(), verify=verify, search=search, quantized=quantized)
@@ -120,35 +185,15 @@ def build_executable(
     if checker is not None:
         with work.stage("check"):
             checker.fused(graph, fused, context)
-    table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations), schedules)
+    table = make_table(graph)
     with work.stage("lower"):
         legal = legalise(fused, table)
         graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))
-        plan = make_plan(graph, table, context.fuel, context.log)
+        plan = make_plan(graph, table, context.fuel, context.log, reuse=reuse)
     if checker is not None:
         with work.stage("check"):
             checker.lowered(fused, graph, plan, context.derived)
-    with work.meanwhile("codegen", lambda: (native or native_hosts)(plan, target, cache)) as hosts, work.stage("pack"):
-        executable = Executable(
-            plan=plan,
-            weights=capture.weights,
-            derived=context.derived,
-            hosts=(),
-            graphs=work.graphs,
-            kernels=kernel_infos(plan),
-            fallbacks=(*capture.fallbacks, *_run_by_torch(plan, table)),
-            applications=context.log,
-            fusion=report,
-            timings=work.timings,
-            quantized=quantized,
-        )
-        collect_young()  # what tracing left, while kernels are compiled
-    executable.hosts = hosts.result()
-    if any(not isinstance(host, TorchStep) for host in executable.hosts):
-        executable.prepare = thread_pool(target.threads)
-    if checker is not None:
-        checker.placed(executable)
-    return executable
+    return Steps(work, plan, table, context, report, quantized, checker)
 
 
 def kernel_infos(plan: Plan) -> tuple[KernelInfo, ...]:
@@ -161,7 +206,7 @@ def kernel_infos(plan: Plan) -> tuple[KernelInfo, ...]:
     )
 
 
-def _run_by_torch(plan: Plan, table: KernelTable) -> list[Fallback]:
+def _run_by_torch(plan: Plan, table: Kernels[Any]) -> list[Fallback]:
     return [
         Fallback(s.node.attrs["region"].outputs[0].op.name, table.why(s.node), (s.node.origin.source,))  # type: ignore[union-attr]
         for s in plan.steps

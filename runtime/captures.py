@@ -27,7 +27,7 @@ from .options import Options
 from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
 from .state import preserved
-from .tensors import check_tensor, dense, is_plain
+from .tensors import CPU, check_tensor, dense, is_plain
 from .tuned import schedules_for, tuned_now
 
 MAX_CAPTURES = 8
@@ -126,7 +126,7 @@ class Captures:
         """That every leaf is a tensor that can be read, or what a capture may hold constant."""
         for place, leaf in enumerate(call.leaves):
             if isinstance(leaf, Tensor):
-                check_tensor(self.reader.names(call.spec)[place], leaf)
+                check_tensor(self.reader.names(call.spec)[place], leaf, self.options.target.device)
             elif self.entries and leaf is not None and not isinstance(leaf, _CONSTANTS):
                 name = self.reader.names(call.spec)[place]
                 cure = "torch.from_numpy(...)" if hasattr(leaf, "__array__") else "torch.as_tensor(...)"
@@ -141,7 +141,7 @@ class Captures:
                 "Keep that argument as it was, compile with dynamic=True where sizes differ, or compile the model "
                 "again for the other kind of calls."
             )
-        check_model(self.model, self.name)
+        check_model(self.model, self.name, self.options.target.device)
         with no_collection():
             keeper = Keeper(self.model, call, self.options, weights_of(self.model))
             entry = self._kept(keeper, call) or self._make(call, refusal)
@@ -206,7 +206,7 @@ class Captures:
         Raises:
             InputError: the model refuses the call.
         """
-        if entry.sizes is None:
+        if entry.sizes is None and not isinstance(error, torch.OutOfMemoryError):
             with self._lock:
                 self._forget(entry)
             self._refuse_impossible(call, entry.refusal, error)
@@ -257,6 +257,8 @@ class Captures:
 
 def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None = None) -> Entry:
     """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
+    if options.target.kind == "cuda":
+        return _cuda_entry(captured, options, seconds, leaves)
     cache = options.open_cache()
     search = SearchSettings(_first_sizes(captured, leaves)) if options.optimize == "search" else None
     sizes = _first_sizes(captured, leaves)
@@ -283,6 +285,20 @@ def build_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
     return Entry(captured, executable, {"capture": seconds, **executable.timings}, kept)
 
 
+def _cuda_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None) -> Entry:
+    from .cuda.build import build_cuda  # only who has a GPU needs it
+
+    executable = build_cuda(
+        captured,
+        options.target,
+        search=SearchSettings(_first_sizes(captured, leaves)) if options.optimize == "search" else None,
+        check=options.check,
+        quantize=options.quantize,
+        most_graphs=options.graphs,
+    )
+    return Entry(captured, executable, {"capture": seconds, **executable.timings})
+
+
 def _first_sizes(captured: Capture, leaves: Sequence[Any] | None) -> Sizes:
     """The sizes of a capture's first call; none where it is not known, as for Dynamo's graphs."""
     if leaves is None:
@@ -293,8 +309,8 @@ def _first_sizes(captured: Capture, leaves: Sequence[Any] | None) -> Sizes:
         return {}  # the call is not one that the capture is for, which it will be told
 
 
-def check_model(model: Callable[..., Any], name: str) -> None:
-    """Raise UnsupportedError for a model of which a part is in training mode, or not plain tensors on the CPU."""
+def check_model(model: Callable[..., Any], name: str, device: torch.device = CPU) -> None:
+    """Raise UnsupportedError for a model with a part in training mode, or one not plain tensors on the target's device."""
     if not isinstance(model, nn.Module):
         return
     part = next((path for path, module in model.named_modules() if module.training), None)
@@ -302,10 +318,11 @@ def check_model(model: Callable[..., Any], name: str) -> None:
         where = f" (its part {part} is)" if part else ""
         raise UnsupportedError(f"{name} is in training mode{where}: call .eval() on the model first")
     for path, tensor in weights_of(model).items():
-        if tensor.device.type != "cpu":
-            cure = "load its weights" if tensor.device.type == "meta" else 'move it with .to("cpu")'
+        if tensor.device != device and (tensor.ndim or tensor.device.type != "cpu"):
+            cure = "load its weights" if tensor.device.type == "meta" else f'move it with .to("{device}")'
             raise UnsupportedError(
-                f"{path} of {name} is on the device {tensor.device}, which smelt has no backend for yet: {cure} first"
+                f"{path} of {name} is on the device {tensor.device}, and the model was compiled for {device}: {cure} "
+                "first, or compile the model again"
             )
         if not is_plain(tensor):
             raise UnsupportedError(

@@ -24,7 +24,7 @@ from ..rewrites.trial import NoValue, Sizes
 from .check_kernels import program_fault
 from .check_passes import PassChecker
 from .check_plan import conflicts
-from .executable import Executable
+from .compiled import Compiled
 from .plan import KernelStep, Plan
 
 CHECKS = ("rules", "passes")
@@ -66,7 +66,7 @@ class Checker:
             self.passes(Step("lower", fused, final, (), derived))
             check_programs(plan, self.rules.examiner.choices, self.verdicts)
 
-    def placed(self, executable: Executable) -> None:
+    def placed(self, executable: Compiled) -> None:
         """Check where intermediates lie.
 
         Raises:

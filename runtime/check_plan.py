@@ -7,7 +7,8 @@ from itertools import combinations
 
 from ..ir.node import through_views
 from ..rewrites.trial import Sizes
-from .executable import Executable, nbytes_of
+from .compiled import Compiled
+from .placement import nbytes_of
 from .plan import KernelStep, Place, Plan
 
 
@@ -30,12 +31,12 @@ class Lies:
         return f"buffer {self.position} (bytes {self.start} to {self.stop}, steps {self.first} to {self.last})"
 
 
-def conflicts(executable: Executable, sizes: Sizes) -> list[tuple[Lies, Lies]]:
+def conflicts(executable: Compiled, sizes: Sizes) -> list[tuple[Lies, Lies]]:
     """The pairs of intermediates that share memory while both are needed, for given sizes.
 
     Lifetimes are read from the steps, whatever the plan says of them.
     """
-    plan, binding = executable.plan, executable._binding(sizes)
+    plan, binding = executable.plan, executable.placed(sizes)
     live = lifetimes(plan)
     lies = [
         Lies(p, at, at + nbytes_of(plan.buffers[p], binding.shapes), *live[p])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from .cache import KernelCache
 from .check import Check
 from .expect import Expectations
 from .module import CompiledModule
-from .options import Dynamic, Options
+from .options import MOST_GRAPHS, Dynamic, Options
 from .target import Target
 
 
@@ -30,12 +31,15 @@ def compile(
     expect: Expectations | None = None,
     quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
+    graphs: int = MOST_GRAPHS,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
     Args:
         model: a module in eval mode, or a function of tensors.
-        target: ``"auto"`` or ``"cpu"``: this machine's processor; or a target made with ``Target.detect``.
+        target: ``"auto"``: where the model's weights are, and the CPU for a function; ``"cpu"``; ``"cuda"``: the GPU
+            that the model is on, and for a function the current one; ``"cuda:1"``; or a target made with
+            ``Target.detect``. See ``docs/gpu.md``.
         dynamic: True keeps every size symbolic that the model does not fix, so that one capture serves all sizes; False
             makes one capture for each combination of sizes; a mapping names the symbolic ones:
             ``{"input_ids": {0: "batch", 1: "seq"}}``.
@@ -61,24 +65,34 @@ def compile(
             ``smelt.lock`` in the working folder names; ``"full"`` also tunes kernels that were not tuned yet, at the
             sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
             rounding.
+        graphs: of how many kinds of calls CUDA graphs are held for each capture; 0 for none. The CPU has none.
 
     Returns:
         A module that is called as the model is, and gives the same results.
 
     Raises:
-        BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed.
-        UnsupportedError: there is no such target yet, or the model is TorchScript.
+        BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed, or there is no
+            GPU.
+        UnsupportedError: there is no such target, or the model is TorchScript.
         QuantizationError: ``quantize`` is none of these, or keeps a layer that the model does not have.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    found = Target.detect(target, threads)
+    found = Target.detect(target_for(target, plain), threads)
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
-    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune)
+    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs)
     return CompiledModule(plain, options)
+
+
+def target_for(spec: str | Target, model: Callable[..., Any]) -> str | Target:
+    """What a target says of a model: where that leaves the device open it is the one of the model's first weight."""
+    if spec not in ("auto", "cuda") or not isinstance(model, torch.nn.Module):
+        return spec
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return str(first.device) if first is not None and first.device.type == "cuda" else spec
 
 
 def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from ..codegen.gpu import GpuSchedule, gpu_schedule_text
 from ..codegen.schedule import schedule_text
 from ..codegen.text import print_program
 from ..ir.text import print_graph
@@ -75,4 +76,6 @@ def kernel_code(kernel: KernelInfo) -> str:
 def _heading(kernel: KernelInfo) -> str:
     place = f" in {kernel.module}" if kernel.module else ""
     calls = "1 call" if kernel.calls == 1 else f"{kernel.calls} calls"
-    return f"# {kernel.name}: {calls}{place}\n# {schedule_text(kernel.schedule)}\n"
+    schedule = kernel.schedule
+    how = gpu_schedule_text(schedule) if isinstance(schedule, GpuSchedule) else schedule_text(schedule)
+    return f"# {kernel.name}: {calls}{place}\n# {how}\n"

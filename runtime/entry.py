@@ -15,7 +15,7 @@ from ..ir import ops
 from ..ir.binding import bind_symbols
 from ..ir.errors import InputError
 from ..ir.types import concrete
-from .executable import Executable
+from .compiled import Compiled
 from .tensors import dense, overlapping
 
 Sizes = Mapping[sympy.Symbol, int]
@@ -53,7 +53,7 @@ class Entry:
     def __init__(
         self,
         capture: Capture,
-        executable: Executable,
+        executable: Compiled,
         timings: Mapping[str, float] | None = None,
         cached: bool | None = None,
     ) -> None:
@@ -135,10 +135,14 @@ class Entry:
             Aliased: the model writes to an argument that shares memory with another one.
             IndexError: an index from data was out of range.
         """
+        given, readable = [leaves[i] for i in self.tensors], self.executable.readable
         if self._written:
             self._check_aliases(leaves)
-        given = [leaves[i] for i in self.tensors]
-        tensors = [dense(tensor) for tensor in given]
+            pairs = zip(self.tensors, given, strict=True)
+            device, written = self.executable.device, self._written
+            tensors = [dense(x, device) if leaf in written else readable(x) for leaf, x in pairs]
+        else:
+            tensors = [readable(tensor) for tensor in given]
         results = self.executable.run(tensors, sizes)
         self.sizes = sizes
         if self._written:

@@ -16,7 +16,7 @@ from ..ir.node import Trait
 from ..ir.types import concrete
 from ..rewrites.memory import lower_bound
 from ..rewrites.schedule import Tasks, peak
-from .executable import Executable
+from .compiled import Compiled
 from .plan import Place
 from .state import preserved
 
@@ -51,7 +51,7 @@ class Footprint:
         return self.arena + self.results
 
 
-def footprint_of(executable: Executable, sizes: Sizes, eager: int | None = None) -> Footprint:
+def footprint_of(executable: Compiled, sizes: Sizes, eager: int | None = None) -> Footprint:
     """The memory that a run takes for these sizes."""
     plan = executable.plan
     returned = (b for b in plan.buffers if b.place in (Place.OUTPUT, Place.TORCH))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
 from ..codegen.lower import Operand
-from ..codegen.program import Program
+from ..codegen.program import Param, Program
+from ..codegen.triton.expression import ERROR
 from ..codegen.triton.file import KernelFile
 from ..codegen.triton.module import emit
 from ..frontend.capture import Capture
@@ -24,7 +25,7 @@ from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import run_pipeline
-from .kernels import Kernels, legalise, region_of, strides_of_value
+from .kernels import Kernels, in_place_of, legalise, region_of, strides_of_value
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,22 @@ class GpuKernel:
     program: Program
     schedule: GpuSchedule
     file: KernelFile
+    in_place: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The file's text."""
+        return self.file.text
+
+    @property
+    def scratch(self) -> tuple[Param, ...]:
+        """The memory that it is lent while it runs."""
+        return self.file.scratch
+
+    @property
+    def checks_indices(self) -> bool:
+        """Whether it may report an index out of range."""
+        return any(ERROR in launch.buffers for launch in self.file.launches)
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -56,7 +73,8 @@ class GpuKernelTable(Kernels[GpuKernel]):
     def _make(self, node: Node, name: str) -> GpuKernel:
         region, program = region_of(node), self.program_of(node)
         schedule = default_gpu_schedule(program, self.machine)
-        return GpuKernel(name, region, program, schedule, emit(name, program, schedule, region.symbols))
+        file = emit(name, program, schedule, region.symbols)
+        return GpuKernel(name, region, program, schedule, file, in_place_of(node))
 
 
 @dataclass(frozen=True)

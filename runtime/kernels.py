@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from ..codegen.gpu import GpuSchedule
 from ..codegen.lower import Operand, lower, strides_of
 from ..codegen.program import Param, Program, can_fail
 from ..codegen.schedule import Machine, Schedule, default_schedule, scratch
@@ -57,7 +58,7 @@ class KernelInfo:
 
     name: str
     program: Program
-    schedule: Schedule
+    schedule: Schedule | GpuSchedule
     source: str
     calls: int
     flops: Dim

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .calls import Call
 from .entry import Entry, Sizes
+from .executable import Executable
 from .plan import KernelStep, Plan
 from .state import preserved
 from .target import Target
@@ -47,8 +48,9 @@ def measure_steps(
     """
     clock = _Clock(len(entry.executable.plan.steps))
     timed = copy.copy(entry)
-    timed.executable = copy.copy(entry.executable)
-    timed.executable.hosts = _hosts(entry.executable.plan, target, clock)
+    timed.executable = executable = copy.copy(entry.executable)
+    assert isinstance(executable, Executable)
+    executable.hosts = _hosts(entry.executable.plan, target, clock)
     with preserved(model):
         _least_time(timed, call, sizes, seconds)
         best = _least_time(entry, call, sizes, seconds)

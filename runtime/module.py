@@ -86,8 +86,9 @@ class CompiledModule(nn.Module):
             InputError: an argument does not fit the model, or requires grad while gradients are enabled.
             CaptureError: the model cannot be captured, or has been for too many kinds of calls.
             ExpectationError: the first capture is not what ``expect`` said of it.
-            UnsupportedError: the model is in training mode or not on the CPU, autocast is on, the default device is
-                not the CPU, or PyTorch transforms the call.
+            UnsupportedError: the model is in training mode or not on the target's device, autocast is on, the default
+                device is another, or PyTorch transforms the call.
+            OutOfMemoryError: the GPU has not enough memory.
             IndexError: an index was out of range.
         """
         if torch.compiler.is_compiling():
@@ -123,19 +124,28 @@ class CompiledModule(nn.Module):
         captures.keep_path(args, kwargs, entry, sizes)
         return result
 
+    def synchronize(self) -> None:
+        """Wait until all calls are done on the target's device.
+
+        Raises:
+            IndexError: in a call of this thread an index was out of range, and it was not raised yet.
+        """
+        for entry in self.entries:
+            entry.executable.synchronize()
+
     def _check_mode(self) -> None:
         if self.training:
             raise UnsupportedError(
                 f"{self._captures.name} is in training mode, and compiled models are for inference: call .eval() first"
             )
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled(self.options.target.kind):
             raise UnsupportedError(
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"
             )
         if self._captures.is_of_another_default:
             self.reset()
-        check_surroundings()
+        check_surroundings(self.options.target.device)
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
         if reason not in self._told:

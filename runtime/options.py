@@ -17,6 +17,7 @@ Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
 TUNE = ("off", "cached", "full")
+MOST_GRAPHS = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
     expect: Expectations = field(default_factory=dict)
     quantize: Quantization | None = None
     tune: Literal["off", "cached", "full"] = "cached"
+    graphs: int = MOST_GRAPHS
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
@@ -40,6 +42,8 @@ class Options:
             raise ValueError(f'cache is {self.cache!r}: say True, False, "kernels", or give a KernelCache')
         if self.optimize not in OPTIMIZE:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
+        if isinstance(self.graphs, bool) or not isinstance(self.graphs, int) or self.graphs < 0:
+            raise ValueError(f"graphs is {self.graphs!r}: give a whole number from 0")
         if self.tune not in TUNE:
             raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
         if self.optimize == "search":

@@ -27,10 +27,10 @@ MISS: Final = object()
 class Path:
     """How calls of one form are run: which of their values are the graph's inputs, and the binding of their sizes."""
 
-    def __init__(self, entry: Entry, sizes: Sizes, leaves: Sequence[int | None]) -> None:
+    def __init__(self, entry: Entry, executable: Executable, sizes: Sizes, leaves: Sequence[int | None]) -> None:
         self._entry, self._sizes, self._leaves = entry, sizes, leaves
-        self._executable = entry.executable
-        self._binding = entry.executable.binding(sizes)
+        self._executable = executable
+        self._binding = executable.binding(sizes)
         self._inputs = tuple(place for leaf in entry.tensors if (place := leaves[leaf]) is not None)
         self._single = entry.single
 
@@ -92,8 +92,12 @@ class Paths:
         if len(self._paths) >= _MOST_PATHS:
             self._paths.clear()
         leaves = self._reader.places(args, kwargs)
-        direct = type(entry.executable) is Executable and entry.executable.is_direct
-        self._paths[form] = Path(entry, sizes, leaves) if leaves is not None and direct and entry.only_reads else None
+        executable = entry.executable
+        native = executable if type(executable) is Executable and executable.is_direct else None
+        if leaves is None or native is None or not entry.only_reads:
+            self._paths[form] = None
+        else:
+            self._paths[form] = Path(entry, native, sizes, leaves)
 
     def clear(self) -> None:
         """Forget all paths."""

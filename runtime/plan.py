@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from ..ir.types import Shape, TensorType, contiguous_strides
 from ..rewrites.log import PLACE, Fuel, Log
 from ..rewrites.schedule import order
 from .inplace import find_reuse
-from .kernels import Kernel, KernelTable, in_place_of, strides_of_value
+from .kernels import Kernel, Kernels, in_place_of, strides_of_value
 
 # Kernel calls in one host function. LLVM takes more than twice as long over a function of twice the calls, and one more
 # native call costs a run a microsecond.
@@ -127,11 +128,17 @@ class Plan:
             yield run
 
 
-def make_plan(graph: Graph, table: KernelTable, fuel: Fuel | None = None, log: Log | None = None) -> Plan:
-    """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own."""
+def make_plan(
+    graph: Graph, table: Kernels[Any], fuel: Fuel | None = None, log: Log | None = None, *, reuse: bool = True
+) -> Plan:
+    """The plan of a fused graph. An intermediate for which there is no fuel has memory of its own.
+
+    ``reuse`` lets results take the memory of an operand that their kernel is the last to read.
+    """
     plan = _Planner(graph, table).run()
     share_memory(plan, fuel or Fuel(), log if log is not None else Log())
-    plan.reuse = find_reuse(plan)
+    if reuse:
+        plan.reuse = find_reuse(plan)
     return plan
 
 
@@ -144,7 +151,7 @@ def share_memory(plan: Plan, fuel: Fuel, log: Log) -> None:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, table: KernelTable) -> None:
+    def __init__(self, graph: Graph, table: Kernels[Any]) -> None:
         self.plan = Plan(graph)
         self.graph, self.table = graph, table
         self.packed: dict[tuple[str, Packing], Buffer] = {}

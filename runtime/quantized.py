@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..ir import ops
 from ..ir.interpret import evaluate
 from ..rewrites.quantization import KeptWeight, QuantizedWeight
-from .executable import Executable
+from .compiled import Compiled
 
 SHOWN = 3  # the weights with the largest errors that the text names
 
@@ -65,7 +65,7 @@ class QuantizationReport:
         return tuple(sorted(self.weights, key=lambda w: -w.error))
 
 
-def report_quantization(executable: Executable) -> QuantizationReport | None:
+def report_quantization(executable: Compiled) -> QuantizationReport | None:
     """What became of the weights; None where nothing was asked for. The errors are computed when first asked for."""
     done = executable.quantized
     if done is None:
@@ -82,7 +82,7 @@ def _report(weight: QuantizedWeight, error: float) -> WeightReport:
     return WeightReport(weight.name, shape, weight.bits, weight.group, *sizes, error)
 
 
-def _error(executable: Executable, weight: QuantizedWeight) -> float:
+def _error(executable: Compiled, weight: QuantizedWeight) -> float:
     (before,) = evaluate([weight.definition], executable.weights)
     parts = [executable.values[str(part.attrs["name"])] for part in weight.parts]
     after = ops.dequantize.evaluate(*parts, bits=weight.bits, group=weight.group, features=before.shape[1])

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..ir import ops
 from ..ir.interpret import interpret
-from .executable import Executable, Sizes, _Call
+from .executable import Executable, _Call
 from .kernels import region_of
+from .placement import Sizes
 from .plan import KernelStep, Plan, TorchStep
 
 

@@ -11,6 +11,7 @@ from ..ir.dims import print_dim
 from ..ir.types import Dim, concrete, symbols_of
 from ..rewrites.check import Verdicts
 from ..rewrites.log import FUSE, PLACE
+from .cuda.report import GraphReport
 from .entry import Entry
 from .generation.report import CacheReport
 from .kernels import KernelInfo
@@ -86,6 +87,7 @@ class CaptureReport:
         notes: other remarks.
         bytes_over_minimum: bytes moved in the last call, copies included, over the least possible; None before it.
         quantization: what became of the weights; None where ``quantize`` was not asked for.
+        graphs: the CUDA graphs that are held; None for other targets.
     """
 
     inputs: tuple[str, ...]
@@ -103,6 +105,7 @@ class CaptureReport:
     checks: CheckReport | None = None
     bytes_over_minimum: float | None = None
     quantization: QuantizationReport | None = None
+    graphs: GraphReport | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -187,7 +190,7 @@ def report_entry(entry: Entry) -> CaptureReport:
     """The report on one capture."""
     capture, executable, sizes = entry.capture, entry.executable, entry.sizes
     known = dict(sizes or {})
-    traffic = None if sizes is None else traffic_of(executable, known)
+    traffic = None if sizes is None else traffic_of(executable, known, executable.cache_bytes)
     least = None if traffic is None else least_by_kernel(executable, traffic)
     moved = {} if traffic is None else moved_by_kernel(executable, traffic)
     return CaptureReport(
@@ -206,6 +209,7 @@ def report_entry(entry: Entry) -> CaptureReport:
         checks=None if executable.checks is None else _checks(executable.checks),
         bytes_over_minimum=None if traffic is None else traffic.ratio,
         quantization=report_quantization(executable),
+        graphs=executable.graph_report(),
     )
 
 
@@ -247,6 +251,8 @@ def capture_lines(capture: CaptureReport) -> list[str]:
     lines += _kernel_lines(capture)
     if capture.quantization is not None:
         lines += [line for label, text in quantization_lines(capture.quantization) for line in _item(label, text)]
+    if capture.graphs is not None:
+        lines += _items("graphs", list(capture.graphs.lines()))
     lines += _items("fallbacks", capture.fallbacks) or _item("fallbacks", "none")
     lines += _items("fixed", capture.specialised)
     lines += _items("guards", capture.guards)

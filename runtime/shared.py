@@ -38,7 +38,7 @@ def shared(made: Tensor) -> tuple[Tensor, Any]:
     """
     if made.nbytes < LEAST_BYTES or not made.is_contiguous():
         return made, None
-    key = (made.shape, made.dtype, _sample(made))
+    key = (made.shape, made.dtype, made.device, _sample(made))
     with _lock:
         held = _known.setdefault(key, weakref.WeakSet())
         for other in held:

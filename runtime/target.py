@@ -12,11 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..codegen.gpu import GpuMachine
 from ..codegen.schedule import Machine
 from ..ir.errors import BackendError, UnsupportedError
 from .processor import kept_processor
 
 INSTALL_TVM = "pip install 'apache-tvm>=0.27.0.post1'"
+CPU = torch.device("cpu")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -26,11 +30,13 @@ class Target:
     """A processor that kernels are compiled for, and how many threads they may use.
 
     Attributes:
-        kind: ``"cpu"``.
-        cpu: LLVM's name of the processor.
+        kind: ``"cpu"`` or ``"cuda"``.
+        cpu: LLVM's name of the processor; NVIDIA's of a GPU's architecture.
         features: LLVM's names of the instruction set extensions that are there.
         threads: how many threads a kernel may use.
         machine: vector registers and caches, which schedules are made from.
+        gpu: the same of a GPU; None for a CPU.
+        device: where weights, arguments and results lie; the CPU too where Triton interprets.
     """
 
     kind: str
@@ -38,10 +44,14 @@ class Target:
     features: tuple[str, ...]
     threads: int
     machine: Machine
+    gpu: GpuMachine | None = None
+    device: torch.device = CPU
 
     @classmethod
     def detect(cls, spec: str | Target = "auto", threads: int | None = None) -> Target:
-        """The target of that name on this machine: ``"auto"`` and ``"cpu"`` are its processor.
+        """The target of that name on this machine.
+
+        ``"auto"`` and ``"cpu"`` are its processor, ``"cuda"`` is PyTorch's current GPU and ``"cuda:1"`` the second one.
 
         Args:
             spec: a name, or a target, which is returned as it is but for the threads.
@@ -49,17 +59,19 @@ class Target:
 
         Raises:
             UnsupportedError: the name is that of a target there is no backend for.
-            BackendError: the package of the backend is not installed.
+            BackendError: the package of the backend is not installed, or there is no such GPU.
             ValueError: the number of threads is not positive.
         """
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads is {threads!r}: give a whole number from 1, or None for all cores")
         if isinstance(spec, Target):
             return spec if threads is None else spec.with_threads(threads)
+        if isinstance(spec, str) and re.fullmatch(r"cuda(:\d+)?", spec):
+            from .cuda.target import cuda_target  # which imports this
+
+            return cuda_target(int(spec[5:]) if ":" in spec else None)
         if spec not in ("auto", "cpu"):
-            raise UnsupportedError(
-                f'there is no target {spec!r} yet: smelt compiles for the CPU only; say target="cpu" or target="auto"'
-            )
+            raise UnsupportedError(f'there is no target {spec!r}: say target="cpu", target="cuda" or target="auto"')
         return _host(threads or usable_cores())
 
     def with_threads(self, threads: int) -> Target:
@@ -75,6 +87,9 @@ class Target:
         return json.dumps([self.kind, self.cpu, self.features, platform.system(), platform.machine()])
 
     def __str__(self) -> str:
+        if self.gpu is not None:
+            where = f"{self.device}" if self.device.type == "cuda" else "interpreted on the CPU"
+            return f"cuda {self.cpu}, {self.gpu.processors} processors, {where}"
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.kind} {self.cpu}, {self.machine.vector_bits}-bit vectors, {threads}"
 

@@ -11,18 +11,21 @@ from torch.autograd import forward_ad
 
 from ..ir.errors import InputError, UnsupportedError
 
+CPU = torch.device("cpu")
 # Kernels load whole vectors from addresses that they take to be aligned.
 ALIGNMENT = 64
 
 
-def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raise InputError, naming the argument, for a tensor that has no values in this machine's memory.
+def check_tensor(name: str, tensor: Tensor, device: torch.device = CPU) -> None:
+    """Raise InputError, naming the argument, for a tensor that has no values where the model runs.
 
-    Sparse, quantised and fake tensors are refused too, and those of subclasses that compute in their own way.
+    Sparse, quantised and fake tensors are refused too, and those of subclasses that compute in their own way. A tensor
+    of the CPU without dims goes with any device.
     """
-    if tensor.device.type != "cpu":
-        cure = "it has no values" if tensor.device.type == "meta" else 'call .to("cpu") on it'
-        raise InputError(f"argument {name} is on the device {tensor.device}, the model runs on the CPU: {cure}")
+    if tensor.device != device and (tensor.ndim or tensor.device.type != "cpu"):
+        where = "the CPU" if device.type == "cpu" else device
+        cure = "it has no values" if tensor.device.type == "meta" else f'call .to("{device}") on it'
+        raise InputError(f"argument {name} is on the device {tensor.device}, the model runs on {where}: {cure}")
     if tensor.layout is not torch.strided:
         raise InputError(f"argument {name} has the layout {tensor.layout}: call .to_dense() on it")
     if tensor.is_quantized:
@@ -44,20 +47,20 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def default_is_cpu() -> bool:
-    """Whether tensors that are made here and now lie in this machine's memory, as results of kernels must."""
+    """Whether tensors that are made here and now lie in this machine's memory."""
     # what asks for the device takes longer than to see that nobody set one
     return not torch._C._len_torch_function_stack() or torch.get_default_device().type == "cpu"
 
 
-def check_surroundings() -> None:
-    """Raise UnsupportedError where PyTorch does not compute with plain tensors on the CPU: kernels do nothing else.
+def check_surroundings(device: torch.device = CPU) -> None:
+    """Raise UnsupportedError where PyTorch does not compute with plain tensors on a device: kernels do nothing else.
 
     So it is where another default device is set, below a transform of ``torch.func``, and while something is traced.
     """
-    if not default_is_cpu():
+    if not default_is_cpu() and torch.get_default_device().type != device.type:
         raise UnsupportedError(
-            f"the default device is {torch.get_default_device()}, and the model is compiled for the CPU: call it "
-            'within torch.device("cpu")'
+            f"the default device is {torch.get_default_device()}, and the model is compiled for {device}: call it "
+            f'within torch.device("{device}")'
         )
     if _functorch.peek_interpreter_stack() is not None:
         raise UnsupportedError(
@@ -80,11 +83,11 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0 and not (tensor.is_neg() or tensor.is_conj())
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is row-major and aligned, a copy that is otherwise."""
-    if is_dense(tensor):
+def dense(tensor: Tensor, device: torch.device = CPU) -> Tensor:
+    """The tensor itself where it is row-major and aligned and on the device, a copy that is otherwise."""
+    if is_dense(tensor) and tensor.device == device:
         return tensor
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     return copy.copy_(tensor.detach())
 
 

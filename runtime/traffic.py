@@ -26,7 +26,7 @@ from ..ir.cost import bytes_written, reads_of, updates, written_by
 from ..ir.graph import Graph, Mutation
 from ..ir.node import Node, through_views
 from ..ir.types import Dim, concrete
-from .executable import Executable
+from .compiled import Compiled
 from .kernels import in_place_of, region_of
 from .plan import Buffer, KernelStep, Place, Plan, Step
 from .roofs import last_cache_bytes
@@ -74,13 +74,13 @@ class Traffic:
         return self.total.nbytes / self.total.least if self.total.least else None
 
 
-def traffic_of(executable: Executable, sizes: Sizes, cache_bytes: int | None = None) -> Traffic:
+def traffic_of(executable: Compiled, sizes: Sizes, cache_bytes: int | None = None) -> Traffic:
     """The bytes that a run moves for these sizes: ``cache_bytes`` is the last cache, by default this machine's."""
     limit = last_cache_bytes() if cache_bytes is None else cache_bytes
     return _Account(executable, sizes, limit).traffic()
 
 
-def least_by_kernel(executable: Executable, traffic: Traffic) -> dict[str, int]:
+def least_by_kernel(executable: Compiled, traffic: Traffic) -> dict[str, int]:
     """The least bytes of all calls of each kernel, by its name."""
     found = {kernel.name: 0 for kernel in executable.kernels}
     for step, moved in zip(executable.plan.steps, traffic.steps, strict=True):
@@ -89,7 +89,7 @@ def least_by_kernel(executable: Executable, traffic: Traffic) -> dict[str, int]:
     return found
 
 
-def moved_by_kernel(executable: Executable, traffic: Traffic) -> dict[str, int]:
+def moved_by_kernel(executable: Compiled, traffic: Traffic) -> dict[str, int]:
     """The bytes that one call of each kernel moves, by its name."""
     steps = zip(executable.plan.steps, traffic.steps, strict=True)
     return {step.kernel.name: moved.nbytes for step, moved in steps if isinstance(step, KernelStep)}
@@ -102,7 +102,7 @@ def unfused(graphs: Mapping[str, Graph]) -> Graph:
 
 
 class _Account:
-    def __init__(self, executable: Executable, sizes: Sizes, limit: int) -> None:
+    def __init__(self, executable: Compiled, sizes: Sizes, limit: int) -> None:
         self.plan: Plan = executable.plan
         self.sizes, self.limit = sizes, limit
         self.graph = unfused(executable.graphs)

@@ -14,7 +14,7 @@ from .plan import Place, Plan
 
 
 class Values(Mapping[str, Tensor]):
-    """Weights by name. Those that are others joined, or one seen as a matrix, and only read as panels, are made if asked.
+    """Weights by name. Some are made on demand: others joined, or one seen as a matrix, that are only read as panels.
 
     Args:
         plan: which of them are read, and how.

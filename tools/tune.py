@@ -18,6 +18,7 @@ from ..codegen.space import differences
 from ..runtime.cache import KernelCache
 from ..runtime.compile import compile
 from ..runtime.entry import Entry
+from ..runtime.executable import Executable
 from ..runtime.module import CompiledModule
 from ..runtime.roofs import roofs_of
 from ..runtime.target import Target
@@ -119,6 +120,7 @@ def kernels_of(model: Model, threads: int | None) -> tuple[list[Progress], Targe
     fast = compile(model.model, target=target, tune="off")
     entry, sizes, call = fast.entry_for(model.args, model.kwargs)
     leaves = [dense(leaf) for leaf in _tensors(entry, call.leaves)]
+    assert isinstance(entry.executable, Executable)
     return progress_of(tasks_of(entry.executable, leaves, sizes), target, roofs_of(target, KernelCache())), target
 
 

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import (
     Cache,
@@ -18,7 +19,7 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
-from ..tensors import is_dense
+from ..tensors import CPU, is_dense
 from .layers import FULL, SLIDING
 from .memory import (
     LayerMemory,
@@ -60,8 +61,8 @@ class DecoderMemory:
         ranges, shapes, nbytes: the addresses of these tensors, what they are, and their bytes together.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        check_cache(cache)
+    def __init__(self, cache: Cache, device: torch.device = CPU) -> None:
+        check_cache(cache, device)
         self.layers = [_MEMORY[type(layer)][0](layer) for layer in cache.layers]
         self.kinds = "".join(_MEMORY[type(layer)][1] for layer in cache.layers)
         fixed = {int(layer.max_cache_len) for layer in cache.layers if type(layer) is StaticLayer}
@@ -214,7 +215,7 @@ def shapes_of(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
 
-def check_cache(cache: Any) -> None:
+def check_cache(cache: Any, device: torch.device = CPU) -> None:
     """Raise Unfit for a cache that calls run in PyTorch with."""
     if type(cache) not in (Cache, DynamicCache, StaticCache):
         raise Unfit(f"{type(cache).__name__} is a kind of cache that kernels do not write")
@@ -223,7 +224,7 @@ def check_cache(cache: Any) -> None:
     for layer in cache.layers:
         if type(layer) not in _MEMORY:
             raise Unfit(f"{type(layer).__name__} is a kind of cache that kernels do not write")
-        if layer.is_initialized and isinstance(layer.keys, Tensor) and layer.keys.device.type != "cpu":
+        if layer.is_initialized and isinstance(layer.keys, Tensor) and layer.keys.device != device:
             raise Unfit(f"its tensors are on {layer.keys.device}")
 
 

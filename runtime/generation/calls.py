@@ -178,7 +178,7 @@ class CachedCalls:
         self._shapes.fill(own)
         memory = self._memory.get(own)
         if memory is None or not memory.matches(own):
-            memory = self._memory[own] = DecoderMemory(own)
+            memory = self._memory[own] = DecoderMemory(own, self.options.target.device)
         memory.prepare(batch, count, asked, lambda: self._shapes.of(DECODER, own))
         return memory, self._source_of(cache, given, batch) if both else None
 

@@ -87,9 +87,10 @@ class Arguments:
         if mask is not None:
             found[self._mask] = _mask_of_slots(mask, memory, batch)
         elif self.has_source:  # BART makes one of as many positions as were seen, which no capture knows
-            found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool)
+            found[self._mask] = torch.ones(batch, memory.capacity, dtype=torch.bool, device=self.model.device)
         if memory.base and found.get("position_ids") is None:
-            found["position_ids"] = (torch.arange(count) + memory.slot + memory.base).expand(batch, count).clone()
+            positions = torch.arange(count, device=self.model.device) + memory.slot + memory.base
+            found["position_ids"] = positions.expand(batch, count).clone()
         if self._keeps_logits and kept_logits(given) != 1:  # a number that differs from call to call
             found["logits_to_keep"] = 0
         for name in self._from_config:  # which may change between calls
@@ -150,6 +151,6 @@ def _mask_of_slots(mask: Any, memory: DecoderMemory, batch: int) -> Tensor:
     part = mask[:, memory.base : memory.base + memory.capacity]
     if mask.shape[0] not in (1, batch):
         raise Unfit(f"the attention mask is of {mask.shape[0]} sequences, and the call of {batch}")
-    made = torch.zeros(batch, memory.capacity, dtype=torch.bool)
+    made = torch.zeros(batch, memory.capacity, dtype=torch.bool, device=mask.device)
     made[:, : part.shape[1]] = part
     return made

@@ -15,25 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..tensors import is_dense
+from ..tensors import CPU, is_dense
 
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a layer's tensors are made as: heads, sizes of a key and a value, dtype."""
+    """What a layer's tensors are made as: heads, sizes of a key and a value, dtype, device."""
 
     heads: int
     key: int
     value: int
     dtype: torch.dtype
+    device: torch.device = CPU
 
     def zeros(self, batch: int, slots: int) -> Pair:
         """Keys and values [B, H, slots, D] of zeros."""
         sizes = (self.key, self.value)
-        keys, values = (torch.zeros((batch, self.heads, slots, size), dtype=self.dtype) for size in sizes)
+        keys, values = (self._zeros((batch, self.heads, slots, size)) for size in sizes)
         return keys, values
+
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
 
 class LayerMemory:
@@ -205,6 +209,18 @@ class StaticSlidingMemory(LayerMemory):
 class StaticMemory(LayerMemory):
     """That of a ``StaticLayer``: its own tensors, which are as long as they will ever be."""
 
+    _counted: tuple[Tensor, int, int] | None = None  # the layer's counter, its version, and what it said then
+
+    def seen(self) -> int:
+        """How many positions came before. A GPU is waited for only where somebody else wrote the layer's counter."""
+        counter = self.layer.get_seq_length()
+        if not isinstance(counter, Tensor) or counter.is_cpu or counter.is_inference():
+            return int(counter)
+        known = self._counted
+        if known is None or known[0] is not counter or known[1] != counter._version:
+            known = self._counted = (counter, counter._version, int(counter))
+        return known[2]
+
     def live(self) -> int:
         """How many positions the layer shows."""
         return self.seen()
@@ -237,7 +253,11 @@ class StaticMemory(LayerMemory):
 
     def advance(self, count: int) -> None:
         """Count what a call wrote."""
-        self.layer.cumulative_length.add_(count)
+        counter, known = self.layer.cumulative_length, self._counted
+        current = known is not None and known[0] is counter and known[1] == counter._version
+        counter.add_(count)
+        if known is not None and current:
+            self._counted = (counter, counter._version, known[2] + count)
 
 
 class Ranges:
@@ -284,7 +304,7 @@ def slot_within(part: Tensor, whole: Tensor) -> int | None:
 
 def dense_copy(tensor: Tensor) -> Tensor:
     """A row-major copy."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def holders(tensor: Tensor) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..calls import Call
 from ..captures import Captures
 from ..entry import Entry, Sizes
-from ..tensors import dense
 from .caches import DecoderMemory, SourceMemory, Unfit
 from .memory import nbytes_of
 
@@ -42,7 +41,7 @@ class Found:
         entry = self.entry
         if not self._only_caches:
             return entry.run(leaves, self.sizes)
-        tensors = [dense(leaves[place]) for place in self._given]
+        tensors = [entry.executable.readable(leaves[place]) for place in self._given]
         tensors += [leaves[place] for place in self._caches]
         results = entry.executable.run(tensors, self.sizes)
         entry.sizes = self.sizes
@@ -86,15 +85,14 @@ class Form:
         found = None if form is None else self._known.get(form)
         return found if found is not None and found.entry in self.captures.entries else None
 
-    @staticmethod
-    def _form(inputs: Mapping[str, Any], shapes: Any) -> tuple[Any, ...] | None:
+    def _form(self, inputs: Mapping[str, Any], shapes: Any) -> tuple[Any, ...] | None:
         """What calls of one kind have in common; None for those that are to be looked at."""
-        grad = torch.is_grad_enabled()
+        grad, device = torch.is_grad_enabled(), self.captures.options.target.device
         key: list[Any] = [shapes]
         for value in inputs.values():
             if not isinstance(value, Tensor):
                 key += (type(value), value)
-            elif (grad and value.requires_grad) or not value.is_cpu or value.layout is not torch.strided:
+            elif (grad and value.requires_grad) or value.device != device or value.layout is not torch.strided:
                 return None
             else:
                 key += (value.shape, value.dtype)

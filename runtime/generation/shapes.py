@@ -33,7 +33,7 @@ class Shapes:
             heads, width = _heads_and_width(self.model.config.get_text_config(decoder=True))
         except Exception as error:  # as of a config whose layers differ
             raise Unfit("its config does not say what the tensors of a cache are") from error
-        return [LayerShape(heads, width, width, self.model.dtype)] * layers
+        return [LayerShape(heads, width, width, self.model.dtype, self.model.device)] * layers
 
     def learn(self, cache: Any) -> bool:
         """Remember how PyTorch made a cache; whether that is new."""
@@ -66,5 +66,5 @@ def shapes_in(cache: Any) -> list[LayerShape]:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not isinstance(keys, Tensor) or not isinstance(values, Tensor) or keys.ndim != 4:
             return []
-        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype))
+        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device))
     return found

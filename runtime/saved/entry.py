@@ -71,6 +71,9 @@ class Keeper:
         if self.cache is None or options.cache == "kernels":
             self.reason = "the cache is not used"
             return
+        if options.target.kind != "cpu":
+            self.reason = "captures for GPUs are not kept"
+            return
         try:
             self._key, self._loose = key_of(model, call, options)
         except Unsure as unsure:
@@ -146,6 +149,7 @@ class Keeper:
 
     def _body(self, entry: Entry) -> dict[str, Any]:
         executable = entry.executable
+        assert isinstance(executable, Executable)
         held = {t.untyped_storage().data_ptr() for t in self._loose if t.numel()}
         for name, tensor in entry.capture.weights.items():
             if name not in self.weights and tensor.untyped_storage().data_ptr() in held:

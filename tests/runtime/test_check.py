@@ -19,7 +19,7 @@ from smelt.rewrites.log import PLACE, Fuel
 from smelt.rewrites.pipeline import run_pipeline
 from smelt.rewrites.rule import Rule
 from smelt.rewrites.rules import RULES
-from smelt.runtime import build, dynamo_backend, executable, kernels
+from smelt.runtime import build, dynamo_backend, kernels, placement
 from smelt.runtime.check import Checker
 from smelt.runtime.check_passes import PassChecker
 from smelt.runtime.target import Target
@@ -183,8 +183,8 @@ def test_a_wrong_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("mode", ["rules", "passes"])
 def test_a_wrong_placement_is_refused(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = executable.place
-    monkeypatch.setattr(executable, "place", lambda values: _at_zero(right(values)))
+    right = placement.place
+    monkeypatch.setattr(placement, "place", lambda values: _at_zero(right(values)))
     monkeypatch.setattr(build, "native_hosts", lambda *args: [])
 
     class Three(nn.Module):

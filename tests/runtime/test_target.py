@@ -5,12 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import smelt
 from smelt.codegen.schedule import Machine
 from smelt.runtime import target as target_module
+from smelt.runtime.compile import target_for
+from smelt.runtime.cuda import target as cuda_target
 from smelt.runtime.target import Target, machine_of, usable_cores
 
 AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -39,7 +44,7 @@ def test_threads_that_are_no_number(threads: object) -> None:
         Target.detect(threads=threads)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "triton", "tpu", ""])
+@pytest.mark.parametrize("name", ["cuda:x", "gpu", "triton", "tpu", ""])
 def test_targets_that_are_not_there_yet(name: str) -> None:
     with pytest.raises(smelt.UnsupportedError, match='target="cpu"'):
         Target.detect(name)
@@ -157,3 +162,49 @@ def test_kernels_may_use_every_core() -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("TVM_NUM_THREADS", "OMP_NUM_THREADS")}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / ".typecheck")
     subprocess.run([sys.executable, "-c", POOL], env=environment, check=True)
+
+
+def test_without_a_gpu_the_cuda_target_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(smelt.BackendError, match='target="cuda" needs a GPU, and'):
+            smelt.compile(lambda x: x, target=name)
+    monkeypatch.setattr(cuda_target, "find_spec", lambda name: None)
+    with pytest.raises(smelt.BackendError, match="pip install triton"):
+        Target.detect("cuda")
+
+
+class Properties:
+    name, major, minor = "NVIDIA H200", 9, 0
+    multi_processor_count, regs_per_multiprocessor, max_threads_per_multi_processor = 131, 65536, 2048
+    shared_memory_per_multiprocessor, shared_memory_per_block_optin = 233472, 232448
+
+
+def test_a_gpu_and_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
+    target = Target.detect("cuda")
+    assert (target.kind, target.cpu, target.device) == ("cuda", "sm_90", torch.device("cuda", 1))
+    assert target.gpu is not None
+    assert (target.gpu.processors, target.gpu.block_shared_bytes) == (131, 232448)
+    assert str(target) == "cuda sm_90, 131 processors, cuda:1"
+    assert Target.detect("cuda:0").device == torch.device("cuda", 0)
+    with pytest.raises(smelt.BackendError, match="there is no GPU 2: PyTorch finds 2"):
+        Target.detect("cuda:2")
+    monkeypatch.setattr(Properties, "major", 7)
+    with pytest.raises(smelt.UnsupportedError, match=r"compute capability 7.0"):
+        Target.detect("cuda")
+
+
+def test_the_device_of_a_model_decides() -> None:
+    class Elsewhere(torch.nn.Module):
+        def parameters(self, recurse: bool = True) -> Any:
+            return iter([SimpleNamespace(device=torch.device("cuda", 1))])
+
+    assert target_for("auto", Elsewhere()) == target_for("cuda", Elsewhere()) == "cuda:1"
+    assert target_for("cpu", Elsewhere()) == "cpu"
+    assert target_for("cuda:0", Elsewhere()) == "cuda:0"
+    assert target_for("auto", torch.nn.Linear(2, 2)) == target_for("auto", lambda x: x) == "auto"

@@ -1,0 +1,1 @@
+"""The runtime of ``target="cuda"``: Triton kernels on PyTorch's tensors, replayed as CUDA graphs."""
