@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
 
 from ..ir.types import Dim, product
-from .program import Axis, Load, Program, Skeleton, Stage, dot_stage, postorder, program_roots
+from .program import Apply, Axis, Load, Program, Skeleton, Stage, dot_stage, postorder, program_roots
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class GpuMatmulSchedule:
             any dtype can, and which a few rows need.
         tf32: round float32 operands to TensorFloat-32, which is less exact.
         stages: loads in flight.
+        splits: parts of the terms that programs of their own sum; a second kernel adds them up.
+        streams: programs that share the blocks of terms of all tiles evenly (stream-K), whatever tiles they are of, and
+            a second kernel that adds up; 0 for none. Not together with ``splits``.
+        persistent: programs that take tiles in turns; 0 for a program for each tile.
+        tma: read blocks of matrices by tensor descriptors, where they are in order for it (sm_90 and later).
+        specialize: warps of their own for loads and for products, as Triton sees fit (sm_100).
     """
 
     block_m: int = 64
@@ -82,6 +89,11 @@ class GpuMatmulSchedule:
     tf32: bool = False
     warps: int = 4
     stages: int = 3
+    splits: int = 1
+    streams: int = 0
+    persistent: int = 0
+    tma: bool = False
+    specialize: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,11 +131,17 @@ GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentio
 
 
 def gpu_schedule_text(schedule: GpuSchedule) -> str:
-    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``."""
+    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``.
+
+    What is off in most schedules is said only where it is on.
+    """
     kind = type(schedule).__name__.removeprefix("Gpu").removesuffix("Schedule").lower()
-    return f"gpu_{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
+    values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}
+    shown = (f"{n}={v}" for n, v in values.items() if v != _RARE.get(n))
+    return f"gpu_{kind}({', '.join(shown)})"
 
 
+_RARE: Mapping[str, int] = {"splits": 1, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
@@ -204,14 +222,21 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     assert stage.combine is not None
     terms = product(a.size for a in stage.combine.axes)
     rows, columns = _rows_of(stage), stage.axes[-1].size if stage.axes else 1
-    block_k = _clamped(terms, 16, 32)
-    if not dots(stage.dtype):
+    block_k = _clamped(terms, 32 if _is_bytes(stage) else 16, 32)
+    if not dots(stage.dtype) and not _is_bytes(stage):
         return GpuMatmulSchedule(8, 32, 16, dot=False, stages=1)
     if isinstance(rows, int) and rows <= FEW_ROWS:
         return GpuMatmulSchedule(1, _clamped(columns, 1, 32), _clamped(terms, 1, 256), dot=False, stages=1)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
     half = all(p.type.dtype.itemsize == 2 for p in program.inputs if p.type.dtype.is_floating_point)
     return GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
+
+
+def _is_bytes(stage: Stage) -> bool:
+    """Whether a sum is of products of int8, in int32, which ``tl.dot`` takes as well."""
+    assert isinstance(stage.value, Apply)
+    widened = [x.args[0] for x in stage.value.args if isinstance(x, Apply) and x.op == "cast"]
+    return stage.dtype == torch.int32 and [x.dtype for x in widened] == [torch.int8] * 2
 
 
 def _matmul_warps(elements: int, half: bool) -> int:
