@@ -17,7 +17,7 @@ def text_of(data: Data) -> str:
     for k in kernels:
         for f in k["functions"]:
             numbers = f"{k['calls']:>5} {f['registers']:>5} {f['spills']:>6} {f['shared_bytes']:>7} {f['warps']:>5}"
-            lines.append(f"{numbers} {f['occupancy']:>6.0%} {k['index_bits']:>4}  {f['function']}")
+            lines.append(f"{numbers} {f['occupancy']:>6.0%} {f['bits']:>4}  {f['function']}")
         if k["error"]:
             lines += [f"{k['calls']:>5} FAILED {k['name']}", *(f"      {line}" for line in k["error"].splitlines())]
     found = summary_of(data)

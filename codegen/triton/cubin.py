@@ -32,6 +32,7 @@ class Resources:
         warps: of a program.
         occupancy: the share of a processor's threads that can be there at a time, by all of these.
         bytes: of machine code, with what describes it.
+        bits: of its index arithmetic.
     """
 
     function: str
@@ -42,6 +43,7 @@ class Resources:
     warps: int
     occupancy: float
     bytes: int
+    bits: int
 
 
 def versions() -> dict[str, str]:
@@ -52,12 +54,13 @@ def versions() -> dict[str, str]:
 
 
 def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
-    """Compile every function of a kernel.
+    """Compile every function of a kernel; both of each where sizes decide how many bits offsets need.
 
     Raises:
         BackendError: Triton is interpreting in this process, or refuses a function.
     """
-    return [compile_function(kernel, launch, machine) for launch in kernel.launches]
+    files = [kernel] if kernel.narrow is None else [kernel.narrow, kernel]
+    return [compile_function(file, launch, machine) for file in files for launch in file.launches]
 
 
 def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> Resources:
@@ -87,7 +90,7 @@ def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) ->
     if shared > machine.block_shared_bytes:
         raise BackendError(f"{launch.function} needs {shared} bytes of shared memory of {machine.block_shared_bytes}")
     occupancy = occupancy_of(registers, shared, launch.warps, machine)
-    return Resources(launch.function, registers, spills, stack, shared, launch.warps, occupancy, len(code))
+    return Resources(launch.function, registers, spills, stack, shared, launch.warps, occupancy, len(code), kernel.bits)
 
 
 def signature_of(kernel: KernelFile, launch: Launch) -> dict[str, str]:
