@@ -261,8 +261,11 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
         return made
     if half and -(-rows // 128) * -(-columns // 128) >= machine.processors:
         return replace(made, block_m=128, block_n=128, warps=8)
-    tiles = -(-rows // block_m) * -(-columns // block_n)
-    return replace(made, splits=_splits(tiles, terms, 4 * block_k, machine))
+    while -(-rows // block_m) * -(-columns // block_n) < machine.processors and max(block_m, block_n) > 32:
+        block_m, block_n = (block_m, block_n // 2) if block_n >= block_m else (block_m // 2, block_n)
+    tiles, warps = -(-rows // block_m) * -(-columns // block_n), _matmul_warps(block_m * block_n, half)
+    splits = _splits(tiles, terms, 8 * block_k, machine)
+    return replace(made, block_m=block_m, block_n=block_n, warps=warps, splits=splits)
 
 
 def _is_half(stage: Stage) -> bool:
