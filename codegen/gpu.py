@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
+import sympy
 import torch
 
 from ..ir.types import Dim, product
-from .program import Axis, Load, Program, Skeleton, Stage, dot_stage, postorder, program_roots
+from .program import Apply, Axis, Expr, Load, Program, Skeleton, Stage, as_fraction, dot_stage, postorder, program_roots
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class GpuMachine:
         blocks: that one can hold.
         shared_bytes: shared memory of one.
         block_shared_bytes: the most of it that a block of threads may have.
+        memory: bytes a second that its memory gives.
+        half, tf32, single, int8: operations a second on half types and TensorFloat-32 (tensor cores), on float32, and
+            on int8 (tensor cores).
+        launch: seconds from a kernel's end to the start of the next.
     """
 
     capability: int = 90
@@ -34,13 +40,32 @@ class GpuMachine:
     blocks: int = 32
     shared_bytes: int = 228 << 10
     block_shared_bytes: int = 227 << 10
+    memory: float = 4.3e12
+    half: float = 790e12
+    tf32: float = 395e12
+    single: float = 67e12
+    int8: float = 1580e12
+    launch: float = 2e-6
 
 
-# figures of NVIDIA's CUDA programming guide; the processors are those of A100, H200 and B200
+# Registers, threads and shared memory are those of NVIDIA's CUDA programming guide; processors and rates those of an
+# A100 (80 GB, SXM), an H200 (SXM) and a B200 by their data sheets, dense. Of the H200 two rates were measured: a copy
+# gave 4.3 TB/s (4.8 by the data sheet), a bfloat16 product of random numbers 790 TFLOP/s (989); its tensor cores' other
+# rates are in the data sheet's ratio to that one. The time between launches is a guess.
 GPU_MACHINES = {
-    "sm_80": GpuMachine(80, 108, shared_bytes=164 << 10, block_shared_bytes=163 << 10),
+    "sm_80": GpuMachine(
+        80,
+        108,
+        shared_bytes=164 << 10,
+        block_shared_bytes=163 << 10,
+        memory=2.04e12,
+        half=312e12,
+        tf32=156e12,
+        single=19.5e12,
+        int8=624e12,
+    ),
     "sm_90": GpuMachine(90, 132),
-    "sm_100": GpuMachine(100, 148),
+    "sm_100": GpuMachine(100, 148, memory=8e12, half=2250e12, tf32=1125e12, single=75e12, int8=4500e12),
 }
 
 
@@ -72,6 +97,12 @@ class GpuMatmulSchedule:
             any dtype can, and which a few rows need.
         tf32: round float32 operands to TensorFloat-32, which is less exact.
         stages: loads in flight.
+        splits: parts of the terms that programs of their own sum; a second kernel adds them up.
+        streams: programs that share the blocks of terms of all tiles evenly (stream-K), whatever tiles they are of, and
+            a second kernel that adds up; 0 for none. Not together with ``splits``.
+        persistent: programs that take tiles in turns; 0 for a program for each tile.
+        tma: read blocks of matrices by tensor descriptors, where they are in order for it (sm_90 and later).
+        specialize: warps of their own for loads and for products, as Triton sees fit (sm_100).
     """
 
     block_m: int = 64
@@ -82,6 +113,11 @@ class GpuMatmulSchedule:
     tf32: bool = False
     warps: int = 4
     stages: int = 3
+    splits: int = 1
+    streams: int = 0
+    persistent: int = 0
+    tma: bool = False
+    specialize: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,14 +155,22 @@ GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentio
 
 
 def gpu_schedule_text(schedule: GpuSchedule) -> str:
-    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``."""
+    """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``.
+
+    What is off in most schedules is said only where it is on.
+    """
     kind = type(schedule).__name__.removeprefix("Gpu").removesuffix("Schedule").lower()
-    return f"gpu_{kind}({', '.join(f'{f.name}={getattr(schedule, f.name)}' for f in fields(schedule))})"
+    values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}
+    shown = (f"{n}={v}" for n, v in values.items() if v != _RARE.get(n))
+    return f"gpu_{kind}({', '.join(shown)})"
 
 
+_RARE: Mapping[str, int] = {"splits": 1, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
+FEW_ELEMENTS = 4096  # products that a program of few rows takes at a time
+MOST_SPLITS = 16
 
 
 def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
@@ -204,20 +248,97 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     assert stage.combine is not None
     terms = product(a.size for a in stage.combine.axes)
     rows, columns = _rows_of(stage), stage.axes[-1].size if stage.axes else 1
-    block_k = _clamped(terms, 16, 32)
-    if not dots(stage.dtype):
+    if not dots(stage.dtype) and not _is_bytes(stage):
         return GpuMatmulSchedule(8, 32, 16, dot=False, stages=1)
+    group = _least_group(program, stage)
     if isinstance(rows, int) and rows <= FEW_ROWS:
-        return GpuMatmulSchedule(1, _clamped(columns, 1, 32), _clamped(terms, 1, 256), dot=False, stages=1)
+        return _few_rows(rows, columns, terms, group, machine)
+    half = _is_half(stage)
+    block_k = min(_clamped(terms, 32 if _is_bytes(stage) else 16, 64 if half else 32), group)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
-    half = all(p.type.dtype.itemsize == 2 for p in program.inputs if p.type.dtype.is_floating_point)
-    return GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
+    made = GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
+    if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(terms, int):
+        return made
+    if half and -(-rows // 128) * -(-columns // 128) >= machine.processors:
+        return replace(made, block_m=128, block_n=128, warps=8)
+    while -(-rows // block_m) * -(-columns // block_n) < machine.processors and max(block_m, block_n) > 32:
+        block_m, block_n = (block_m, block_n // 2) if block_n >= block_m else (block_m // 2, block_n)
+    tiles, warps = -(-rows // block_m) * -(-columns // block_n), _matmul_warps(block_m * block_n, half)
+    splits = _splits(tiles, terms, 8 * block_k, machine)
+    return replace(made, block_m=block_m, block_n=block_n, warps=warps, splits=splits)
+
+
+def _is_half(stage: Stage) -> bool:
+    """Whether tensor cores multiply the operands in types of two bytes or one."""
+    assert isinstance(stage.value, Apply)
+    return all(_is_narrow(x) for x in stage.value.args)
+
+
+def _is_narrow(expr: Expr) -> bool:
+    """Whether an operand is of a type of two bytes or one, or whole numbers of few bits times a scale."""
+    if expr.dtype.itemsize <= 2:
+        return True
+    if isinstance(expr, Apply) and expr.op in ("cast", "mul", "sub"):
+        return _is_narrow(expr.args[0]) or (isinstance(expr.args[0], Apply) and expr.args[0].op == "where")
+    return False
+
+
+def _few_rows(rows: int, columns: Dim, terms: Dim, group: int, machine: GpuMachine) -> GpuMatmulSchedule:
+    """Sums one by one, each weight read once: narrow tiles of many terms, so that every processor has some."""
+    block_m, block_k = power_of_two(max(rows, 1)), min(_clamped(terms, 1, 512), group)
+    block_n = max(_clamped(columns, 1, 32) if block_k < 256 else 8, 1)
+    block_n = min(max(FEW_ELEMENTS // (block_m * block_k), 1), block_n, _clamped(columns, 1, 32))
+    if isinstance(columns, int):
+        while block_n > 1 and -(-columns // block_n) < 2 * machine.processors:
+            block_n //= 2
+    splits = 1
+    if isinstance(columns, int) and isinstance(terms, int):
+        splits = _splits(-(-columns // block_n), terms, block_k, machine)
+    warps = min(max(block_m * block_n * block_k // 512, 1), 4)
+    return GpuMatmulSchedule(block_m, block_n, block_k, dot=False, warps=warps, stages=1, splits=splits)
+
+
+def _splits(tiles: int, terms: int, least: int, machine: GpuMachine) -> int:
+    """Parts of the terms, each of ``least`` at the least, that give every processor something to do."""
+    splits = 1
+    while tiles * splits < machine.processors and splits < MOST_SPLITS and terms >= 2 * splits * least:
+        splits *= 2
+    return splits
+
+
+def _least_group(program: Program, stage: Stage) -> int:
+    """The largest power of two that divides the terms which share a factor, of a weight of few bits; else a large one.
+
+    At most so many terms at a time read the factor once.
+    """
+    groups = [_divisor(e, stage) for e in postorder([stage.value]) if isinstance(e, Load) and e.dtype == torch.float32]
+    found = min(filter(None, groups), default=1 << 20)
+    return max(found & -found, 16)
+
+
+def _divisor(load: Load, stage: Stage) -> int | None:
+    """g of an index floor(k / g) along the axis that is summed."""
+    assert stage.combine is not None
+    k = stage.combine.axes[0].symbol
+    for index in load.index:
+        if isinstance(index, sympy.floor):
+            above, below = as_fraction(index.args[0])
+            if above == k and below.is_Integer:
+                return int(below)
+    return None
 
 
 def _matmul_warps(elements: int, half: bool) -> int:
     """Warps that hold a tile in registers: those of FMAs need more than those of tensor cores."""
     warps = 4 if elements >= 2048 else 2
     return warps if half or elements < 4096 else 8
+
+
+def _is_bytes(stage: Stage) -> bool:
+    """Whether a sum is of products of int8, in int32, which ``tl.dot`` takes as well."""
+    assert isinstance(stage.value, Apply)
+    widened = [x.args[0] for x in stage.value.args if isinstance(x, Apply) and x.op == "cast"]
+    return stage.dtype == torch.int32 and [x.dtype for x in widened] == [torch.int8] * 2
 
 
 def dots(dtype: torch.dtype) -> bool:

@@ -1,11 +1,19 @@
-"""Schedules as plain data, for records of what was measured."""
+"""Schedules as plain data, for records of what was measured; those of processors and of GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .gpu import (
+    GpuAttentionSchedule,
+    GpuMapSchedule,
+    GpuMatmulSchedule,
+    GpuRecurrenceSchedule,
+    GpuRowsSchedule,
+    GpuSchedule,
+)
 from .schedule import (
     AttentionSchedule,
     MapSchedule,
@@ -15,16 +23,32 @@ from .schedule import (
     Schedule,
 )
 
+
+@dataclass(frozen=True)
+class LibrarySchedule:
+    """A kernel left to a library that PyTorch calls: ``name`` is which of ``runtime/gpu_tuner_library.py``."""
+
+    name: str = "linear"
+
+
+AnySchedule = Schedule | GpuSchedule | LibrarySchedule
+
 _KINDS: Mapping[str, type[Any]] = {
     "map": MapSchedule,
     "rows": RowsSchedule,
     "matmul": MatmulSchedule,
     "attention": AttentionSchedule,
     "recurrence": RecurrenceSchedule,
+    "gpu_map": GpuMapSchedule,
+    "gpu_rows": GpuRowsSchedule,
+    "gpu_matmul": GpuMatmulSchedule,
+    "gpu_attention": GpuAttentionSchedule,
+    "gpu_recurrence": GpuRecurrenceSchedule,
+    "library": LibrarySchedule,
 }
 
 
-def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
+def schedule_to_dict(schedule: AnySchedule) -> dict[str, Any]:
     """A schedule as data for JSON: its kind, and all that it chooses."""
     kind = next(name for name, made in _KINDS.items() if type(schedule) is made)
     return {"kind": kind, **asdict(schedule)}

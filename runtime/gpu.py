@@ -24,7 +24,8 @@ from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
-from ..rewrites.pipeline import run_pipeline
+from ..rewrites.pipeline import passes_for, run_pipeline
+from ..rewrites.quantization import Quantization, Quantized
 from .kernels import Kernels, in_place_of, legalise, region_of, strides_of_value
 
 
@@ -96,10 +97,14 @@ class GpuModel:
     derived: Mapping[str, Node]
 
 
-def gpu_model(capture: Capture, machine: GpuMachine) -> GpuModel:
-    """The kernels of a capture for a GPU. Nothing is compiled or run."""
-    context = Context(fuel=Fuel(), log=Log(), verify=False, search=None)
-    graph = run_pipeline(capture.graph, context)
+def gpu_model(capture: Capture, machine: GpuMachine, quantize: Quantization | None = None) -> GpuModel:
+    """The kernels of a capture for a GPU; with ``quantize``, linear layers are on weights of few bits.
+
+    Nothing is compiled or run.
+    """
+    quantized = None if quantize is None else Quantized(quantize)
+    context = Context(fuel=Fuel(), log=Log(), verify=False, search=None, quantized=quantized)
+    graph = run_pipeline(capture.graph, context, passes=passes_for(context))
     fused = fuse(graph, context.fuel, FusionReport(), context.log)
     table = GpuKernelTable(machine)
     legal = legalise(fused, table)

@@ -124,6 +124,7 @@ class Tuner:
         settings: how to tune.
         tell: is called after each step with all kernels and the one at work.
         worker: makes a worker process.
+        built_with: what records depend on beside a kernel's key; by default the versions of a processor's kernels.
     """
 
     def __init__(
@@ -134,10 +135,11 @@ class Tuner:
         settings: Settings | None = None,
         tell: Tell = lambda kernels, now: None,
         worker: Callable[[], Worker] | None = None,
+        built_with: str | None = None,
     ) -> None:
         self.kernels, self.target, self.records, self.tell = list(kernels), target, records, tell
         self.settings = settings or Settings()
-        self.versions = versions()
+        self.versions = built_with or versions()
         self.started = time.monotonic()
         made = worker or (lambda: Worker(target, self.settings.limit))
         self.workers = [made() for _ in range(max(self.settings.workers, 1))]

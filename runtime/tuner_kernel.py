@@ -119,7 +119,7 @@ class Prepared:
     def _by_region(self) -> Sample:
         """At the sizes of the call, with its integers."""
         region, sizes = self.task.region, self.task.known()
-        operands = _drawn(region, sizes, self.seed)
+        operands = drawn(region, sizes, self.seed)
         for at, values in self.task.integers.items():
             operands[at] = torch.tensor(values).reshape(operands[at].shape).to(operands[at].dtype)
         expected = [self._values(operands, sizes, widen) for widen in (True, False)]
@@ -137,7 +137,7 @@ class Prepared:
         sizes = small_sizes(region.symbols, lambda sizes: True, self.seed)
         if sizes is None or _points(self.program, sizes) > MOST_POINTS:
             return []
-        operands = _drawn(region, sizes, self.seed)
+        operands = drawn(region, sizes, self.seed)
         try:
             wide = run_program(self.step, operands, sizes, torch.float64)
         except IndexError:  # drawn integers that the program does not take: the other sample has the call's own
@@ -186,7 +186,7 @@ class Built:
             raise WrongResult("it reports an index out of range")
         if not all(memory.zones_are_whole()):
             raise WrongResult("it writes outside of a result")
-        faults = [next(filter(None, map(_difference, expected, memory.results)), "") for expected in sample.expected]
+        faults = [next(filter(None, map(difference_of, expected, memory.results)), "") for expected in sample.expected]
         if all(faults):
             raise WrongResult(faults[0])
 
@@ -268,14 +268,15 @@ class _Memory:
         return torch.tensor([x.data_ptr() for x in (*held, *self.results, *self.lent, self.error)])
 
 
-def _drawn(region: Graph, sizes: Sizes, seed: int) -> list[Tensor]:
+def drawn(region: Graph, sizes: Sizes, seed: int) -> list[Tensor]:
     """Operands; the weight of a recurrence is scaled so that its state does not saturate from step to step."""
     operands = draw_inputs(region, sizes, Style(), seed)
     weights = {through_views(node.inputs[1]) for node in region.nodes if node.has(Trait.RECURRENCE)}
     return [x * x.shape[-1] ** -0.5 if n in weights else x for n, x in zip(region.inputs, operands, strict=True)]
 
 
-def _difference(expected: Tensor, found: Tensor) -> str:
+def difference_of(expected: Tensor, found: Tensor) -> str:
+    """How a result differs from what it should be, at the tolerance of its dtype; empty where it does not."""
     if expected.dtype.is_complex:
         expected, found = torch.view_as_real(expected), torch.view_as_real(found)
     tolerance = TOLERANCE.get(found.dtype, 0.0)

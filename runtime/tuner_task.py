@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import sympy
 import torch
@@ -67,7 +67,7 @@ class Task:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Task:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The task that :meth:`to_dict` made data of."""
         return cls(
             name=data["name"],
@@ -140,7 +140,7 @@ def _task(step: KernelStep, calls: int, integers: Mapping[Node, Tensor], sizes: 
         layouts=tuple(map(tuple, layouts_of(step.node))),
         in_place=in_place_of(step.node),
         packed=frozenset(packed if packed <= weights else weights),
-        orders=tuple(map(_order, step.node.inputs)),
+        orders=tuple(map(order_of, step.node.inputs)),
         sizes={str(r.symbol): sizes[r.symbol] for r in region.symbols},
         integers={
             i: tuple(int(v) for v in integers[x].reshape(-1)) for i, x in enumerate(step.node.inputs) if x in integers
@@ -148,7 +148,8 @@ def _task(step: KernelStep, calls: int, integers: Mapping[Node, Tensor], sizes: 
     )
 
 
-def _order(value: Node) -> tuple[int, ...] | None:
+def order_of(value: Node) -> tuple[int, ...] | None:
+    """The order of a value's axes in memory, as its kernel stores it; None where it is row-major."""
     source = value.inputs[0] if value.is_a(ops.item) else value
     if not source.is_a(ops.fused):
         return None

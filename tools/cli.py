@@ -375,17 +375,33 @@ def opinfo(
 
 @app.command("compile-check")
 def compile_check(
-    model: ModelArgument,
-    target: Annotated[str, typer.Option(help="sm_80, sm_90 or sm_100; no GPU need be there.")] = "sm_90",
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="As for `smelt dump-ir`; or say --zoo.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="sm_80, sm_90 (the default) or sm_100, several times for several.")
+    ] = None,
+    numbers: Annotated[
+        list[str] | None,
+        typer.Option("--dtype", help="f32, bf16 or f16, and after a + int8, int4 or int8-dynamic: bf16+int4."),
+    ] = None,
+    zoo: Annotated[bool, typer.Option("--zoo", help="Every model of the zoo, a line for each.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="With --zoo, the tiny variants.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that compile.")] = 1,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the source of every kernel to this folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile a model's kernels for a GPU and show what they take of it; exit code 1 if any cannot be compiled."""
+    """Compile kernels for a GPU and show what they take of it; exit code 1 if any cannot be compiled."""
+    from .compile_check import ZOO_NUMBERS, How, compile_check_zoo
     from .compile_check import compile_check as run
 
-    if run(model, target, out, as_json):
+    if zoo == (model is not None):
+        raise typer.BadParameter("say either a model or --zoo")
+    if out is not None and (zoo or len(target or ()) > 1 or len(numbers or ()) > 1):
+        raise typer.BadParameter("--out takes one model, one target and one --dtype")
+    how = How(tuple(target or ("sm_90",)), tuple(numbers or (ZOO_NUMBERS if zoo else ("f32",))), jobs)
+    failed = compile_check_zoo(how, tiny, as_json) if model is None else run(model, how, out, as_json)
+    if failed:
         raise typer.Exit(1)
 
 

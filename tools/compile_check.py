@@ -1,8 +1,12 @@
-"""``smelt compile-check``: a model's kernels compiled for a GPU that need not be there. Nothing is run or measured."""
+"""``smelt compile-check``: kernels compiled for GPUs that need not be there. Nothing is run or measured."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,35 +14,104 @@ from typing import Any
 import typer
 
 from ..codegen.gpu import GPU_MACHINES, GpuMachine, gpu_schedule_text
+from ..codegen.triton.file import KernelFile
+from ..frontend.capture import Capture
 from ..frontend.export import capture
-from ..ir.errors import BackendError
+from ..ir.errors import BackendError, SmeltError
+from ..rewrites.quantization import Quantization
 from ..runtime.gpu import GpuKernel, GpuModel, gpu_model
-from .console import busy, emit_json, emit_text
+from .compile_check_text import summary_of, table_of, text_of
+from .console import busy, counted, emit_json, emit_text
 from .errors import OutputError
-from .models import load_model
+from .numbers import load_on, numbers_of
+from .zoo import ZOO
 
 INSTALL_TRITON = "pip install triton"
+ZOO_NUMBERS = ("f32", "bf16", "f16", "bf16+int8", "bf16+int4", "bf16+int8-dynamic")
+
+Data = dict[str, Any]
 
 
-def compile_check(spec: str, target: str, out: Path | None, as_json: bool) -> bool:
+@dataclass(frozen=True)
+class How:
+    """What is compiled: for which GPUs, on which numbers, and by how many processes."""
+
+    targets: tuple[str, ...] = ("sm_90",)
+    numbers: tuple[str, ...] = ("f32",)
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            if target not in GPU_MACHINES:
+                raise typer.BadParameter(f"there is no target {target}; there are {', '.join(GPU_MACHINES)}")
+        for text in self.numbers:
+            numbers_of(text)
+
+
+def compile_check(spec: str, how: How, out: Path | None, as_json: bool) -> bool:
     """Compile every kernel of a model; returns whether any could not be.
 
     Raises:
         SmeltError: the model cannot be loaded or captured, or Triton is missing.
     """
-    if target not in GPU_MACHINES:
-        raise typer.BadParameter(f"there is no target {target}; there are {', '.join(GPU_MACHINES)}")
+    require_triton()
+    with busy(f"compiling {spec} for {', '.join(how.targets)}"), Compiler(how.jobs) as compiler:
+        found = list(_reports(spec, how, compiler, out))
+    if as_json:
+        emit_json(found[0] if len(found) == 1 else found)
+    else:
+        emit_text("\n\n".join(map(text_of, found)))
+    return any(k["error"] for data in found for k in data["kernels"])
+
+
+def compile_check_zoo(how: How, tiny: bool, as_json: bool) -> bool:
+    """Compile every kernel of every model of the zoo, and show a line for each; returns whether any could not be.
+
+    Raises:
+        SmeltError: a package is missing.
+    """
+    require_triton()
+    rows: list[Data] = []
+    with counted("compiling the zoo", len(ZOO)) as update, Compiler(how.jobs) as compiler:
+        for done, name in enumerate(ZOO, 1):
+            spec = f"zoo:{name}{':tiny' if tiny else ''}"
+            rows += map(summary_of, _reports(spec, how, compiler, None))
+            update(done)
+    # imported here: it needs Triton
+    from ..codegen.triton.cubin import versions
+
+    emit_json({"versions": versions(), "rows": rows}) if as_json else emit_text(table_of(rows))
+    return any(row["failed"] for row in rows)
+
+
+def require_triton() -> None:
+    """Raise BackendError, with the command that installs it, where Triton is absent."""
     if find_spec("triton") is None:
         raise BackendError(f"compile-check needs the package triton, which is not installed; run: {INSTALL_TRITON}")
-    machine, model = GPU_MACHINES[target], load_model(spec)
-    with busy(f"compiling {model.name} for {target}"):
-        found = gpu_model(capture(model.model, model.args, model.kwargs), machine)
-        if out is not None:
-            write(found, out)
-        kernels = [checked(kernel, calls, machine) for kernel, calls in found.kernels]
-    data = {"name": model.name, "target": target, "kernels": kernels, "torch": [list(t) for t in found.torch]}
-    emit_json(data) if as_json else emit_text(text_of(data))
-    return any(k["error"] for k in kernels)
+
+
+def _reports(spec: str, how: How, compiler: Compiler, out: Path | None) -> Iterator[Data]:
+    """What was found of a model, for each kind of numbers and each target."""
+    for numbers in how.numbers:
+        dtype, quantize = numbers_of(numbers)
+        model = load_on(spec, dtype)
+        captured = capture(model.model, model.args, model.kwargs)
+        for target in how.targets:
+            kernels = _compiled(captured, GPU_MACHINES[target], quantize, compiler, out)
+            yield {"name": model.name, "target": target, "numbers": numbers, **kernels}
+
+
+def _compiled(
+    captured: Capture, machine: GpuMachine, quantize: Quantization | None, compiler: Compiler, out: Path | None
+) -> Data:
+    found = gpu_model(captured, machine, quantize)
+    if out is not None:
+        write(found, out)
+    answers = compiler.compile([kernel.file for kernel, _ in found.kernels], machine)
+    kernels = [
+        described(kernel, calls) | answer for (kernel, calls), answer in zip(found.kernels, answers, strict=True)
+    ]
+    return {"kernels": kernels, "torch": [list(t) for t in found.torch]}
 
 
 def write(found: GpuModel, out: Path) -> None:
@@ -51,12 +124,9 @@ def write(found: GpuModel, out: Path) -> None:
         (out / f"{kernel.name}.py").write_text(kernel.file.text, encoding="utf-8")
 
 
-def checked(kernel: GpuKernel, calls: int, machine: GpuMachine) -> dict[str, Any]:
-    """A kernel as data: what each of its functions takes, or the error of the first that cannot be compiled."""
-    # imported here: it needs Triton
-    from ..codegen.triton.cubin import compile_file
-
-    about: dict[str, Any] = {
+def described(kernel: GpuKernel, calls: int) -> Data:
+    """A kernel as data, before it is compiled."""
+    return {
         "name": kernel.name,
         "operators": list(kernel.operators),
         "skeleton": kernel.program.skeleton.value,
@@ -64,31 +134,39 @@ def checked(kernel: GpuKernel, calls: int, machine: GpuMachine) -> dict[str, Any
         "calls": calls,
         "index_bits": kernel.file.bits,
     }
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
+class Compiler:
+    """Compiles kernels, in so many processes of their own; in this one for one."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs, self._stack = jobs, ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Compiler:
+        if self._jobs > 1:
+            pool = ProcessPoolExecutor(self._jobs, multiprocessing.get_context("spawn"))
+            self._pool = self._stack.enter_context(pool)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def compile(self, files: Sequence[KernelFile], machine: GpuMachine) -> list[Data]:
+        """What each kernel takes of the GPU, or why it cannot be compiled."""
+        machines = [machine] * len(files)
+        return list((map if self._pool is None else self._pool.map)(compiled, files, machines))
+
+
+def compiled(file: KernelFile, machine: GpuMachine) -> Data:
+    """What each function of a kernel takes of a GPU, or the error of the first that cannot be compiled."""
+    # imported here: it needs Triton
+    from ..codegen.triton import cubin
+
     try:
-        functions = [asdict(r) for r in compile_file(kernel.file, machine)]
-    except BackendError as error:
-        return about | {"functions": [], "error": str(error)}
-    return about | {"functions": functions, "error": None}
-
-
-_HEAD = f"{'calls':>5} {'regs':>5} {'spills':>6} {'shared':>7} {'warps':>5} {'occup.':>6} {'bits':>4}  function"
-
-
-def text_of(data: dict[str, Any]) -> str:
-    """The findings as a table, a line for each function."""
-    kernels = data["kernels"]
-    functions = [f for k in kernels for f in k["functions"]]
-    lines = [f"{data['name']} for {data['target']}: {len(kernels)} kernels; nothing was run or measured", "", _HEAD]
-    for k in kernels:
-        for f in k["functions"]:
-            numbers = f"{k['calls']:>5} {f['registers']:>5} {f['spills']:>6} {f['shared_bytes']:>7} {f['warps']:>5}"
-            lines.append(f"{numbers} {f['occupancy']:>6.0%} {k['index_bits']:>4}  {f['function']}")
-        if k["error"]:
-            lines += [f"{k['calls']:>5} FAILED {k['name']}", *(f"      {line}" for line in k["error"].splitlines())]
-    spilling = sum(f["spills"] > 0 for f in functions)
-    lines += [
-        "",
-        f"{len(functions)} functions, {spilling} with spills, {sum(bool(k['error']) for k in kernels)} failed",
-    ]
-    lines += [f"PyTorch runs {op}: {why}" for op, why in data["torch"]]
-    return "\n".join(lines)
+        return {"functions": [asdict(r) for r in cubin.compile_file(file, machine)], "error": None}
+    except SmeltError as error:
+        return {"functions": [], "error": str(error)}

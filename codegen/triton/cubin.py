@@ -26,29 +26,41 @@ class Resources:
     Attributes:
         function: its name.
         registers: of a thread.
-        spills: bytes of a thread that lie in memory: registers that do not fit, and arrays (libdevice's sine has one).
+        spills: bytes of a thread's registers that do not fit and lie in memory.
+        stack: bytes of a thread's memory: spilled registers, and arrays (libdevice's sine has one).
         shared_bytes: of shared memory of a program.
         warps: of a program.
         occupancy: the share of a processor's threads that can be there at a time, by all of these.
         bytes: of machine code, with what describes it.
+        bits: of its index arithmetic.
     """
 
     function: str
     registers: int
     spills: int
+    stack: int
     shared_bytes: int
     warps: int
     occupancy: float
     bytes: int
+    bits: int
+
+
+def versions() -> dict[str, str]:
+    """The versions that machine code depends on."""
+    import triton
+
+    return {"triton": triton.__version__, "torch": torch.__version__}
 
 
 def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
-    """Compile every function of a kernel.
+    """Compile every function of a kernel; both of each where sizes decide how many bits offsets need.
 
     Raises:
         BackendError: Triton is interpreting in this process, or refuses a function.
     """
-    return [compile_function(kernel, launch, machine) for launch in kernel.launches]
+    files = [kernel] if kernel.narrow is None else [kernel.narrow, kernel]
+    return [compile_function(file, launch, machine) for file in files for launch in file.launches]
 
 
 def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> Resources:
@@ -72,12 +84,13 @@ def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) ->
     except Exception as error:  # whatever Triton, LLVM or the assembler raises
         raise BackendError(f"Triton cannot compile {launch.function}: {error}") from error
     code = compiled.asm["cubin"]
-    registers, spills = _used(code)
+    registers, stack = _used(code)
+    spills = _spilled(compiled.asm["ptx"]) if stack else 0
     shared = int(compiled.metadata.shared)
     if shared > machine.block_shared_bytes:
         raise BackendError(f"{launch.function} needs {shared} bytes of shared memory of {machine.block_shared_bytes}")
     occupancy = occupancy_of(registers, shared, launch.warps, machine)
-    return Resources(launch.function, registers, spills, shared, launch.warps, occupancy, len(code))
+    return Resources(launch.function, registers, spills, stack, shared, launch.warps, occupancy, len(code), kernel.bits)
 
 
 def signature_of(kernel: KernelFile, launch: Launch) -> dict[str, str]:
@@ -99,8 +112,26 @@ def occupancy_of(registers: int, shared: int, warps: int, machine: GpuMachine) -
     return min(blocks * warps * 32 / machine.threads, 1.0)
 
 
+def _spilled(ptx: str) -> int:
+    """The bytes of a thread's registers that the assembler stores to memory; arrays are not among them."""
+    import re
+    import subprocess
+    import tempfile
+
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    target = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
+    assert target is not None
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [get_ptxas(int(target[2])).path, "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", text))
+
+
 def _used(code: bytes) -> tuple[int, int]:
-    """The registers and the spilled bytes of a thread, from the machine code."""
+    """The registers of a thread, and its bytes in memory, from the machine code."""
     import subprocess
     import tempfile
 

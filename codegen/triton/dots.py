@@ -18,3 +18,8 @@ def dot(a: str, b: str, acc: str, dtype: torch.dtype, tf32: bool) -> str:
     if dtype.itemsize == 2:
         return f"lib.dot({a}, {b}, {acc})"
     return f'tl.dot({a}, {b}, {acc}, input_precision="{"tf32" if tf32 else "ieee"}")'
+
+
+def int_dot(a: str, b: str, acc: str) -> str:
+    """``a @ b + acc`` of int8 in int32."""
+    return f"tl.dot({a}, {b}, {acc}, out_dtype=tl.int32)"

@@ -30,6 +30,7 @@ from ..program import (
     operands,
     postorder,
 )
+from .few_bits import Nibble, nibble
 from .functions import functions_for, takes_literals
 from .indexing import atom, is_number, offset
 from .scope import NONE, Dims, Scope, Value
@@ -52,8 +53,8 @@ def value_of(expr: Expr, scope: Scope) -> Value:
 
 def values_of(exprs: Sequence[Expr], scope: Scope) -> list[Value]:
     """:func:`value_of` of several expressions."""
-    order = list(postorder(exprs, lambda e: is_guard(e) or e in scope.known))
-    uses = Counter([*exprs, *(x for e in order if not is_guard(e) for x in operands(e))])
+    order = list(postorder(exprs, lambda e: is_guard(e) or e in scope.known or nibble(e) is not None))
+    uses = Counter([*exprs, *(x for e in order if not is_guard(e) and nibble(e) is None for x in operands(e))])
     texts: dict[Expr, Value] = {}
     for expr in order:
         value = scope.known.get(expr)
@@ -93,7 +94,14 @@ def _value(expr: Expr, texts: Mapping[Expr, Value], scope: Scope) -> Value:
         case Guard():
             return _guard(expr, scope)
         case Apply():
-            return _apply(expr, [texts[a] for a in expr.args])
+            bits = nibble(expr)
+            return _apply(expr, [texts[a] for a in expr.args]) if bits is None else _four_bits(bits, scope)
+
+
+def _four_bits(bits: Nibble, scope: Scope) -> Value:
+    """Four bits of a word: shifted down, others cleared."""
+    word, place = value_of(bits.word, scope), atom(bits.place, scope)
+    return Value(f"(({word.typed} >> ({place.text} * 4).to(tl.int32)) & 15)", word.dims | place.dims)
 
 
 def _number(expr: IndexValue, scope: Scope) -> Value:

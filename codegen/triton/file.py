@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sympy
 
-from ...ir.types import Dim, SymbolRange
+from ...ir.types import Dim, SymbolRange, concrete
 from ..program import Checked, Expr, Load, Param, Program, postorder
 from ..text import print_program
 from .expression import ERROR
 from .scope import Scope, root_scope
 from .source import Source, size_name
-from .width import fits, index_bits
+from .width import NARROW_LIMIT, SPARE, fits, index_bits
 
 HEADER = """\
 import triton
@@ -55,6 +55,8 @@ class KernelFile:
         params: the tensors of its program.
         scratch: memory that it is lent while it runs.
         bits: of its index arithmetic.
+        narrow: the same with 32 bits, for sizes at which they suffice; None where ``bits`` is 32, or sizes are numbers.
+        bounds: what must fit 32 bits for that one.
     """
 
     name: str
@@ -63,25 +65,43 @@ class KernelFile:
     params: tuple[Param, ...]
     scratch: tuple[Param, ...]
     bits: int
+    narrow: KernelFile | None = None
+    bounds: tuple[sympy.Expr, ...] = ()
+    _chosen: dict[tuple[tuple[str, int], ...], KernelFile] = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, sizes: Mapping[sympy.Symbol, int]) -> KernelFile:
+        """The file whose functions are launched at some sizes: this one, or the one with offsets of 32 bits.
+
+        Decided once for each sizes, from them alone.
+        """
+        if self.narrow is None:
+            return self
+        key = tuple(sorted((str(s), n) for s, n in sizes.items()))
+        if key not in self._chosen:
+            most = max((concrete(bound, sizes) for bound in self.bounds), default=0)
+            self._chosen[key] = self.narrow if most + SPARE <= NARROW_LIMIT else self
+        return self._chosen[key]
 
 
 @dataclass
 class FileWriter:
-    """A file being written."""
+    """A file being written; ``bits`` of 0 are those that its offsets need."""
 
     name: str
     program: Program
     ranges: tuple[SymbolRange, ...]
+    bits: int = 0
     scratch: list[Param] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
     _functions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.bits = index_bits(self.program, self.ranges)
+        self._is_given = bool(self.bits)
+        self.bits = self.bits or index_bits(self.program, self.ranges)
 
     def lend(self, param: Param) -> Param:
         """Ask for memory while the kernel runs. To be called before any function is written."""
-        if not fits(param.type.shape, self.ranges):
+        if not self._is_given and not fits(param.type.shape, self.ranges):
             self.bits = 64
         self.scratch.append(param)
         return param

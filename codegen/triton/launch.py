@@ -46,6 +46,7 @@ def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.
             the kernel sets where an index is out of range.
         sizes: the value of each size symbol.
     """
+    kernel = kernel.at(sizes)
     module = load(kernel.text)
     for launch in kernel.launches:
         programs = concrete(launch.programs, sizes)

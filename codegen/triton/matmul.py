@@ -1,28 +1,41 @@
-"""The matmul skeleton: a tile of the product in each program, in an order that keeps operands in cache.
+"""The matmul skeleton: which program computes which tiles, in an order that keeps operands in cache.
 
 A left operand that needs whole rows (a norm) is computed by a function of its own first; one that is computed element
-by element is computed where it is read.
+by element is computed where it is read. Where there are too few tiles to fill the GPU, several programs sum parts of
+one, each to memory of its own, and a second function adds them up in one order: there are no atomics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from ...ir.types import Dim, canonical_dim, product
+from ...ir.types import Dim, TensorType, canonical_dim, contiguous_strides
 from ..contraction import Contraction, contraction
 from ..gpu import GpuMatmulSchedule, rows_schedule
-from ..program import Expr, Load, Program, dot_stage, program_roots
-from ..prologue import HELD, HELD_ROW, Phases, phases
+from ..program import (
+    Apply,
+    Expr,
+    Load,
+    Param,
+    Program,
+    Role,
+    dot_stage,
+    program_roots,
+    stage_roots,
+    store_roots,
+)
+from ..prologue import HELD, Phases, phases
 from ..rewrite import map_expressions, with_operands
-from .dots import dot, dot_dtype
-from .expression import element, hoist, value_of
-from .file import FileWriter, ceil_div, program_id
-from .indexing import decode, dim_text
-from .map import emit_stores
+from .few_bits import widened_half
+from .file import FileWriter, ceil_div
+from .indexing import dim_text
+from .product import Product
 from .rows import emit_row_function
-from .scope import Scope, Value, lanes
-from .storage import compute_type, storage_type
+from .scope import Scope
+from .storage import compute_dtype
+from .tiles import DotTile, SumTile
+
+PARTS = "parts"  # the scratch memory: sums of tiles over parts of the terms
 
 
 def emit_matmul(file: FileWriter, schedule: GpuMatmulSchedule) -> None:
@@ -33,11 +46,21 @@ def emit_matmul(file: FileWriter, schedule: GpuMatmulSchedule) -> None:
     elif _is_elementwise(computed):
         emit_product(file, "", _inlined(computed), schedule)
     else:
+        computed = _narrowed(computed)
         if computed.held is not None:
             file.lend(computed.held)
         axes = (computed.axes, (computed.terms,))
+        parts = _parts(file, contraction(computed.product, dot_stage(computed.product)), schedule)
         emit_row_function(file, "rows", computed.rows, rows_schedule(computed.rows, *axes), axes)
-        emit_product(file, "product", computed.product, schedule, computed)
+        emit_product(file, "product", computed.product, schedule, computed, parts)
+
+
+def product_of(program: Program) -> Program:
+    """A matmul program as its tiles see it: rows that are computed first are read from memory."""
+    computed = phases(program)
+    if computed is None:
+        return program
+    return _inlined(computed) if _is_elementwise(computed) else _narrowed(computed).product
 
 
 def _is_elementwise(computed: Phases) -> bool:
@@ -56,170 +79,185 @@ def _inlined(computed: Phases) -> Program:
     return replace(program, params=tuple(p for p in program.params if p.name != HELD))
 
 
+def _narrowed(computed: Phases) -> Phases:
+    """The phases with rows held in the half type that they are widened from."""
+    store = next((s for s in computed.rows.stores if s.param == HELD), None)
+    value = widened_half(store.value) if store is not None else None
+    if computed.held is None or store is None or value is None:
+        return computed
+    held = replace(computed.held, type=TensorType(computed.held.type.shape, value.dtype))
+
+    def change(expr: Expr, args: tuple[Expr, ...]) -> Expr:
+        if isinstance(expr, Load) and expr.param == HELD:
+            return Apply("cast", (Load(HELD, expr.index, held.type.dtype),), expr.dtype)
+        return with_operands(expr, args)
+
+    stores = tuple(replace(s, value=value) if s is store else s for s in computed.rows.stores)
+    rows, product = (
+        replace(program, params=tuple(held if p.name == HELD else p for p in program.params))
+        for program in (computed.rows, computed.product)
+    )
+    return replace(computed, rows=replace(rows, stores=stores), product=map_expressions(product, change), held=held)
+
+
+# --- who computes which tiles -----------------------------------------------------------------------------------------
+
+
 def emit_product(
-    file: FileWriter, suffix: str, program: Program, schedule: GpuMatmulSchedule, computed: Phases | None = None
+    file: FileWriter,
+    suffix: str,
+    program: Program,
+    schedule: GpuMatmulSchedule,
+    computed: Phases | None = None,
+    parts: Param | None = None,
 ) -> None:
-    """Write a function that multiplies and stores."""
-    c, s = contraction(program, dot_stage(program)), schedule
-    tiles_m, tiles_n = ceil_div(product(a.size for a in c.rows), s.block_m), ceil_div(_columns(c), s.block_n)
-    programs = canonical_dim(product(a.size for a in c.batch) * tiles_m * tiles_n)
+    """Write the functions that multiply and store."""
+    c = contraction(program, dot_stage(program))
+    parts = parts or _parts(file, c, schedule)
+    if parts is None:
+        _emit_whole(file, suffix, program, c, schedule, computed)
+        return
+    lent = replace(program, params=(*program.params, parts))
+    roots = [x for s in program.stages for x in stage_roots(s)]
+    programs = schedule.streams or canonical_dim(_tiles(c, schedule) * schedule.splits)
+    with file.function("parts", lent, roots, [PARTS], programs, warps=schedule.warps, stages=schedule.stages) as scope:
+        (_emit_streams if schedule.streams else _emit_splits)(_made(c, schedule, computed, scope), scope)
+    roots, written = [x for s in program.stores for x in store_roots(s)], [s.param for s in program.stores]
+    with file.function("whole", lent, roots, [PARTS, *written], _tiles(c, schedule), warps=schedule.warps) as scope:
+        _put_together(_made(c, schedule, computed, scope), scope)
+
+
+def _made(c: Contraction, schedule: GpuMatmulSchedule, computed: Phases | None, scope: Scope) -> Product:
+    return (DotTile if schedule.dot else SumTile)(c, schedule, computed, scope)
+
+
+def _emit_whole(
+    file: FileWriter,
+    suffix: str,
+    program: Program,
+    c: Contraction,
+    schedule: GpuMatmulSchedule,
+    computed: Phases | None,
+) -> None:
+    """The function in which a program sums whole tiles: one, or with ``persistent`` some, one after another."""
+    s, tiles = schedule, _tiles(c, schedule)
+    programs: Dim = s.persistent if s.persistent else tiles
     written, roots = [x.param for x in program.stores], program_roots(program)
     with file.function(suffix, program, roots, written, programs, warps=s.warps, stages=s.stages) as scope:
-        (_Dot if s.dot else _Sum)(c, s, tiles_m, tiles_n, computed, scope).emit()
+        product = _made(c, s, computed, scope)
+        number = scope.src.let("program", "tl.program_id(0)")
+        terms = dim_text(product.terms, scope)
+        if not s.persistent:
+            product.take(number, scope)
+            product.store(product.sums("0", terms))
+            return
+        tile = scope.src.fresh("number")
+        with scope.src.block(
+            f"for {tile} in range({number}, {_narrow(dim_text(tiles, scope), scope)}, {s.persistent})"
+        ):
+            product.take(tile, scope.inner())
+            product.store(product.sums("0", terms))
 
 
-def _columns(c: Contraction) -> Dim:
-    return product(a.size for a in c.columns)
+def _narrow(number: str, scope: Scope) -> str:
+    """A number that is known to fit 32 bits, as tiles are counted in."""
+    return f"({number}).to(tl.int32)" if scope.bits == 64 and not number.isdigit() else number
 
 
-class _Product:
-    """What both ways share: which tile a program computes."""
-
-    def __init__(
-        self,
-        c: Contraction,
-        schedule: GpuMatmulSchedule,
-        tiles_m: Dim,
-        tiles_n: Dim,
-        computed: Phases | None,
-        scope: Scope,
-    ) -> None:
-        self.c, self.schedule, self.src, self.computed = c, schedule, scope.src, computed
-        self.tiles_m, self.tiles_n = tiles_m, tiles_n
-        self.rows, self.columns = product(a.size for a in c.rows), _columns(c)
-        self.terms = product(a.size for a in c.reduced)
-        constants = (("BLOCK_M", schedule.block_m), ("BLOCK_N", schedule.block_n), ("BLOCK_K", schedule.block_k))
-        self.m, self.n, self.k = (self.src.constant(*c) for c in constants)
-        self.outer = self._tile(scope)
-
-    def _tile(self, scope: Scope) -> Scope:
-        """The tile of this program: ``tile_m`` and ``tile_n``; the batch in the scope."""
-        src, s = self.src, self.schedule
-        program = src.let("program", program_id(scope))
-        high, wide = dim_text(self.tiles_m, scope), dim_text(self.tiles_n, scope)
-        if self.c.batch:
-            tiles = dim_text(self.tiles_m * self.tiles_n, scope)
-            batch = src.let("batch", f"{program} // {tiles}")
-            program = src.let("tile", f"{program} % {tiles}")
-            scope = scope.at(decode(Value(batch), self.c.batch, scope))
-        if self.tiles_m == 1 or self.tiles_n == 1:
-            self.tile_m, self.tile_n = (program, "0") if self.tiles_n == 1 else ("0", program)
-            return scope
-        group = src.constant("GROUP", s.group)
-        many = src.let("many", f"{group} * {wide}")
-        first = src.let("first", f"{program} // {many} * {group}")
-        height = src.let("height", f"tl.minimum({high} - {first}, {group})")
-        self.tile_m = src.let("tile_m", f"{first} + {program} % {many} % {height}")
-        self.tile_n = src.let("tile_n", f"{program} % {many} // {height}")
-        return scope
-
-    def line(
-        self, name: str, start: str, block: str, rank: int, dim: int, size: Dim, scope: Scope
-    ) -> tuple[Value, str]:
-        """A row of indices along one dim of a block, and the name of its mask or an empty text."""
-        row = f"tl.arange(0, {block}){lanes(rank, dim)}"
-        if scope.bits == 64:
-            row = f"tl.arange(0, {block}).to(tl.int64){lanes(rank, dim)}"
-        text = row if start == "0" else f"{start} + {row}"
-        at = self.src.let(name, text)
-        extent = {self.m: self.schedule.block_m, self.n: self.schedule.block_n, self.k: self.schedule.block_k}[block]
-        exact = isinstance(size, int) and size % extent == 0 and size > 0
-        mask = "" if exact else self.src.let(f"in_{name}", f"{at} < {dim_text(size, scope)}")
-        return Value(at, frozenset({dim})), mask
-
-    def row_axes(self, m: Value, scope: Scope) -> Scope:
-        """The scope with the axes of the rows, and the row that the kernel holds."""
-        scope = scope.at(decode(m, self.c.rows, scope))
-        if self.computed is None:
-            return scope
-        flat: Dim = 0
-        for axis in self.computed.axes:
-            flat = flat * axis.size + axis.symbol
-        text = dim_text(canonical_dim(flat), scope)
-        dims = frozenset[int]().union(*(scope.axes[a.symbol].dims for a in self.computed.axes))
-        return scope.at({HELD_ROW: Value(text, dims)})
-
-    def starts(self) -> tuple[str, str]:
-        """The first row and the first column of the tile."""
-        return (
-            "0" if self.tile_m == "0" else f"{self.tile_m} * {self.m}",
-            "0" if self.tile_n == "0" else f"{self.tile_n} * {self.n}",
-        )
-
-    def store(self, result: Value, scope: Scope) -> None:
-        """Store what follows the product; ``scope`` is that of the tile."""
-        emit_stores(scope.program.stores, scope.knowing({self.c.stage.name: result}))
-
-    def operand(self, expr: Expr, inside: str, scope: Scope) -> Value:
-        """A block of an operand, 0 where there are no terms."""
-        value = value_of(expr, scope)
-        return value if not inside else Value(f"tl.where({inside}, {value.typed}, 0)", value.dims)
+def _tiles(c: Contraction, s: GpuMatmulSchedule) -> Dim:
+    sizes: list[Dim] = [1, 1, 1]
+    for at, axes in enumerate((c.batch, c.rows, c.columns)):
+        for axis in axes:
+            sizes[at] = sizes[at] * axis.size
+    return canonical_dim(sizes[0] * ceil_div(sizes[1], s.block_m) * ceil_div(sizes[2], s.block_n))
 
 
-class _Dot(_Product):
-    """Tiles multiplied by ``tl.dot``."""
-
-    def emit(self) -> None:
-        src, scope, c = self.src, self.outer, self.c
-        m_start, n_start = self.starts()
-        m, in_m = self.line("m", m_start, self.m, 2, 0, self.rows, scope)
-        n, in_n = self.line("n", n_start, self.n, 2, 1, self.columns, scope)
-        tile = scope.block((self.m, self.n), (in_m or None, in_n or None))
-        tile = self.row_axes(m, tile)
-        tile = tile.at(decode(n, c.columns, tile))
-        left = replace(tile.block((self.m, self.k), (in_m or None, None)), fill=True)
-        right = replace(tile.block((self.k, self.n), (None, in_n or None)), fill=True)
-        hoist([c.left], c.reduced, left)
-        hoist([c.right], c.reduced, right)
-        acc = src.let("acc", f"tl.zeros(({self.m}, {self.n}), tl.float32)")
-        start = src.fresh("start")
-        with src.block(f"for {start} in range(0, {dim_text(self.terms, scope)}, {self.k})"):
-            k, in_k = self.line("k", start, self.k, 2, 1, self.terms, scope)
-            left = replace(left.inner(), masks=(in_m or None, in_k or None))
-            a = self._block("a", c.left, in_k, left.at(decode(k, c.reduced, left)))
-            k, in_k = self.line("k", start, self.k, 2, 0, self.terms, scope)
-            right = replace(right.inner(), masks=(in_k or None, in_n or None))
-            b = self._block("b", c.right, in_k, right.at(decode(k, c.reduced, right)))
-            src.line(f"{acc} = {dot(a, b, acc, dot_dtype(c.left, c.right), self.schedule.tf32)}")
-        self.store(Value(acc, frozenset({0, 1})), tile)
-
-    def _block(self, name: str, expr: Expr, inside: str, scope: Scope) -> str:
-        """An operand of ``tl.dot``, in its dtype; half types as they are stored where nothing is computed."""
-        dtype = dot_dtype(self.c.left, self.c.right)
-        if isinstance(expr, Load) and scope.program.param(expr.param).type.dtype == dtype:
-            value = element(expr, scope)
-            if value.dims == scope.everywhere:  # masked along the terms by itself
-                return self.src.let(name, value.text)
-        value = scope.widened(self.operand(expr, inside, scope), scope.everywhere)
-        narrow = "" if dtype.itemsize > 2 else f".to({storage_type(dtype)})"
-        return self.src.let(name, f"{value.typed}{narrow}")
+# --- tiles in parts ---------------------------------------------------------------------------------------------------
 
 
-class _Sum(_Product):
-    """Products summed one by one: a block of [rows, columns, terms]."""
+def _parts(file: FileWriter, c: Contraction, s: GpuMatmulSchedule) -> Param | None:
+    """The memory for sums over parts of the terms, asked for; None where programs sum whole tiles.
 
-    def emit(self) -> None:
-        src, scope, c = self.src, self.outer, self.c
-        m_start, n_start = self.starts()
-        m, in_m = self.line("m", m_start, self.m, 3, 0, self.rows, scope)
-        n, in_n = self.line("n", n_start, self.n, 3, 1, self.columns, scope)
-        cube = scope.block((self.m, self.n, self.k), (in_m or None, in_n or None, None))
-        cube = self.row_axes(m, cube)
-        cube = cube.at(decode(n, c.columns, cube))
-        hoist([c.left, c.right], c.reduced, cube)
-        acc = src.let("acc", f"tl.zeros(({self.m}, {self.n}, {self.k}), {compute_type(c.stage.dtype)})")
-        start = src.fresh("start")
-        with src.block(f"for {start} in range(0, {dim_text(self.terms, scope)}, {self.k})"):
-            k, in_k = self.line("k", start, self.k, 3, 2, self.terms, scope)
-            here = replace(cube.inner(), masks=(in_m or None, in_n or None, in_k or None))
-            here = here.at(decode(k, c.reduced, here))
-            a, b = self._operands((c.left, c.right), in_k, here)
-            src.line(f"{acc} = {acc} + {a} * {b}")
-        total = src.let("total", f"tl.sum({acc}, axis=2).to({compute_type(c.stage.dtype)})")
-        m, in_m = self.line("m", m_start, self.m, 2, 0, self.rows, scope)
-        n, in_n = self.line("n", n_start, self.n, 2, 1, self.columns, scope)
-        tile = self.row_axes(m, scope.block((self.m, self.n), (in_m or None, in_n or None)))
-        self.store(Value(total, frozenset({0, 1})), tile.at(decode(n, c.columns, tile)))
+    A part lies at the number of its tile times the parts of one, or, of streams, at the number of the program and that
+    of the tile together: both grow by one from part to part.
+    """
+    if s.splits == 1 and not s.streams:
+        return None
+    tiles = _tiles(c, s)
+    count = canonical_dim(tiles + s.streams if s.streams else tiles * s.splits)
+    shape = (count, s.block_m, s.block_n)
+    type_ = TensorType(shape, compute_dtype(c.stage.dtype))
+    return file.lend(Param(PARTS, type_, contiguous_strides(shape), Role.OUT))
 
-    def _operands(self, exprs: Sequence[Expr], inside: str, scope: Scope) -> list[str]:
-        return [self.src.let(n, self.operand(e, inside, scope).typed) for n, e in zip("ab", exprs, strict=True)]
+
+def _at_part(product: Product, part: str) -> str:
+    """The addresses of the sums of a part."""
+    m, n = product.m, product.n
+    inside = f"tl.arange(0, {m})[:, None] * {n} + tl.arange(0, {n})[None, :]"
+    part = f"({part}).to(tl.int64)" if product.outer.bits == 64 else f"({part})"
+    return f"{PARTS} + {part} * ({m} * {n}) + ({inside})"
+
+
+def _blocks(product: Product, scope: Scope) -> str:
+    """How many blocks of terms there are, at least one."""
+    count = ceil_div(product.terms, product.schedule.block_k)
+    text = dim_text(count, scope)
+    return text if isinstance(count, int) and count else f"tl.maximum({text}, 1)"
+
+
+def _emit_splits(product: Product, scope: Scope) -> None:
+    """Each program sums one of ``splits`` parts of a tile."""
+    src, s = scope.src, product.schedule
+    number = src.let("program", "tl.program_id(0)")
+    part, tile = src.let("part", f"{number} % {s.splits}"), src.let("number", f"{number} // {s.splits}")
+    size = src.let("size", f"({_blocks(product, scope)} + {s.splits - 1}) // {s.splits} * {product.k}")
+    low = src.let("low", f"{part} * {size}")
+    high = src.let("high", f"tl.minimum({low} + {size}, {dim_text(product.terms, scope)})")
+    product.take(tile, scope)
+    src.line(f"tl.store({_at_part(product, number)}, {product.sums(low, high)})")
+
+
+def _emit_streams(product: Product, scope: Scope) -> None:
+    """Each of ``streams`` programs sums as many blocks of terms as the others, of whatever tiles these are of."""
+    src = scope.src
+    number = src.let("program", "tl.program_id(0)")
+    blocks, share = _shares(product, scope)
+    wide = f"{number}.to(tl.int64)" if scope.bits == 64 else number
+    first = src.let("first_block", f"{wide} * {share}")
+    last = src.let("last_block", f"tl.minimum({first} + {share}, {dim_text(product.tiles, scope)} * {blocks})")
+    tile = src.fresh("number")
+    low, high = (_narrow(x, scope) for x in (f"{first} // {blocks}", f"({last} + {blocks} - 1) // {blocks}"))
+    with src.block(f"for {tile} in range({low}, {high})"):
+        low = src.let("low", f"tl.maximum({first} - {tile} * {blocks}, 0) * {product.k}")
+        high = src.let("high", f"tl.minimum({last} - {tile} * {blocks}, {blocks}) * {product.k}")
+        high = src.let("high", f"tl.minimum({high}, {dim_text(product.terms, scope)})")
+        product.take(tile, scope.inner())
+        src.line(f"tl.store({_at_part(product, f'{number} + {tile}')}, {product.sums(low, high)})")
+
+
+def _shares(product: Product, scope: Scope) -> tuple[str, str]:
+    """The blocks of terms of a tile, and those that a program sums."""
+    src, s = scope.src, product.schedule
+    blocks = src.let("blocks", _blocks(product, scope))
+    all_ = f"{dim_text(product.tiles, scope)} * {blocks}"
+    return blocks, src.let("share", f"({all_} + {s.streams - 1}) // {s.streams}")
+
+
+def _put_together(product: Product, scope: Scope) -> None:
+    """A program adds the parts of a tile up, the first terms first, and stores what follows."""
+    src, s = scope.src, product.schedule
+    number = src.let("program", "tl.program_id(0)")
+    product.take(number, scope)
+    if s.streams:
+        blocks, share = _shares(product, scope)
+        wide = f"{number}.to(tl.int64)" if scope.bits == 64 else number
+        low = src.let("low", _narrow(f"{wide} * {blocks} // {share}", scope))
+        high = src.let("high", _narrow(f"(({wide} + 1) * {blocks} - 1) // {share} + 1", scope))
+        first = number
+    else:
+        low, high, first = "0", str(s.splits), f"{number} * {s.splits}"
+    acc = src.let("acc", f"tl.zeros(({product.m}, {product.n}), {PARTS}.dtype.element_ty)")
+    part = src.fresh("part")
+    with src.block(f"for {part} in range({low}, {high})"):
+        src.line(f"{acc} = {acc} + tl.load({_at_part(product, f'{first} + {part}')})")
+    product.store(acc)

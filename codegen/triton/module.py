@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ...ir.types import SymbolRange
@@ -15,6 +16,7 @@ from .matmul import emit_matmul
 from .recurrence import emit_recurrence
 from .rows import emit_rows
 from .scatter import emit_scatter
+from .width import bounds_of
 
 _EMITTERS: dict[Skeleton, Callable[[FileWriter, Any], None]] = {
     Skeleton.MAP: emit_map,
@@ -27,7 +29,7 @@ _EMITTERS: dict[Skeleton, Callable[[FileWriter, Any], None]] = {
 
 
 def emit(name: str, program: Program, schedule: GpuSchedule, ranges: Iterable[SymbolRange] = ()) -> KernelFile:
-    """The source of a kernel, and how it is launched.
+    """The source of a kernel, and how it is launched; with offsets of 64 bits where sizes may need them, and of 32.
 
     Args:
         name: what its functions are called.
@@ -38,6 +40,16 @@ def emit(name: str, program: Program, schedule: GpuSchedule, ranges: Iterable[Sy
     Raises:
         UnsupportedError: the program has something that this backend cannot write.
     """
-    file = FileWriter(name, program, tuple(ranges))
+    found = _written(name, program, schedule, tuple(ranges), 0)
+    if found.bits == 32 or not program.symbols:
+        return found
+    narrow = _written(name, program, schedule, tuple(ranges), 32)
+    return replace(found, narrow=narrow, bounds=bounds_of(program, narrow.scratch))
+
+
+def _written(
+    name: str, program: Program, schedule: GpuSchedule, ranges: tuple[SymbolRange, ...], bits: int
+) -> KernelFile:
+    file = FileWriter(name, program, ranges, bits)
     _EMITTERS[program.skeleton](file, schedule)
     return file.file()

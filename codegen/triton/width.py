@@ -7,10 +7,11 @@ order of additions matters. A size without an upper bound makes the kernel a 64-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sympy
 
-from ...ir.types import Dim, SymbolRange
+from ...ir.types import Dim, SymbolRange, product
 from ..program import (
     Affine,
     Axis,
@@ -70,15 +71,50 @@ class Magnitudes:
         if isinstance(index, sympy.Add):
             return sum(known)
         if isinstance(index, sympy.Mul):
-            product = 1
+            most = 1
             for part in known:
-                product *= max(part, 1)  # a factor of 0 leaves others as they are
-            return product
+                most *= max(part, 1)  # a factor of 0 leaves others as they are
+            return most
         return max(known)  # Mod, Min, Max
 
     def _quotient(self, numerator: sympy.Expr, denominator: sympy.Expr) -> int | None:
         self.note(denominator)
         return self.note(numerator)
+
+
+class Sizes(Magnitudes):
+    """The same bounds as expressions of the size symbols, of which none is negative: what launches are decided by."""
+
+    def __init__(self, axes: Iterable[Axis]) -> None:
+        super().__init__(axes, ())
+        self.found: set[sympy.Expr] = set()
+
+    def note(self, index: Affine) -> Any:
+        """The bound of an expression, its parts taken note of."""
+        bound = self._bound(sympy.sympify(index))
+        if bound.free_symbols:
+            self.found.add(bound)
+        elif bound > NARROW_LIMIT - SPARE:
+            self.found.add(bound)
+        return bound
+
+    def _bound(self, index: sympy.Expr) -> sympy.Expr:
+        if index.is_Number:
+            return abs(index)
+        if index.is_Symbol:
+            return self.note(self._axes[index]) if index in self._axes else index
+        if isinstance(index, sympy.floor | sympy.ceiling):
+            above, below = as_fraction(index.args[0])
+            self.note(below)
+            return self.note(above)
+        if isinstance(index, sympy.Pow) and index.exp.is_Integer and index.exp > 0:
+            return self.note(index.base) ** index.exp
+        above, below = as_fraction(index)
+        if below != 1:
+            self.note(below)
+            return self.note(above)
+        parts = [self.note(a) for a in index.args]
+        return sympy.expand(sympy.Mul(*parts) if isinstance(index, sympy.Mul) else sympy.Add(*parts))
 
 
 def index_bits(program: Program, ranges: Iterable[SymbolRange]) -> int:
@@ -89,22 +125,32 @@ def index_bits(program: Program, ranges: Iterable[SymbolRange]) -> int:
         ranges: the sizes that its symbols may have; a symbol that is not there may have any.
     """
     found = Magnitudes(program_axes(program), ranges)
+    _note_program(found, program)
+    largest = found.largest
+    return 32 if largest is not None and largest + SPARE <= NARROW_LIMIT else 64
+
+
+def bounds_of(program: Program, scratch: Iterable[Param]) -> tuple[sympy.Expr, ...]:
+    """What must be at most ``NARROW_LIMIT - SPARE`` at the sizes of a launch, so that its offsets fit 32 bits."""
+    found = Sizes(program_axes(program))
+    _note_program(found, program)
+    for param in scratch:
+        found.note(product(param.type.shape))
+    return tuple(sorted(found.found, key=str))
+
+
+def _note_program(found: Magnitudes, program: Program) -> None:
+    """Take note of every index, offset and count of a program."""
     for param in program.params:
         _note_param(found, param)
-    count: Dim = 1
     for axis in program_axes(program):
         found.note(axis.size)
     for axes in _nests(program):
-        count = 1
-        for axis in axes:
-            count = count * axis.size
-        found.note(count)
+        found.note(product(a.size for a in axes))
     for expr in postorder(program_roots(program)):
         _note_expression(found, program, expr)
     for store in program.stores:
         found.note(_offset(program.param(store.param), store.index))
-    largest = found.largest
-    return 32 if largest is not None and largest + SPARE <= NARROW_LIMIT else 64
 
 
 def fits(shape: Iterable[Dim], ranges: Iterable[SymbolRange]) -> bool:

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 
@@ -56,11 +57,11 @@ def _patch_once() -> None:
     interpreter._patch_lang = once
     load = interpreter.InterpreterBuilder.create_masked_load
 
-    def checked(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        for address in pointers.data[mask.data.astype(bool)].reshape(-1).tolist() if _readable else ():
+    def checked(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        for address in pointers.data[np.asarray(mask.data, bool)].reshape(-1).tolist() if _readable else ():
             if not any(start <= address < stop for start, stop in _readable):
                 raise AssertionError("a kernel reads outside of its tensors")
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, mask, *rest, **named)
 
     interpreter.InterpreterBuilder.create_masked_load = checked
 

@@ -25,7 +25,8 @@ H200 = GPU_MACHINES["sm_90"]
 def test_machine_code(name: str, target: str) -> None:
     file, _ = written(name)
     found = compile_file(file, GPU_MACHINES[target])
-    assert [r.function for r in found] == [x.function for x in file.launches]
+    files = [f for f in (file.narrow, file) if f is not None]
+    assert [(r.function, r.bits) for r in found] == [(x.function, f.bits) for f in files for x in f.launches]
     for r in found:
         assert 0 < r.registers <= 255
         assert r.spills == 0

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import sympy
 import torch
 
+from smelt.codegen.gpu import GpuMapSchedule, GpuMatmulSchedule
 from smelt.codegen.program import Axis, Load, Param, Program, Role, Skeleton, Store
-from smelt.codegen.triton.width import NARROW_LIMIT, SPARE, index_bits
-from smelt.ir.types import Dim, SymbolRange, TensorType, symbol
+from smelt.codegen.triton.module import emit
+from smelt.codegen.triton.width import NARROW_LIMIT, SPARE, bounds_of, index_bits
+from smelt.ir import ops
+from smelt.ir.types import Dim, SymbolRange, TensorType, concrete, symbol
+
+from .cases import Case, operand
 
 S = symbol("s")
 
@@ -71,6 +76,25 @@ def test_random_shapes_and_strides(start: int) -> None:
         assert not roomy or bits == 32, (shape, strides, most)
 
 
+@pytest.mark.parametrize("start", range(0, 1000, 250))
+def test_sizes_at_a_launch_decide_as_numbers_would(start: int) -> None:
+    for seed in range(start, start + 250):
+        shape, strides, flipped = drawn(seed)
+        symbols = [symbol(f"n{d}") for d in range(len(shape))]
+        # dense, so that strides are products of sizes; the order of dims is as drawn
+        order = sorted(range(len(shape)), key=lambda d: strides[d])
+        dense: list[Dim] = [1] * len(shape)
+        for before, after in pairwise(order):
+            dense[after] = dense[before] * symbols[before]
+        sizes = dict(zip(symbols, shape, strict=True))
+        numbers = [concrete(d, sizes) for d in dense]
+        most = largest(shape, numbers, flipped)
+        found = max(concrete(b, sizes) for b in bounds_of(copy_of(symbols, dense, flipped), ()))
+        assert found >= most, (shape, numbers)
+        known = index_bits(copy_of(shape, numbers, flipped), ())
+        assert (found + SPARE <= NARROW_LIMIT) == (known == 32), (shape, numbers)
+
+
 def test_random_cases_are_of_both_kinds() -> None:
     bits = [index_bits(copy_of(*drawn(seed)), ()) for seed in range(300)]
     assert 60 < bits.count(32) < 240
@@ -84,3 +108,22 @@ def test_a_size_with_a_bound(high: int | None, bits: int) -> None:
 
 def test_a_size_that_nothing_is_known_of() -> None:
     assert index_bits(copy_of([S], [1], [False]), ()) == 64
+
+
+def test_sizes_choose_between_both_kernels() -> None:
+    file = emit("kernel", copy_of([S, 1024], [1024, 1], [False, False]), GpuMapSchedule())
+    assert file.bits == 64
+    assert file.narrow is not None
+    assert file.at({S: 2**20}).bits == 32
+    assert file.at({S: 2**21}) is file
+    assert "int64" not in file.narrow.text
+    bounded = emit("kernel", copy_of([S, 4], [4, 1], [False, False]), GpuMapSchedule(), [SymbolRange(S, 0, 9)])
+    assert (bounded.bits, bounded.narrow) == (32, None)
+
+
+def test_memory_that_a_kernel_is_lent_counts() -> None:
+    """Parts of a sum may take more memory than any operand."""
+    case = Case([operand(0, (S, 64)), operand(1, (64, 64))], [ops.matmul(operand(0, (S, 64)), operand(1, (64, 64)))])
+    file = emit("kernel", case.program(), GpuMatmulSchedule(16, 16, 16, splits=64))
+    assert file.at({S: 2**13}).bits == 32
+    assert file.at({S: 2**19}).bits == 64

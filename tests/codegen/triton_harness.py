@@ -6,7 +6,7 @@ As in ``harness``: outputs are poisoned, and every buffer stands between zones t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -51,7 +51,9 @@ class TritonKernel:
             held[p.name] = Buffer(numbers(p.type.shape, known), numbers(p.strides, known), p.type.dtype)
         held["err"] = Buffer((1,), (1,), torch.int64).fill(torch.zeros(1))
         given = {name: (b.bytes.numpy().tobytes(), b.start, b.stop, b.tensor.dtype) for name, b in held.items()}
-        after = interpreter.run(self.file, given, known)
+        # either kernel is right at these sizes: odd ones take the one with offsets of 64 bits
+        file = replace(self.file, narrow=None) if sum(known.values()) % 2 else self.file
+        after = interpreter.run(file, given, known)
         for name, b in held.items():
             found = torch.frombuffer(bytearray(after[name]), dtype=torch.uint8)
             assert name not in inputs or torch.equal(found, b.bytes), f"{name} was changed"
