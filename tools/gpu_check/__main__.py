@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """What a command line says."""
     parser = argparse.ArgumentParser(prog="python -m smelt.tools.gpu_check", description=__doc__)
     parser.add_argument("--part", action="append", choices=list(PARTS), help="a part to run, all by default")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this text in it")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only rows with this in their name")
     parser.add_argument("--out", type=Path, default=OUT, help=f"a folder for kernels, records and logs ({OUT})")
     parser.add_argument("--json", type=Path, help="the file of results: by default OUT/GPU.json, such as h200.json")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"how long it may take ({MINUTES:g})")
@@ -63,7 +64,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _rows(part: str, only: str) -> list[Row]:
-    return [row for row in rows_of(part) if only in row.name]
+    return [row for row in rows_of(part) if re.search(only, row.name)]
 
 
 def _end(number: int, frame: FrameType | None) -> None:

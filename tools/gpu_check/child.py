@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 Answer = dict[str, Any]
 START_SECONDS = 90.0  # to import PyTorch and find the GPU
+WORKER = (sys.executable, "-m", f"{__package__}.worker")
 LAST_LINES = 3  # of what it wrote, where it ended
 
 
@@ -29,10 +30,11 @@ class Child:
     Args:
         env: environment variables to set.
         log: a file that gets what it writes.
+        command: what is started.
     """
 
-    def __init__(self, env: Mapping[str, str], log: Path) -> None:
-        self.env, self.log = dict(env), log
+    def __init__(self, env: Mapping[str, str], log: Path, command: Sequence[str] = WORKER) -> None:
+        self.env, self.log, self.command = dict(env), log, tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
 
@@ -62,7 +64,7 @@ class Child:
         self._rest = b""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.worker"],
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
