@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smelt.tools.gpu_check import clock, figures, page, record, supervisor, table
+from smelt.tools.gpu_check import builders, clock, figures, page, record, supervisor, table
 from smelt.tools.gpu_check.__main__ import main
 from smelt.tools.gpu_check.child import Child, NoAnswer
 from smelt.tools.gpu_check.few_bits import dequantised
@@ -196,6 +196,45 @@ def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.to_dict("b") == {"median": 0.004, "best": 0.004, "rounds": [0.004] * 3}
 
 
+@pytest.fixture
+def played_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU in the place of a GPU, with its own clock."""
+    monkeypatch.setattr(clock, "DEVICE", "cpu")
+    monkeypatch.setattr(clock, "PRODUCT_SIZE", 16)
+    monkeypatch.setattr(clock, "COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(clock, "FLUSH_BYTES", 1 << 12)
+    monkeypatch.setattr(clock, "TURN_SECONDS", 1e-4)
+    monkeypatch.setattr(clock, "_synchronize", lambda: None)
+    monkeypatch.setattr(clock, "_event", Timer)
+    monkeypatch.setattr(clock, "launches", lambda call: {"kernels": 9, "graph_launches": 1})
+
+
+class Timer(Event):
+    """An event of the CPU."""
+
+    def record(self) -> None:
+        self.at = time.perf_counter() * 1e3
+
+
+@pytest.mark.usefixtures("played_gpu")
+def test_a_row_measured_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smelt.tools.gpu_check import measure as module
+
+    monkeypatch.setattr(module, "ready", lambda name, work: work.eager)
+    for row in (rows_of("kernels")[2], rows_of("decode")[0], rows_of("decode")[3], rows_of("encoders")[0]):
+        build = kernel if row.kind == "kernel" else builders.BUILDERS[row.kind]
+        work = build(CPU, True, **row.options)
+        found = json.loads(json.dumps(measure([SMELT, EAGER, COMPILED], work, lambda *_: None, dry=False)))
+        assert found["status"] == "ok"
+        assert {len(found["peers"][n]["rounds"]) for n in (SMELT, EAGER, COMPILED)} == {module.ROUNDS}
+        _, [line] = table.cells_of(PARTS[row.part], {row.name: found}, [row])
+        assert line[1][0].isdigit()
+        assert line[-3].isdigit()
+        if row.part == "decode":
+            assert "<= 1 graph launches: reached" in line[-1] or row.options["quantize"]
+            assert line[-2].startswith("3 tokens")
+
+
 def test_what_nvidia_smi_says() -> None:
     found = state_of("1980, 3201, 45, 500.5, 0x0000000000000000\n1755, 3201, 61, 690.1, 0x0000000000000005\nnonsense\n")
     assert found == {
@@ -326,10 +365,22 @@ def test_who_compiles_for_long_comes_last(tmp_path: Path, monkeypatch: pytest.Mo
     results = record.Results(tmp_path / "a.json", False, {})
     supervisor.run(supervisor.Plan({"decode": rows}, tmp_path, time.monotonic() + 99, False), results, lambda _: None)
     quick = [SMELT, EAGER, GRAPHS]
-    assert child.asked == [quick, [SMELT, EAGER], [*quick, COMPILED, TUNED], [*quick, TUNED], [SMELT, EAGER, TUNED]]
+    everyone = [[*quick, COMPILED, TUNED], [*quick, TUNED], [SMELT, EAGER, TUNED]]
+    assert child.asked == [quick, [SMELT, EAGER], *everyone]
     kept = record.load(tmp_path / "a.json")["parts"]["decode"]["rows"]
     assert kept["a row"]["peers"][COMPILED] == {"failed": "first call: it took too long"}
     assert "median" in kept["a row"]["peers"][TUNED]
+
+
+def test_rows_with_aims_are_complete_before_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = (Target("ms", "<=", 1.0),)
+    rows = [Row("decode", "b", "decode", peers=(SMELT, TUNED)), Row("decode", "a", "decode", {}, (SMELT, TUNED), aim)]
+    child = Played(lambda names, progress: timed(names))
+    monkeypatch.setattr(supervisor, "Child", lambda *_: child)
+    said: list[str] = []
+    results = record.Results(tmp_path / "a.json", False, {})
+    supervisor.run(supervisor.Plan({"decode": rows}, tmp_path, time.monotonic() + 99, False), results, said.append)
+    assert [line.split(":")[0].strip() for line in said[1:]] == ["a", "a, everyone", "b", "b, everyone"]
 
 
 def test_time_not_used_is_for_later_parts(tmp_path: Path) -> None:
@@ -337,7 +388,7 @@ def test_time_not_used_is_for_later_parts(tmp_path: Path) -> None:
     whole = supervisor.Plan(wanted, tmp_path, time.monotonic() + 540, dry=False)
     first = supervisor._until(whole, "tests") - time.monotonic()
     last = supervisor._until(whole, "encoders") - time.monotonic()
-    assert first == pytest.approx(532 * 90 / sum(p.weight for p in PARTS.values()), abs=1)
+    assert first == pytest.approx(532 * PARTS["tests"].weight / sum(p.weight for p in PARTS.values()), abs=1)
     assert last == pytest.approx(532, abs=1)
 
 

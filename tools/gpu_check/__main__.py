@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
 import sys
 import tarfile
@@ -23,6 +22,8 @@ from .table import faults, text
 
 MINUTES = 9.0
 OUT = Path("build/gpu-check")
+KERNELS = "kernels.tar.gz"
+INDUCTOR = "triton_"  # what the names of its kernels begin with
 NO_GPU = "PyTorch finds no GPU here: say --dry-run to check without one what can be checked"
 
 
@@ -80,7 +81,7 @@ def check(asked: argparse.Namespace, rows: dict[str, list[Row]]) -> int:
     until = time.monotonic() + 60 * asked.minutes
     out: Path = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    env = supervisor.cache_env(out / "caches")
+    env = supervisor.cache_env(out / supervisor.CACHES)
     if asked.dry_run:
         env |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     found = {} if asked.dry_run else _gpu(env, out)
@@ -114,13 +115,14 @@ def _say(line: str) -> None:
 
 def _keep_kernels(out: Path) -> None:
     """smelt's kernels and what was tuned, in one file, which is easier to take along than a folder."""
-    folder = out / "caches" / "smelt"
-    if folder.is_dir():
-        with tarfile.open(out / "kernels.tar.gz", "w:gz") as archive:
-            archive.add(folder, "smelt")
+    caches = out / supervisor.CACHES
+    with tarfile.open(out / KERNELS, "w:gz") as archive:
+        for path in sorted(caches.glob("smelt/**/*")) + sorted(caches.glob("triton/*/*")):
+            ours = path.suffix in (".cubin", ".json") and not path.name.startswith(INDUCTOR)
+            if path.is_file() and (ours or path.is_relative_to(caches / "smelt")):
+                archive.add(path, path.relative_to(caches))
     for left in out.glob("progress-*.json"):
         left.unlink()
-    shutil.rmtree(out / "caches" / "start", ignore_errors=True)
 
 
 if __name__ == "__main__":

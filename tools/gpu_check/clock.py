@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], object]
+DEVICE = "cuda"
 COPY, PRODUCT = "copy", "product"
 COPY_BYTES = 1 << 30  # many times the L2
 PRODUCT_SIZE = 8192
@@ -39,9 +40,9 @@ class Roofs:
 
     def __init__(self) -> None:
         shape = (PRODUCT_SIZE, PRODUCT_SIZE)
-        self.left, self.right = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        self.left, self.right = (torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
         self.out = torch.empty_like(self.left)
-        self.source = torch.empty(COPY_BYTES // 4, device="cuda", dtype=torch.int32).random_()
+        self.source = torch.empty(COPY_BYTES // 4, device=DEVICE, dtype=torch.int32).random_()
         self.target = torch.empty_like(self.source)
 
     @property
@@ -68,7 +69,7 @@ def in_turns(calls: Mapping[str, Call], rounds: int, flush: bool) -> Rounds:
     the L2: the median of those of a turn counts. Otherwise it is the mean of calls one after another.
     """
     found = Rounds({name: [] for name in calls})
-    scratch = torch.empty(FLUSH_BYTES // 4, device="cuda", dtype=torch.int32) if flush else None
+    scratch = torch.empty(FLUSH_BYTES // 4, device=DEVICE, dtype=torch.int32) if flush else None
     counts = {name: _calls(call) for name, call in calls.items()}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -102,8 +103,12 @@ def _turn(call: Call, count: int, scratch: Tensor | None) -> float:
         start.record()
         call()
         stop.record()
-    torch.cuda.synchronize()
+    _synchronize()
     return statistics.median(_milliseconds(start, stop) for start, stop in pairs) / 1e3
+
+
+def _synchronize() -> None:
+    torch.cuda.synchronize()
 
 
 def _event() -> torch.cuda.Event:
@@ -122,12 +127,12 @@ def launches(call: Call) -> dict[str, int]:
     from torch.profiler import ProfilerActivity, profile
 
     call()
-    torch.cuda.synchronize()
+    _synchronize()
     found: dict[str, int] = {}
     with suppress(RuntimeError):
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             call()
-            torch.cuda.synchronize()
+            _synchronize()
         found = dict.fromkeys(("kernels", "graph_launches", "launches"), 0)
         for event in profiler.events() or ():
             found[_kind(event)] = found.get(_kind(event), 0) + 1

@@ -40,6 +40,7 @@ def measure(names: Sequence[str], work: Workload, progress: Progress, dry: bool)
     peers: dict[str, Record] = {}
     progress(EAGER, "results to compare with")
     right = expected(work)
+    work.wide = None  # its memory is for the others
     most = MOST_OVER_EAGER_INTERPRETED if work.args[0].device.type == "cpu" else MOST_OVER_EAGER
     calls = {}
     for name in names:

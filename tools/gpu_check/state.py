@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
-FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active")
+OLD_NAME = ("clocks_event_reasons", "clocks_throttle_reasons")  # of drivers before 535
 IDLE = 0x1  # nvidia-smi's bit of "the GPU is idle", which slows nothing that runs
 APPLICATION_CLOCKS = 0x2
 
@@ -43,15 +45,29 @@ def _bits(text: str) -> int:
         return 0
 
 
+@cache
+def _command() -> tuple[str, ...]:
+    """What asks for ``FIELDS`` of the first GPU, by names that the driver knows; nothing where there is no answer."""
+    program = shutil.which("nvidia-smi") or "nvidia-smi"
+    fields = ",".join(FIELDS)
+    for names in (fields, fields.replace(*OLD_NAME)):
+        command = (program, f"--query-gpu={names}", "--format=csv,noheader,nounits", "--id=0")
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, capture_output=True, check=True, timeout=20)
+            return command
+    return ()
+
+
 @contextmanager
 def watched(found: dict[str, Any], every: int = 200) -> Iterator[None]:
     """Ask nvidia-smi every so many milliseconds meanwhile; what it says is put into ``found``."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    command = _command()
+    if not command:
         yield
         return
-    command = [program, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits", f"-lms={every}", "-i=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*command, f"--loop-ms={every}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from .row import PARTS, SLOW, SMELT, Part, Row
 RESERVE = 8.0  # seconds for the table and the files
 LEAST = 3.0  # seconds below which a row is not begun
 MOST_WORKERS = 12
+CACHES = "caches"
 Say = Callable[[str], None]
 
 
@@ -90,7 +91,24 @@ class _Pool:
 def _run_part(
     plan: Plan, part: Part, rows: Sequence[Row], until: float, pool: _Pool, results: Results, say: Say
 ) -> None:
-    """All rows with the peers that take no time to compile, then those with the others while there is time."""
+    """Rows with the peers that take no time to compile, then those with the others while there is time."""
+    groups = [list(rows)]
+    if part.aims_first:
+        groups = [[row for row in rows if row.targets], [row for row in rows if not row.targets]]
+    for group in groups:
+        found = _quick(plan, part, group, until, pool, results, say)
+        for row in [] if plan.dry else group:
+            if row.quick == row.peers or found[row.name]["status"] != "ok" or until - time.monotonic() < LEAST:
+                continue
+            record = computed(plan, row, row.peers, pool.child(0), 0, until)
+            results.add(part.name, row.name, _better(record, found[row.name]))
+            say(f"  {row.name}, everyone: {_summary(record)}")
+
+
+def _quick(
+    plan: Plan, part: Part, rows: Sequence[Row], until: float, pool: _Pool, results: Results, say: Say
+) -> dict[str, Answer]:
+    """The records of rows without the peers that compile for long, side by side where the part may."""
     waiting: Queue[Row] = Queue()
     for row in rows:
         waiting.put(row)
@@ -113,11 +131,7 @@ def _run_part(
     for thread in threads:
         thread.join()
     pool.keep_one()
-    for row in [] if plan.dry else rows:
-        if row.quick != row.peers and found[row.name]["status"] == "ok" and until - time.monotonic() > LEAST:
-            record = computed(plan, row, row.peers, children[0], 0, until)
-            results.add(part.name, row.name, _better(record, found[row.name]))
-            say(f"  {row.name}, everyone: {_summary(record)}")
+    return found
 
 
 def _taken(waiting: Queue[Row]) -> Iterable[Row]:
@@ -182,18 +196,16 @@ def _asked(plan: Plan, row: Row, request: dict[str, Any], child: Child, seconds:
     if not row.alone or plan.dry:
         return child.ask(request, seconds)
     child.close()  # nothing else runs while it is timed
-    folder = plan.out / "caches" / row.name.replace(" ", "-")
+    folder = plan.out / f"{CACHES}-of-one-row"
     shutil.rmtree(folder, ignore_errors=True)
     alone = Child({**plan.env, **cache_env(folder)}, plan.out / "alone.log")
     try:
         return alone.ask(request, seconds)
     finally:
         alone.close()
-        with suppress(OSError, shutil.Error):  # what took long to tune is there for the other parts
-            shutil.copytree(folder / INDUCTOR, plan.out / "caches" / INDUCTOR, dirs_exist_ok=True)
-
-
-INDUCTOR = "inductor"
+        with suppress(OSError, shutil.Error):  # what took long to compile is there for the other parts
+            shutil.copytree(folder, plan.out / CACHES, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def cache_env(folder: Path) -> dict[str, str]:
@@ -201,7 +213,7 @@ def cache_env(folder: Path) -> dict[str, str]:
     return {
         "SMELT_CACHE_DIR": str(folder / "smelt"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / INDUCTOR),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
     }
 
 

@@ -116,8 +116,7 @@ def _end_with_parent() -> None:
 
 def ready() -> Callable[[Answer], Answer]:
     """What answers requests, once the GPU is there."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # for convolutions that others are compared with; products have it off
     if os.environ.get(INTERPRETED):
         cases.faster_interpreter()
     elif torch.cuda.is_available():
