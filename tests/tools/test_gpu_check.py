@@ -490,6 +490,20 @@ def test_cold_compile_is_compared_with_another_row() -> None:
     )
 
 
+def test_results_of_the_zoo() -> None:
+    known = [row for row in rows_of("tests") if row.name in ("zoo gru-lm", "zoo gpt2", "launches per layer")]
+    rows = {
+        "zoo gru-lm": {"status": "ok", "peers": {SMELT: {"error": 2e-7}}},
+        "zoo gpt2": {"status": "skipped", "error": "no transformers"},
+        "launches per layer": {"status": "ok", "launches": 10, "kernels": 24},
+    }
+    assert table.cells_of(PARTS["tests"], rows, known)[1] == [
+        ["launches per layer", "ok, 10 for each layer, <= 6 launches a layer: missed, 10 launches a layer"],
+        ["zoo gru-lm", "ok, off by 2.0e-07"],
+        ["zoo gpt2", "skipped, no transformers"],
+    ]
+
+
 def test_cases_of_a_class_are_one_line() -> None:
     agreed = {"status": "ok", "agreed": 5}
     rows: dict[str, Any] = {f"map {i} of 4": agreed | {"refused": {f"c{i}": "no"}} for i in (1, 2, 4)}

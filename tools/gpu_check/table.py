@@ -16,7 +16,9 @@ BAD = ("wrong", "failed")
 def cells_of(part: Part, rows: Rows, known: Sequence[Row]) -> tuple[Cells, list[Cells]]:
     """The head of a part's table and its lines, for some of its rows, measured or not."""
     if not part.unit:
-        return ["check", "result"], [[name, _result(record)] for name, record in _grouped(known, rows).items()]
+        aimed = {row.name: _aims(row, rows) for row in known if row.targets}
+        found = {name: (_result(record), aimed.get(name, "")) for name, record in _grouped(known, rows).items()}
+        return ["check", "result"], [[name, ", ".join(filter(None, cells))] for name, cells in found.items()]
     if part.unit == "s":
         head = ["first call", "seconds", "aim"]
         return head, [[r.name, _first(r, rows.get(r.name, {})), _aims(r, rows)] for r in known]
@@ -96,6 +98,8 @@ def _checked(record: Record) -> str:
     found = record.get("peers", {}).get(SMELT, {})
     if "error" not in found:
         return "-"
+    if "eager_error" not in found:  # held against float64 alone
+        return f"off by {found['error']:.1e}"
     over = found["error"] / found["eager_error"] if found["eager_error"] else 0.0
     text = f"{over:.1f}x eager's error"
     if "tokens" in found:
