@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from ..ir.errors import BackendError, CacheError
 from .linker import LINKER_ADVICE, find_linker
@@ -254,7 +253,12 @@ class KernelCache:
 def default_folder() -> Path:
     """``SMELT_CACHE_DIR``, or ``smelt`` in the user's cache folder."""
     given = os.environ.get("SMELT_CACHE_DIR")
-    return Path(given).expanduser() if given else user_cache_path("smelt", appauthor=False)
+    if given:
+        return Path(given).expanduser()
+    # imported here: a machine with PyTorch and Triton alone, which `make gpu-check` is for, need not have it
+    from platformdirs import user_cache_path
+
+    return user_cache_path("smelt", appauthor=False)
 
 
 def default_limit() -> int:

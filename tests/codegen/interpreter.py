@@ -32,10 +32,10 @@ def workers() -> ProcessPoolExecutor:
 def _start() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     warnings.simplefilter("ignore")  # NumPy's, of overflow and of NaN
-    _patch_once()
+    patch_once()
 
 
-def _patch_once() -> None:
+def patch_once() -> None:
     """Let the interpreter put itself in the language's place once, not for every call of every function.
 
     That takes most of its time, and nothing in this process needs the language as it was.

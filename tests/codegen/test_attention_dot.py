@@ -11,8 +11,8 @@ from smelt.ir import ops
 from smelt.ir.types import symbol
 from smelt.runtime.target import Target
 
+from .attention_cases import case
 from .harness import Case, Kernel, build, operand
-from .test_attention import case
 
 B, S, K = symbol("b"), symbol("s"), symbol("k")
 BF16 = torch.bfloat16

@@ -20,8 +20,8 @@ from smelt.ir import ops
 from smelt.ir.types import symbol
 
 from .harness import Case, operand, tvm_module
-from .test_matmul import linear_case
-from .test_quantized import few_bits
+from .matmul_cases import linear_case
+from .quantized_cases import few_bits
 
 M = symbol("m")
 

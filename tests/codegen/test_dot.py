@@ -14,8 +14,8 @@ from smelt.ir.types import Dim, symbol
 from smelt.runtime.target import Target
 
 from .harness import Case, Kernel, build, operand
-from .test_matmul import BATCHED, linear_case
-from .test_prologue import norm_case
+from .matmul_cases import BATCHED, linear_case
+from .prologue_cases import norm_case
 
 M, N, K, B = symbol("m"), symbol("n"), symbol("k"), symbol("b")
 BF16, I8, U8, I32 = torch.bfloat16, torch.int8, torch.uint8, torch.int32

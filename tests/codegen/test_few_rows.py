@@ -9,11 +9,11 @@ from smelt.codegen.tvm.matmul import tile_heights
 from smelt.ir.types import symbol
 from smelt.runtime.target import Target
 
+from .attention_cases import RTOL, case
 from .harness import Case, Kernel, build
-from .test_attention import RTOL, case
+from .matmul_cases import linear_case
+from .quantized_cases import few_bits, tensors_of
 from .test_dot import on_dot
-from .test_matmul import linear_case
-from .test_quantized import few_bits, tensors_of
 
 M = symbol("m")
 BF16, F16 = torch.bfloat16, torch.float16

@@ -11,8 +11,8 @@ from smelt.ir import ops
 from smelt.ir.types import symbol
 
 from .harness import Case, Kernel, build
-from .test_matmul import linear_case
-from .test_prologue import norm_case
+from .matmul_cases import linear_case
+from .prologue_cases import norm_case
 
 B, M = symbol("b"), symbol("m")
 ROWS = [{"m": m} for m in (0, 1, 2, 15, 16, 17, 33, 700)]

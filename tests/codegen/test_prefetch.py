@@ -14,8 +14,8 @@ from smelt.codegen.schedule import Machine, candidates
 from smelt.ir import ops
 
 from .harness import Case, operand, tvm_module
-from .test_matmul import linear_case
-from .test_quantized import few_bits
+from .matmul_cases import linear_case
+from .quantized_cases import few_bits
 
 LINE = 64  # bytes
 MACHINE = Machine(has_bf16_dot=True)

@@ -7,15 +7,15 @@ import torch
 
 from smelt.codegen.gpu import GpuAttentionSchedule
 
-from . import test_attention as cpu
-from . import test_cached_attention as cached
+from . import attention_cases as cpu
+from . import cached_cases as cached
 from .cases import Case
 from .triton_harness import build
 
 FEW = GpuAttentionSchedule(1, 16, few=True)
 PARTS = GpuAttentionSchedule(1, 16, few=True, splits=3)
 SMALL = GpuAttentionSchedule(16, 16)
-CASES: dict[str, Case] = {**cpu._cases(), **{n: c for n, c in cached.CASES.items() if n != "two writes"}}
+CASES: dict[str, Case] = {**cpu.cases(), **{n: c for n, c in cached.CASES.items() if n != "two writes"}}
 SIZES = [{"b": b, "s": s, "k": k} for b, s, k in ((1, 17, 40), (1, 3, 0), (1, 0, 3))]
 
 

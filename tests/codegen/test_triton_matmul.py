@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from . import test_matmul as cpu
-from . import test_prologue
+from . import matmul_cases as cpu
+from . import prologue_cases
 from .cases import Case
 from .triton_harness import build
 
@@ -13,9 +13,9 @@ FEW = ({"m": 0}, {"m": 1}, {"m": 9}, {"m": 17})
 
 
 def cases() -> dict[str, Case]:
-    found = {f"linear {name}": case for name, case in cpu._cases().items()}
-    found |= {f"product {name}": case for name, case in cpu._products().items()}
-    found |= {f"prologue {name}": case for name, case in test_prologue._cases().items()}
+    found = {f"linear {name}": case for name, case in cpu.linears().items()}
+    found |= {f"product {name}": case for name, case in cpu.activations().items()}
+    found |= {f"prologue {name}": case for name, case in prologue_cases.cases().items()}
     return found
 
 
@@ -26,5 +26,5 @@ CASES = cases()
 def test_matmul(name: str) -> None:
     kernel = build(CASES[name])
     sizes = CASES[name].sizes
-    for known in FEW if sizes in (cpu.ROWS, test_prologue.ROWS) else sizes:
+    for known in FEW if sizes in (cpu.ROWS, prologue_cases.ROWS) else sizes:
         kernel.check(known)

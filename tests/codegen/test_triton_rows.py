@@ -11,7 +11,7 @@ from smelt.codegen.gpu import GpuMachine, GpuRowsSchedule, default_gpu_schedule
 from smelt.codegen.program import Skeleton
 from smelt.ir import ops
 
-from . import test_map_rows as cpu
+from . import rows_cases as cpu
 from .cases import Case, Sizes
 from .regions import FILLED, SIZES, B, one
 from .triton_harness import TritonKernel, build

@@ -8,16 +8,17 @@ import torch
 from smelt.codegen.program import Skeleton
 from smelt.ir import ops
 
-from . import test_cached_attention as cached
-from . import test_map_rows as rows
-from . import test_recurrence as recurrence
+from . import cached_cases as cached
+from . import recurrence_cases as recurrence
+from . import rows_cases as rows
 from .cases import Case
 from .regions import I64, B, S, all_regions, operand, x, y, z
+from .test_recurrence import scaled
 from .triton_harness import TritonKernel, build
 
 SCATTERS = {n: c for n, c in all_regions().items() if c.program().skeleton is Skeleton.SCATTER}
 SCATTERS["two writes"] = cached.CASES["two writes"]
-RECURRENCES = {n: c for n, c in recurrence._cases().items() if c.schedule is None}
+RECURRENCES = {n: c for n, c in recurrence.cases().items() if c.schedule is None}
 
 
 @pytest.mark.parametrize("name", SCATTERS)
@@ -89,11 +90,11 @@ def agrees(kernel: TritonKernel, sizes: dict[str, int], tensors: list[torch.Tens
 def test_recurrence(name: str) -> None:
     kernel = build(RECURRENCES[name])
     for sizes in ({"t": 0, "b": 3}, {"t": 5, "b": 0}, {"t": 4, "b": 17}):
-        agrees(kernel, sizes, recurrence.scaled(kernel, sizes))  # type: ignore[arg-type]
+        agrees(kernel, sizes, scaled(kernel, sizes))  # type: ignore[arg-type]
 
 
 def test_nan_in_one_row_stays_in_it() -> None:
     kernel, sizes = build(RECURRENCES["gru 17"]), {"t": 3, "b": 6}
-    tensors = recurrence.scaled(kernel, sizes)  # type: ignore[arg-type]
+    tensors = scaled(kernel, sizes)  # type: ignore[arg-type]
     tensors[0][1, 2, 0] = float("nan")
     agrees(kernel, sizes, tensors)

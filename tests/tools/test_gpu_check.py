@@ -1,0 +1,594 @@
+"""`make gpu-check` without a GPU: its rows, its time, what it makes of crashes, its tables; a dry run of some rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smelt.tools.gpu_check import builders, clock, figures, page, record, supervisor, table
+from smelt.tools.gpu_check.__main__ import main
+from smelt.tools.gpu_check.child import Child, NoAnswer
+from smelt.tools.gpu_check.few_bits import dequantised
+from smelt.tools.gpu_check.kernels import kernel
+from smelt.tools.gpu_check.measure import measure
+from smelt.tools.gpu_check.row import COMPILED, EAGER, GRAPHS, PARTS, PEERS, SMELT, TUNED, Row, Target
+from smelt.tools.gpu_check.rows import ROWS, rows_of
+from smelt.tools.gpu_check.state import state_of
+from smelt.tools.gpu_check.workload import Workload, Wrong, expected, verdict
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows() -> None:
+    names = [(row.part, row.name) for row in ROWS]
+    assert len(set(names)) == len(names)
+    assert {peer for row in ROWS for peer in row.peers} <= set(PEERS)
+    assert {t.figure for row in ROWS for t in row.targets} == set(figures.FIGURES)
+    assert [row.part for row in ROWS] == [name for name in PARTS for _ in rows_of(name)]
+
+
+def test_the_list_of_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--part", "prefill"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "prefill: llama-3.2-1b bfloat16 2048"
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["--out", str(tmp_path), "--only", "softmax"]) == 2
+    assert "PyTorch finds no GPU here: say --dry-run" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+
+class Logits(nn.Module):
+    """The logits that it is told to give."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def work_of(*logits: float, tokens: bool = True) -> Workload:
+    return Workload(Logits(), (torch.tensor([[logits]], dtype=torch.bfloat16),), tokens=tokens)
+
+
+def test_a_result_like_pytorchs() -> None:
+    work = work_of(1, 2, 3)
+    found = verdict(lambda x: x + 0, work, expected(work))
+    assert (found.error, found.tokens, found.ties) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("change", [lambda x: x * 1.1, lambda x: x * torch.nan, lambda x: x[..., :2]])
+def test_a_result_that_is_off(change: Any) -> None:
+    work = work_of(1, 2, 3, tokens=False)
+    with pytest.raises(Wrong, match="off by"):
+        verdict(change, work, expected(work))
+
+
+def test_another_number_of_results() -> None:
+    work = work_of(1, 2)
+    with pytest.raises(Wrong, match="another number"):
+        verdict(lambda x: (x, x), work, expected(work))
+
+
+def test_another_token_is_right_only_in_a_tie() -> None:
+    """PyTorch is off by 0.01 in each logit here."""
+
+    class Rounded(Logits):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.dtype == torch.float32 else x + 0.01
+
+    def second(x: Tensor) -> Tensor:
+        found = x + 0.01
+        found[..., 0], found[..., 1] = x[..., 1], x[..., 0]
+        return found
+
+    def work(first: float) -> Workload:
+        logits = torch.full((1, 1, 10_000), -1.0)
+        logits[..., 0], logits[..., 1] = first, 1.0
+        return Workload(Rounded(), (logits.half(),), tokens=True)
+
+    near, far = work(1.002), work(1.1)
+    right = expected(near)
+    assert right.error == pytest.approx(0.01, rel=0.1)
+    assert verdict(second, near, right).ties == 1
+    with pytest.raises(Wrong, match=r"token 0 is \[1\] in place of \[0\]"):
+        verdict(second, far, expected(far))
+
+
+def test_weights_of_few_bits_stand_for_what_is_stored() -> None:
+    model = nn.Sequential(nn.Linear(256, 8, bias=False)).bfloat16().requires_grad_(False)
+    for quantize, most in (
+        ("int8", 1 / 127),
+        ("int4", 1 / 4),
+    ):  # 7 steps on the side of the smaller one, 8 on the other
+        own, wide, saved = dequantised(model, quantize)
+        before, after = model[0].weight.float(), wide[0].weight
+        assert after.dtype == torch.float32
+        assert torch.equal(own[0].weight, after.bfloat16())
+        assert 0 < float((before - after).abs().max() / before.abs().max()) <= most / 2 + 1e-3
+        scales = 8 * (1 if quantize == "int8" else 2)
+        assert saved == 256 * 8 * 2 - (256 * 8 * (1 if quantize == "int8" else 0.5) + 4 * scales)
+
+
+def test_a_peer_that_is_wrong_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smelt.tools.gpu_check import measure as module
+
+    monkeypatch.setattr(module, "ready", lambda name, work: lambda x: x * (2 if name == SMELT else 1))
+    found = measure([SMELT, EAGER, GRAPHS], work_of(1, 2), lambda *_: None, dry=True)
+    assert found["status"] == "wrong"
+    assert "off by" in found["peers"][SMELT]["wrong"]
+    assert found["peers"][EAGER]["error"] == 0
+    assert found["peers"][GRAPHS] == {"skipped": "it needs a GPU"}
+    assert "median" not in json.dumps(found)
+
+
+def test_a_peer_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smelt.tools.gpu_check import measure as module
+
+    def ready(name: str, work: Workload) -> Any:
+        if name == SMELT:
+            raise RuntimeError("no\n  memory")
+        return lambda x: x
+
+    monkeypatch.setattr(module, "ready", ready)
+    found = measure([SMELT, EAGER], work_of(1, 2), lambda *_: None, dry=True)
+    assert (found["status"], found["peers"][SMELT]["failed"]) == ("failed", "RuntimeError: no memory")
+    assert "error" in found["peers"][EAGER]
+
+
+def test_what_kernels_move() -> None:
+    work = kernel(CPU, True, op="linear", rows=1, terms=4096, columns=14336)
+    assert (work.flops, work.nbytes) == (2 * 33 * 33, 2 * (33 + 33 * 33 + 33))
+    attention = kernel(CPU, True, op="attention", batch=1, heads=16, length=99, head=128, causal=True)
+    assert attention.flops == 4 * 4 * 16 * (33 * 34 // 2)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+class Event:
+    """Time that passes by one millisecond at each call of a runner."""
+
+    now = 0.0
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Event) -> float:
+        return other.at - self.at
+
+
+def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "_event", Event)
+    called: list[str] = []
+
+    def call(name: str, milliseconds: float) -> clock.Call:
+        def run() -> None:
+            called.append(name)
+            Event.now += milliseconds
+
+        return run
+
+    found = clock.in_turns({"a": call("a", 1), "b": call("b", 4)}, 3, flush=False)
+    assert found.seconds == {"a": pytest.approx([0.001] * 3), "b": pytest.approx([0.004] * 3)}
+    turns = [name for name, before in zip(called, ["", *called], strict=False) if name != before]
+    assert turns == ["a", "b"] * 4  # one more to see how long a call takes
+    assert called.count("a") == 6 + 3 * (1 + 20)
+    assert found.to_dict("b") == {"median": 0.004, "best": 0.004, "rounds": [0.004] * 3}
+
+
+@pytest.fixture
+def played_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU in the place of a GPU, with its own clock."""
+    monkeypatch.setattr(clock, "DEVICE", "cpu")
+    monkeypatch.setattr(clock, "PRODUCT_SIZE", 16)
+    monkeypatch.setattr(clock, "COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(clock, "FLUSH_BYTES", 1 << 12)
+    monkeypatch.setattr(clock, "TURN_SECONDS", 1e-4)
+    monkeypatch.setattr(clock, "_synchronize", lambda: None)
+    monkeypatch.setattr(clock, "_event", Timer)
+    monkeypatch.setattr(clock, "launches", lambda call: {"kernels": 9, "graph_launches": 1})
+
+
+class Timer(Event):
+    """An event of the CPU."""
+
+    def record(self) -> None:
+        self.at = time.perf_counter() * 1e3
+
+
+@pytest.mark.usefixtures("played_gpu")
+def test_a_row_measured_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smelt.tools.gpu_check import measure as module
+
+    monkeypatch.setattr(module, "ready", lambda name, work: work.eager)
+    for row in (rows_of("kernels")[2], rows_of("decode")[0], rows_of("decode")[3], rows_of("encoders")[0]):
+        build = kernel if row.kind == "kernel" else builders.BUILDERS[row.kind]
+        work = build(CPU, True, **row.options)
+        found = json.loads(json.dumps(measure([SMELT, EAGER, COMPILED], work, lambda *_: None, dry=False)))
+        assert found["status"] == "ok"
+        assert {len(found["peers"][n]["rounds"]) for n in (SMELT, EAGER, COMPILED)} == {module.ROUNDS}
+        _, [line] = table.cells_of(PARTS[row.part], {row.name: found}, [row])
+        assert line[1][0].isdigit()
+        assert line[-3].isdigit()
+        if row.part == "decode":
+            assert "<= 1 graph launches: reached" in line[-1] or row.options["quantize"]
+            assert line[-2].startswith("3 tokens")
+
+
+def test_what_nvidia_smi_says() -> None:
+    found = state_of("1980, 3201, 45, 500.5, 0x0000000000000000\n1755, 3201, 61, 690.1, 0x0000000000000005\nnonsense\n")
+    assert found == {
+        "samples": 2,
+        "sm_mhz": [1755, 1980],
+        "memory_mhz": [3201, 3201],
+        "celsius": [45, 61],
+        "watts": [500.5, 690.1],
+        "slowed_by": "0x4",  # 0x1 is that it was idle
+    }
+    assert state_of("") == {"samples": 0, "slowed_by": "0x0"}
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import json, os, sys, time
+print("ready", flush=True)
+for line in sys.stdin:
+    what = json.loads(line)["what"]
+    if what == "die":
+        sys.stderr.write("a fault\\n")
+        os._exit(3)
+    if what == "hang":
+        time.sleep(60)
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Any:
+    made = Child({}, tmp_path / "log", [sys.executable, "-c", SCRIPT])
+    yield made
+    made.close()
+
+
+def test_a_process_answers_and_is_started_again(child: Child) -> None:
+    first = child.ask({"what": "answer"}, 20)
+    assert child.ask({"what": "answer"}, 20) == first
+    with pytest.raises(NoAnswer, match=r"ended with exit code 3: a fault"):
+        child.ask({"what": "die"}, 20)
+    second = child.ask({"what": "answer"}, 20)
+    assert second != first
+    with pytest.raises(NoAnswer, match="it took more than 0 seconds"):
+        child.ask({"what": "hang"}, 0.3)
+    assert child.ask({"what": "answer"}, 20) not in (first, second)
+
+
+class Played(Child):
+    """A process that is played: ``does`` says what the peers asked for lead to."""
+
+    def __init__(self, does: Any) -> None:
+        self.does, self.asked, self.closed = does, list[list[str]](), 0
+
+    def ask(self, request: Any, seconds: float) -> Any:
+        self.asked.append(request["peers"])
+        return self.does(request["peers"], Path(request["progress"]))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+ROW = Row("decode", "a row", "decode", {}, (SMELT, EAGER, GRAPHS, COMPILED, TUNED))
+
+
+def plan(out: Path, seconds: float = 100.0) -> supervisor.Plan:
+    return supervisor.Plan({"decode": [ROW]}, out, time.monotonic() + seconds, dry=False)
+
+
+def timed(names: list[str]) -> dict[str, Any]:
+    return {"status": "ok", "peers": {n: {"median": 0.001, "rounds": [0.001]} for n in names}}
+
+
+def test_a_peer_that_ends_the_process_is_left_out(tmp_path: Path) -> None:
+    def does(names: list[str], progress: Path) -> Any:
+        if GRAPHS in names:
+            progress.write_text(json.dumps({"peer": GRAPHS, "doing": "first call"}))
+            raise NoAnswer("it ended")
+        return timed(names)
+
+    child = Played(does)
+    found = supervisor.computed(plan(tmp_path), ROW, ROW.quick, child, 0, time.monotonic() + 50)
+    assert child.asked == [[SMELT, EAGER, GRAPHS], [SMELT, EAGER]]
+    assert found["peers"][GRAPHS] == {"failed": "first call: it ended"}
+    assert "median" in found["peers"][SMELT]
+
+
+def test_a_process_whose_gpu_is_lost_is_ended(tmp_path: Path) -> None:
+    def does(names: list[str], progress: Path) -> Any:
+        if EAGER not in names:
+            return timed(names)
+        failed = {EAGER: {"failed": "an illegal access"}, GRAPHS: {"failed": "the GPU is lost"}}
+        return {"status": "ok", "peers": {SMELT: {}} | failed, "lost": True}
+
+    child = Played(does)
+    found = supervisor.computed(plan(tmp_path), ROW, ROW.quick, child, 0, time.monotonic() + 50)
+    assert (child.closed, child.asked) == (1, [[SMELT, EAGER, GRAPHS], [SMELT, GRAPHS]])
+    assert found["peers"][EAGER] == {"failed": "an illegal access"}
+    assert "median" in found["peers"][GRAPHS]
+
+
+def test_an_end_that_nobody_can_be_blamed_for(tmp_path: Path) -> None:
+    def does(names: list[str], progress: Path) -> Any:
+        raise NoAnswer("it ended")
+
+    child = Played(does)
+    found = supervisor.computed(plan(tmp_path), ROW, ROW.quick, child, 0, time.monotonic() + 50)
+    assert (found["status"], found["error"], len(child.asked)) == ("failed", "it ended", 1)
+
+
+def test_no_time_is_left(tmp_path: Path) -> None:
+    found = supervisor.computed(plan(tmp_path), ROW, ROW.quick, Played(None), 0, time.monotonic() + 1)
+    assert found["status"] == "not reached"
+
+
+def test_who_compiles_for_long_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are measured without them first, and keep those figures where they take too long."""
+    rows = [ROW, Row("decode", "another", "decode", {}, (SMELT, EAGER, TUNED))]
+
+    def does(names: list[str], progress: Path) -> Any:
+        if COMPILED in names:
+            progress.write_text(json.dumps({"peer": COMPILED, "doing": "first call"}))
+            raise NoAnswer("it took too long")
+        return timed(names)
+
+    child = Played(does)
+    monkeypatch.setattr(supervisor, "Child", lambda *_: child)
+    results = record.Results(tmp_path / "a.json", False, {})
+    supervisor.run(supervisor.Plan({"decode": rows}, tmp_path, time.monotonic() + 99, False), results, lambda _: None)
+    quick = [SMELT, EAGER, GRAPHS]
+    everyone = [[*quick, COMPILED, TUNED], [*quick, TUNED], [SMELT, EAGER, TUNED]]
+    assert child.asked == [quick, [SMELT, EAGER], *everyone]
+    kept = record.load(tmp_path / "a.json")["parts"]["decode"]["rows"]
+    assert kept["a row"]["peers"][COMPILED] == {"failed": "first call: it took too long"}
+    assert "median" in kept["a row"]["peers"][TUNED]
+
+
+def test_rows_with_aims_are_complete_before_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = (Target("ms", "<=", 1.0),)
+    rows = [Row("decode", "b", "decode", peers=(SMELT, TUNED)), Row("decode", "a", "decode", {}, (SMELT, TUNED), aim)]
+    child = Played(lambda names, progress: timed(names))
+    monkeypatch.setattr(supervisor, "Child", lambda *_: child)
+    said: list[str] = []
+    results = record.Results(tmp_path / "a.json", False, {})
+    supervisor.run(supervisor.Plan({"decode": rows}, tmp_path, time.monotonic() + 99, False), results, said.append)
+    assert [line.split(":")[0].strip() for line in said[1:]] == ["a", "a, everyone", "b", "b, everyone"]
+
+
+def test_time_not_used_is_for_later_parts(tmp_path: Path) -> None:
+    wanted = {name: list(rows_of(name)) for name in PARTS}
+    whole = supervisor.Plan(wanted, tmp_path, time.monotonic() + 540, dry=False)
+    first = supervisor._until(whole, "tests") - time.monotonic()
+    last = supervisor._until(whole, "encoders") - time.monotonic()
+    assert first == pytest.approx(532 * PARTS["tests"].weight / sum(p.weight for p in PARTS.values()), abs=1)
+    assert last == pytest.approx(532, abs=1)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_run_again_replaces_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "h200.json"
+    first = record.Results(path, False, {"gpu": {}})
+    first.add("decode", "one", {"status": "ok"})
+    first.add("kernels", "two", {"status": "ok"})
+    record.Results(path, False, {"gpu": {"name": "new"}}).add("decode", "one", {"status": "wrong"})
+    found = record.load(path)["parts"]
+    assert found["decode"]["rows"] == {"one": {"status": "wrong"}}
+    assert found["decode"]["environment"] == {"gpu": {"name": "new"}}
+    assert found["kernels"]["rows"] == {"two": {"status": "ok"}}
+    with pytest.raises(record.RecordError, match="is of a real run"):
+        record.Results(path, True, {})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 0, "parts": {}}'])
+def test_files_that_are_no_results(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(record.RecordError):
+        record.load(tmp_path / "a.json")
+
+
+def test_names_of_gpus() -> None:
+    names = {"NVIDIA H200": "h200", "NVIDIA A100-SXM4-80GB": "a100-sxm4-80gb", "NVIDIA": "gpu"}
+    assert {name: record.name_of({"name": name}) for name in names} == names
+
+
+def measured() -> dict[str, Any]:
+    """A step of the 1B model: 2.6 GB at 4 TB/s are 0.65 ms at least."""
+    peers = {
+        SMELT: {"rounds": [0.0008, 0.0007, 0.0007], "median": 0.0007, "error": 0.012, "eager_error": 0.01, "ties": 1},
+        TUNED: {"rounds": [0.0008, 0.0007, 0.0014], "median": 0.0008},
+        EAGER: {"rounds": [0.007] * 3, "median": 0.007},
+        COMPILED: {"wrong": "off by 1.0"},
+    }
+    peers[SMELT]["tokens"] = 16
+    roofs = {"bytes": [4e12] * 3, "flops": [7e14] * 3}
+    launched = {"graph_launches": 1}
+    return {"status": "ok", "peers": peers, "bytes": 2_600_000_000, "flops": 0, "roofs": roofs, "launched": launched}
+
+
+def test_figures_and_aims() -> None:
+    row = rows_of("decode")[0]
+    assert row.name == "llama-3.2-1b bfloat16 context 128"
+    text = figures.aims(row, measured(), {})
+    assert text == (
+        "<= 0.66 ms: missed, 0.70 ms; >= 1.15x max-autotune: missed, 1.00x max-autotune; "
+        "<= 1 graph launches: reached, 1 graph launches; >= 87% of the roof: reached, 93% of the roof"
+    )
+    assert figures.best_peer(measured()) == (TUNED, 1.0)
+    assert "not measured" in figures.aims(row, {}, {})
+    assert figures.bound(measured()) == "bytes"
+
+
+def test_a_line_of_the_table() -> None:
+    row = rows_of("decode")[0]
+    head, [line] = table.cells_of(PARTS["decode"], {row.name: measured()}, [row])
+    assert head[:6] == [
+        "decoding, one token",
+        "smelt ms",
+        "eager ms",
+        "graphs ms",
+        "compiled ms",
+        "max-autotune ms",
+    ]
+    assert line[:8] == [
+        row.name,
+        "0.700",
+        "7.000",
+        "not measured",
+        "WRONG",
+        "0.800",
+        "93",
+        "16 tokens, 1.2x eager's error, 1 in a tie",
+    ]
+
+
+def test_rates_of_kernels() -> None:
+    row = rows_of("kernels")[0]
+    found = {"status": "ok", "flops": 2.2e12, "bytes": 2.7e8, "roofs": {"bytes": [4e12], "flops": [7e14]}}
+    found["peers"] = {SMELT: {"median": 0.004, "rounds": [0.004]}, EAGER: {"failed": "no"}}
+    _, [line] = table.cells_of(PARTS["kernels"], {row.name: found}, [row])
+    assert line[1:3] == ["550 TFLOP/s", "FAILED"]
+    assert line[-1] == ">= 450 TFLOP/s: reached, 550 TFLOP/s; >= best 550 TFLOP/s: reached, best 550 TFLOP/s"
+
+
+def test_cold_compile_is_compared_with_another_row() -> None:
+    rows = {
+        r.name: {"peers": {r.peers[0]: {"first_call": s}}} for r, s in zip(rows_of("start"), (8, 20, 80), strict=True)
+    }
+    row = rows_of("start")[0]
+    assert figures.aims(row, rows[row.name], rows) == (
+        "<= 10.0 s: reached, 8.0 s; <= 0.125 of max-autotune: reached, 0.100 of max-autotune"
+    )
+
+
+def test_results_of_the_zoo() -> None:
+    known = [row for row in rows_of("tests") if row.name in ("zoo gru-lm", "zoo gpt2", "launches per layer")]
+    rows = {
+        "zoo gru-lm": {"status": "ok", "peers": {SMELT: {"error": 2e-7}}},
+        "zoo gpt2": {"status": "skipped", "error": "no transformers"},
+        "launches per layer": {"status": "ok", "launches": 10, "kernels": 24},
+    }
+    assert table.cells_of(PARTS["tests"], rows, known)[1] == [
+        ["launches per layer", "ok, 10 for each layer, <= 6 launches a layer: missed, 10 launches a layer"],
+        ["zoo gru-lm", "ok, off by 2.0e-07"],
+        ["zoo gpt2", "skipped, no transformers"],
+    ]
+
+
+def test_cases_of_a_class_are_one_line() -> None:
+    agreed = {"status": "ok", "agreed": 5}
+    rows: dict[str, Any] = {f"map {i} of 4": agreed | {"refused": {f"c{i}": "no"}} for i in (1, 2, 4)}
+    rows["map 3 of 4"] = {"status": "wrong", "agreed": 4, "wrong": {"gelu": "off by 1"}}
+    known = [r for r in rows_of("tests") if r.name in rows]
+    assert table.cells_of(PARTS["tests"], rows, known)[1] == [["kernels: map", "WRONG: gelu: off by 1"]]
+    rows["map 3 of 4"] = {"status": "ok", "agreed": 6}
+    assert table.cells_of(PARTS["tests"], rows, known)[1] == [["kernels: map", "ok, 21 agree, 3 not offered"]]
+
+
+def test_faults_are_listed_last() -> None:
+    bad = measured()
+    bad["peers"][SMELT] = {"wrong": "off by 0.5"}
+    data = {"dry": False, "parts": {"decode": {"rows": {"a": bad | {"status": "wrong"}}}}}
+    assert table.faults(data) == ["decode: a: wrong: off by 0.5", f"decode: a: {COMPILED}: off by 1.0"]
+    assert table.text(data, ["decode"]).splitlines()[-3:] == [
+        "What went wrong:",
+        "  decode: a: wrong: off by 0.5",
+        f"  decode: a: {COMPILED}: off by 1.0",
+    ]
+
+
+def test_targets() -> None:
+    assert Target("ms", "<=", 2).met(2)
+    assert not Target("ms", "<=", 2).met(2.1)
+    assert not Target("share", ">=", 0.9).met(0.89)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    data = record.load(page.RECORD) if page.RECORD.exists() else page.NOTHING
+    assert page.made(text, data) == text
+
+
+def test_a_page_has_every_row() -> None:
+    text = page.made(page.PAGE.read_text(encoding="utf-8"), page.NOTHING)
+    assert all(f"| {row.name} |" in text for row in ROWS if row.kind != "cases")
+    row = rows_of("decode")[0]
+    found = {"when": "2026-01-02", "environment": {"gpu": {"name": "NVIDIA H200"}, "driver": "1", "versions": {}}}
+    data = {"dry": False, "parts": {"decode": found | {"rows": {row.name: measured()}}}}
+    text = page.made(text, data)
+    assert f"| {row.name} | 0.700 | 7.000 |" in text
+    assert "2026-01-02, NVIDIA H200, driver 1" in text
+    assert f"- decode: {row.name}: {COMPILED}: off by 1.0" in text
+
+
+def test_a_dry_run_is_not_put_into_a_page() -> None:
+    with pytest.raises(record.RecordError, match="dry run"):
+        page.made(page.PAGE.read_text(encoding="utf-8"), {"dry": True, "parts": {}})
+
+
+# --- a dry run --------------------------------------------------------------------------------------------------------
+
+# what PyTorch and Triton need themselves
+ALLOWED = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe"}
+ALLOWED |= {"filelock", "fsspec", "typing_extensions", "setuptools", "pkg_resources", "smelt"}
+HIDE = f"""
+import sys
+from importlib.machinery import PathFinder
+allowed, find = {sorted(ALLOWED)!r}, PathFinder.find_spec
+def only(name, path=None, target=None):
+    first = name.partition(".")[0]
+    known = path is not None or first in allowed or first in sys.stdlib_module_names
+    known = known or first.startswith("_sysconfigdata")
+    return find(name, path, target) if known else None
+PathFinder.find_spec = only
+"""
+
+
+def test_a_dry_run_with_pytorch_and_triton_alone(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
+    places = os.pathsep.join([str(tmp_path), str(ROOT / ".typecheck")])
+    command = [sys.executable, "-m", "smelt.tools.gpu_check", "--dry-run", "--out", str(tmp_path / "out")]
+    command += ["--only", "softmax|zoo gpt2$|llama-3-8b bfloat16 2048"]
+    env = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    data = record.load(tmp_path / "out" / "dry-run.json")
+    status = {name: row["status"] for part in data["parts"].values() for name, row in part["rows"].items()}
+    assert status == {"softmax 16384x8192": "dry", "zoo gpt2": "skipped", "llama-3-8b bfloat16 2048": "dry"}
+    assert data["dry"]
+    assert "median" not in json.dumps(data)
+    assert "transformers is not installed" in found.stdout
+    assert "not measured" in found.stdout
