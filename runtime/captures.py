@@ -310,7 +310,7 @@ def _first_sizes(captured: Capture, leaves: Sequence[Any] | None) -> Sizes:
 
 
 def check_model(model: Callable[..., Any], name: str, device: torch.device = CPU) -> None:
-    """Raise UnsupportedError for a model with a part in training mode, or one not plain tensors on the target's device."""
+    """Raise UnsupportedError for a model in training mode, or not of plain tensors on the target's device."""
     if not isinstance(model, nn.Module):
         return
     part = next((path for path, module in model.named_modules() if module.training), None)
