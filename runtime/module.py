@@ -42,6 +42,7 @@ class CompiledModule(nn.Module):
     """
 
     original: Callable[..., Any]
+    _device: torch.device
     options: Options
 
     def __init__(self, original: Callable[..., Any], options: Options) -> None:
@@ -54,6 +55,7 @@ class CompiledModule(nn.Module):
         signature = signature_of(original)
         reader = CallReader(signature)
         state.update(original=original, options=options, __doc__=original.__doc__)
+        state["_device"] = options.target.device
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
         parts = replace(options, expect={})  # which was said of the whole
         generation = generation_of(original, options, lambda part: CompiledModule(part, parts), self._renew)
@@ -77,7 +79,7 @@ class CompiledModule(nn.Module):
                 return self.original(*args, **kwargs)
         if self.__dict__.get("forward") is not self._own_forward or is_hooked(self):
             return super().__call__(*args, **kwargs)
-        return CompiledModule.forward(self, *args, **kwargs)
+        return self._run(args, kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result for these arguments, in the model's own structure; no tensor in it requires grad.
@@ -94,8 +96,12 @@ class CompiledModule(nn.Module):
         if torch.compiler.is_compiling():
             with torch.no_grad():
                 return self.original(*args, **kwargs)
+        return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._check_mode()
         if self._generation is not None:
+            self._follow_default()
             found = self._generation.run(args, kwargs)
             if found is not None:
                 return found
@@ -103,6 +109,7 @@ class CompiledModule(nn.Module):
         result = captures.paths.run(args, kwargs)
         if result is not MISS:
             return result
+        self._follow_default()
         split: SplitModel | None = self._split
         if split is not None:
             return split(args, kwargs)
@@ -143,9 +150,12 @@ class CompiledModule(nn.Module):
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"
             )
+        check_surroundings(self._device)
+
+    def _follow_default(self) -> None:
+        """Forget what was captured under another default dtype."""
         if self._captures.is_of_another_default:
             self.reset()
-        check_surroundings(self.options.target.device)
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
         if reason not in self._told:
@@ -327,6 +337,7 @@ class CompiledModule(nn.Module):
         @functools.wraps(method)
         def generate(*args: Any, **kwargs: Any) -> Any:
             self._check_mode()
+            self._follow_default()
             self._generation.look()
             assistant = kwargs.get("assistant_model")
             if isinstance(assistant, CompiledModule) and assistant._generation is not None:

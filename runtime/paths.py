@@ -106,7 +106,7 @@ class Paths:
 
 def _form(count: int, kwargs: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, ...] | None:
     """What calls of one path have in common; None for calls that have none."""
-    parts: list[Any] = [count, *kwargs]
+    parts: list[Any] = [count, torch.get_default_dtype(), *kwargs]
     for value in values:
         kind = type(value)
         if kind is Tensor:

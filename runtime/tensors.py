@@ -57,23 +57,31 @@ def check_surroundings(device: torch.device = CPU) -> None:
 
     So it is where another default device is set, below a transform of ``torch.func``, and while something is traced.
     """
+    if _function_modes() or _transforms() or forward_ad._current_level >= 0 or _dispatch_modes() or _traced():
+        _refuse(device)
+
+
+def _refuse(device: torch.device) -> None:
+    """Raise UnsupportedError where what surrounds a call matters to it."""
     if not default_is_cpu() and torch.get_default_device().type != device.type:
         raise UnsupportedError(
             f"the default device is {torch.get_default_device()}, and the model is compiled for {device}: call it "
             f'within torch.device("{device}")'
         )
-    if _functorch.peek_interpreter_stack() is not None:
+    if _transforms() is not None:
         raise UnsupportedError(
             "torch.func transforms this call, by vmap, grad or the like, and kernels compute with plain tensors: "
             "transform the model that was compiled"
         )
     if forward_ad._current_level >= 0:
         raise UnsupportedError("forward_ad is on, and compiled models compute no gradients: leave dual_level")
-    traced = torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _TRACING))
-    if traced or torch._C._get_tracing_state():
+    if (_dispatch_modes() and any(map(torch._C._get_dispatch_mode, _TRACING))) or _traced():
         raise UnsupportedError("PyTorch traces this call, and does not see into kernels: trace the model itself")
 
 
+# by their names here, since each call asks all of them
+_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
+_transforms, _traced = _functorch.peek_interpreter_stack, torch._C._get_tracing_state
 _Modes = torch._C._TorchDispatchModeKey
 _TRACING = (_Modes.FAKE, _Modes.PROXY, _Modes.FUNCTIONAL)
 
