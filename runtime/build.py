@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ..codegen.program import Program
 from ..codegen.schedule import Schedule
+from ..codegen.tvm.packing import Pool
 from ..frontend.capture import Capture, Fallback
 from ..ir import ops
 from ..ir.collection import collect_young
@@ -94,6 +95,7 @@ def build_executable(
     quantize: Quantization | None = None,
     native: Callable[[Plan, Target, Cache | None], list[Any]] | None = None,
     schedules: Callable[[Program], Schedule | None] | None = None,
+    pool: Pool | None = None,
 ) -> Executable:
     """Compile a capture for a target; with ``search``, of equal orders of products the cheapest is taken.
 
@@ -101,6 +103,7 @@ def build_executable(
 
     ``native`` makes what runs a plan's segments, instead of native code. ``schedules`` gives the schedule of a program
     for which another than the default one was chosen; it shows in the kernel's source, and so in the cache's key.
+    ``pool`` is memory for packed weights, if some was made ready.
 
     Raises:
         CheckError: with ``check``, a step changed what the model means.
@@ -114,7 +117,7 @@ def build_executable(
     made = make_steps(capture, work, table, fuel=fuel, search=search, check=check, quantize=quantize)
     make_hosts = native or native_hosts
     with work.meanwhile("codegen", lambda: make_hosts(made.plan, target, cache)) as hosts, work.stage("pack"):
-        executable = Executable(hosts=(), **made.found(capture))
+        executable = Executable(hosts=(), pool=pool, **made.found(capture))
         collect_young()  # what tracing left, while kernels are compiled
     executable.hosts = hosts.result()
     if any(not isinstance(host, TorchStep) for host in executable.hosts):

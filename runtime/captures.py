@@ -13,11 +13,13 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from ..codegen.tvm.packing import Pool
 from ..frontend.capture import Capture
 from ..frontend.export import capture
 from ..ir.collection import no_collection
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
+from .ahead import memory_for
 from .build import build_executable, expect_kernels
 from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
@@ -175,8 +177,16 @@ class Captures:
             return self._make(Call(spec, leaves), "")
 
     def _make(self, call: Call, refusal: str) -> Entry:
-        args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         expect_kernels(self.options.target, self.options.open_cache())
+        pool = memory_for(self.model) if self.options.target.kind == "cpu" and self.options.quantize is None else None
+        try:
+            return self._make_with(call, refusal, pool)
+        finally:
+            if pool is not None:
+                pool.close()
+
+    def _make_with(self, call: Call, refusal: str, pool: Pool | None) -> Entry:
+        args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback
         try:
@@ -186,7 +196,7 @@ class Captures:
             if fallback == "error":
                 raise
             raise Uncapturable(str(error)) from error
-        entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves)
+        entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves, pool)
         if self.options.expect and not self.entries:
             with suppress(Mismatch):  # which the caller reports
                 hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
@@ -255,8 +265,17 @@ class Captures:
             self.paths.clear()
 
 
-def build_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None = None) -> Entry:
-    """The executable of a capture that took some seconds to make; ``leaves`` are those of its first call, if known."""
+def build_entry(
+    captured: Capture,
+    options: Options,
+    seconds: float,
+    leaves: Sequence[Any] | None = None,
+    pool: Pool | None = None,
+) -> Entry:
+    """The executable of a capture that took some seconds to make.
+
+    ``leaves`` are those of its first call, if known; ``pool`` is memory for packed weights, if some was made ready.
+    """
     if options.target.kind == "cuda":
         return _cuda_entry(captured, options, seconds, leaves)
     cache = options.open_cache()
@@ -273,6 +292,7 @@ def build_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
             check=options.check,
             quantize=options.quantize,
             schedules=schedules,
+            pool=pool,
         )
 
     executable = build()

@@ -53,10 +53,12 @@ class Executable(Compiled):
     Attributes:
         hosts: the native code of each segment of the plan, PyTorch's steps between them.
         prepare: what must be done before native code runs.
+        pool: memory for packed weights, if some was made ready.
     """
 
     hosts: Sequence[HostFunction | TorchStep]
     prepare: Callable[[], None] | None = None
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,8 +83,10 @@ class Executable(Compiled):
             buffers = [b for b in self.plan.buffers if b.place is Place.WEIGHT]
             packed = [b for b in buffers if b.packing is not None]
             nbytes = sum(part.nbytes for b in packed for part in self._values.parts(b.name))
-            memory_of, work = Pool() if nbytes >= HUGE_PAGE else None, list[Callable[[], None]]()
-            self._packed = {b.position: self._pack(b, memory_of, work) for b in buffers}
+            pool, work = self.pool or Pool(), list[Callable[[], None]]()
+            self.pool = None  # which is for the first weights
+            self._packed = {b.position: self._pack(b, pool if nbytes >= HUGE_PAGE else None, work) for b in buffers}
+            pool.close()
             with ThreadPoolExecutor(PACKERS) as threads:  # copies hold no lock of Python's
                 for _ in threads.map(lambda fill: fill(), work):
                     pass

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-HUGE_PAGE = 2 << 20  # bytes
+from ..codegen.tvm.packing import HUGE_PAGE, advise
+
 LARGE_BYTES = 2 * HUGE_PAGE  # results of at least so many fill a huge page wherever they begin
 HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)
 
@@ -31,16 +31,6 @@ def empty_result(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtyp
     to write it: of 262 MB, 125 ms and 36 ms to give them back, against 27 ms and 1 ms in huge pages.
     """
     result = _allocate(shape, strides, dtype)
-    if result.nbytes >= LARGE_BYTES:
-        _ask_for_huge_pages(result.data_ptr(), result.untyped_storage().nbytes())
+    if result.nbytes >= LARGE_BYTES and HUGE_PAGES is not None:
+        advise(result.data_ptr(), result.untyped_storage().nbytes(), HUGE_PAGES)
     return result
-
-
-def _ask_for_huge_pages(address: int, nbytes: int) -> None:
-    """Ask the system for huge pages where they lie within some memory: a wish, which it may leave unheard."""
-    if HUGE_PAGES is None:
-        return
-    first, last = -(-address // HUGE_PAGE), (address + nbytes) // HUGE_PAGE
-    ctypes.CDLL(None).madvise(
-        ctypes.c_void_p(first * HUGE_PAGE), ctypes.c_size_t((last - first) * HUGE_PAGE), ctypes.c_int(HUGE_PAGES)
-    )

@@ -50,6 +50,11 @@ def shared(made: Tensor) -> tuple[Tensor, Any]:
     return made, new
 
 
+def nothing_shared() -> bool:
+    """Whether nothing is kept."""
+    return not _known
+
+
 def _forget(key: Any) -> None:
     with _lock:
         held = _known.get(key)

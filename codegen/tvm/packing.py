@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,15 @@ def memory(nbytes: int) -> torch.Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 
+def advise(address: int, nbytes: int, advice: int) -> None:
+    """Tell the system something of the whole huge pages within some memory: a wish, which it may leave unheard."""
+    first, last = -(-address // HUGE_PAGE), (address + nbytes) // HUGE_PAGE
+    if last > first:
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(first * HUGE_PAGE), ctypes.c_size_t((last - first) * HUGE_PAGE), ctypes.c_int(advice)
+        )
+
+
 class Pool:
     """Memory for tensors that live equally long: those that fill no huge page alone lie together in some.
 
@@ -40,6 +50,9 @@ class Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rest = torch.empty(0, dtype=torch.uint8)
+
+    def close(self) -> None:
+        """Nothing more is taken."""
 
     def take(self, nbytes: int) -> torch.Tensor:
         """Uninitialised bytes, uint8 [nbytes]."""
