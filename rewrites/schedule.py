@@ -8,8 +8,10 @@ Register Allocation Problems", 1975).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import sympy
 
@@ -24,9 +26,47 @@ _WORK = (Trait.REGION, Trait.OPAQUE)
 
 
 def order(graph: Graph) -> tuple[Node, ...]:
-    """The kernels and calls of a graph in the order in which they run, operands before users."""
+    """The kernels and calls of a graph in the order in which they run, operands before users.
+
+    Calls that draw random numbers run as the model has them: each takes up the generator where the one before left it.
+    """
     depth_first = tuple(node for node in graph.nodes if node.has(*_WORK))
-    return tuple(depth_first[i] for i in best_order(Tasks.of(graph, depth_first)))
+    tasks = Tasks.of(graph, depth_first)
+    drawing = sorted((i for i, node in enumerate(depth_first) if node.attrs.get("serial")), key=_serial(depth_first))
+    return tuple(depth_first[i] for i in one_after_another(tasks, best_order(tasks), drawing))
+
+
+def _serial(nodes: Sequence[Node]) -> Callable[[int], Any]:
+    return lambda i: nodes[i].attrs["serial"]
+
+
+def one_after_another(tasks: Tasks, chosen: Sequence[int], chain: Sequence[int]) -> tuple[int, ...]:
+    """The order that was chosen, changed where it must be for these tasks to run one after another.
+
+    Left as it is where a kernel comes between two of them both ways, which fusion may bring about.
+    """
+    place = {task: at for at, task in enumerate(chosen)}
+    if all(place[a] < place[b] for a, b in pairwise(chain)):
+        return tuple(chosen)
+    before = [set(reads) for reads in tasks.reads]
+    for a, b in pairwise(chain):
+        before[b].add(a)
+    after: list[set[int]] = [set() for _ in before]
+    for task, others in enumerate(before):
+        for other in others:
+            after[other].add(task)
+    left = [len(others) for others in before]
+    ready = [(place[task], task) for task, count in enumerate(left) if not count]
+    heapq.heapify(ready)
+    found: list[int] = []
+    while ready:
+        _, task = heapq.heappop(ready)
+        found.append(task)
+        for other in after[task]:
+            left[other] -= 1
+            if not left[other]:
+                heapq.heappush(ready, (place[other], other))
+    return tuple(found) if len(found) == len(chosen) else tuple(chosen)
 
 
 def best_order(tasks: Tasks) -> tuple[int, ...]:

@@ -10,6 +10,9 @@ from typing import Any
 from .source import size_name
 from .team import FEWEST
 
+# What compiled host functions are called with, which libraries that are kept in files rely on: a table of addresses,
+# where the error's comes in it, sizes in the order of their symbols. To be raised with any change of that.
+ABI = 1
 _DEFINED = re.compile(r"^def (\w+)\(", re.MULTILINE)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..._version import __version__
 from ...codegen.schedule import PanelLayout
 from ...codegen.tvm import packing
+from ...codegen.tvm.host import ABI
 from ...ir.errors import ArtifactError
 from .container import Container, Member
 from .names import identifier, member_name, tensor_name
@@ -61,7 +62,7 @@ class Manifest:
 
     Attributes:
         versions: of smelt, Python and the packages that the artifact was made with.
-        layout: the form of packed weights that the kernels expect.
+        layout: the form of packed weights that the kernels expect, and what they are called with.
         settings: what ``export`` was asked for, for people.
         tuning: the member that holds records of tuning.
     """
@@ -101,7 +102,7 @@ class Manifest:
     def unusable(self) -> str | None:
         """Why the native code cannot be used with the versions that are installed; None where it can."""
         if self.layout != layout_version():
-            return f"made with smelt {self.versions.get('smelt')}, whose packed weights have another form"
+            return f"made with smelt {self.versions.get('smelt')}, whose kernels are called in another way"
         made, here = self.versions.get("tvm", "none"), versions_here().get("tvm", "none")
         if _minor(made) != _minor(here):
             return f"made with TVM {made}, installed is {here}"
@@ -187,8 +188,8 @@ def versions_here() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def layout_version() -> str:
-    """What changes with the form that kernels expect packed weights in."""
-    text = Path(packing.__file__).read_text(encoding="utf-8") + getsource(PanelLayout)
+    """What changes with the form that kernels expect packed weights in, and with what they are called with."""
+    text = f"{Path(packing.__file__).read_text(encoding='utf-8')}{getsource(PanelLayout)}{ABI}"
     return sha256(text.encode()).hexdigest()[:16]
 
 
