@@ -72,6 +72,10 @@ class CachedCalls:
         """All arguments of a call by name."""
         return self._arguments.named(args, kwargs)
 
+    def has_cache(self, given: Mapping[str, Any]) -> bool:
+        """Whether a call is given a cache, or makes one."""
+        return given.get(CACHE) is not None or self._makes_cache(given)
+
     def begins(self, given: Mapping[str, Any]) -> bool:
         """Whether a call begins a text: its cache is empty, or it makes one."""
         cache = given.get(CACHE)
@@ -266,7 +270,18 @@ def _output(found: Any, given: Mapping[str, Any], config: Any) -> Any:
     keep = kept_logits(given)
     if keep and found.logits.shape[1] > keep:
         found["logits"] = found.logits[:, -keep:]
-    whole = type(found)(**{**found, CACHE: given[CACHE]})  # in the order of its fields, by which it is indexed
+    more = {CACHE: given[CACHE], **_of_the_encoder(given, found)}
+    whole = type(found)(**{**found, **more})  # in the order of its fields, by which it is indexed
     wanted = given.get("return_dict")
     as_mapping = getattr(config, "return_dict", True) if wanted is None else wanted
     return whole if as_mapping else whole.to_tuple()
+
+
+def _of_the_encoder(given: Mapping[str, Any], found: Any) -> dict[str, Any]:
+    """What an encoder's output holds besides its last state, as the model passes it on."""
+    encoded = given.get("encoder_outputs")
+    fields = getattr(type(found), "__dataclass_fields__", {})
+    if not isinstance(encoded, Mapping):
+        return {}
+    named = {f"encoder_{name}": value for name, value in encoded.items() if name != "last_hidden_state"}
+    return {name: value for name, value in named.items() if name in fields and value is not None}
