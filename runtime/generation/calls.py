@@ -26,6 +26,10 @@ from .shapes import DECODER, SOURCE, Shapes
 from .step import CachedStep
 
 
+class Uncaptured(Unfit):
+    """A call that could not be captured."""
+
+
 class CachedCalls:
     """The calls of one model that have a cache.
 
@@ -108,7 +112,7 @@ class CachedCalls:
         try:
             return self._compiled(given, self.asked)
         except Unfit as reason:
-            self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
+            self._count(reason)
         for layer in static:  # what they were made as was a guess
             layer.is_initialized = False
         with torch.no_grad():
@@ -148,8 +152,15 @@ class CachedCalls:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
         try:
             return self._compiled({**given, CACHE: made}, 0)
+        except Uncaptured as reason:  # Dynamo would split it where its Python decides by values
+            self._count(reason)
         except Unfit:
             return None
+        with torch.no_grad():
+            return self.model(**given)
+
+    def _count(self, reason: Unfit) -> None:
+        self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
@@ -236,16 +247,18 @@ class CachedCalls:
         if form.refused:
             reason = form.refused.get(_constants(leaves))
             if reason is not None:
-                raise Unfit(reason)
+                raise Uncaptured(reason)
         try:
             return form.find(inputs, leaves, shapes)
-        except (Uncapturable, CaptureError, InputError, UnsupportedError) as error:
-            if self.options.fallback == "error" and not isinstance(error, InputError):
+        except (Uncapturable, CaptureError, InputError, UnsupportedError, IndexError) as error:
+            # a fault of this call, and not of others like it; an index: of the model on a mask of slots, perhaps
+            once = isinstance(error, (InputError, IndexError))
+            if self.options.fallback == "error" and not once:
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"
-            if not isinstance(error, InputError):  # which is a fault of this call, and not of others like it
+            if not once:
                 form.refused[_constants(leaves)] = reason
-            raise Unfit(reason) from error
+            raise Uncaptured(reason) from error
 
 
 def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import smelt
-from smelt.ir.errors import UnsupportedError
+from smelt.ir.errors import CaptureError, UnsupportedError
 from smelt.runtime.generation.caches import _room
 from smelt.tools.zoo import build_llama, build_t5
 
@@ -160,3 +160,26 @@ def test_what_an_encoder_returned_besides_is_passed_on() -> None:
     found, expected = smelt.compile(model)(**given), model(**given)
     assert list(found) == list(expected)
     assert found.encoder_hidden_states is encoded.hidden_states
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("error", [IndexError("a mask of slots"), CaptureError("it branches on values")])
+def test_calls_that_cannot_be_captured_run_in_pytorch(
+    model: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they begin a text or go on with one."""
+
+    def refuse(self: Any, *args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("smelt.runtime.generation.running.Form.find", refuse)
+    fast, found, expected = smelt.compile(model), None, None
+    for _ in range(2):
+        found, expected = (
+            called(IDS, past_key_values=before and before.past_key_values)
+            for called, before in ((fast, found), (model, expected))
+        )
+        assert torch.equal(found.logits, expected.logits)
+    caches = fast.report().caches
+    assert caches is not None
+    assert (caches.calls, sum(caches.passed.values())) == (0, 2)
