@@ -168,7 +168,7 @@ class CompiledModule(nn.Module):
         """The capture for a call, made where there is none, with the call's leaves and sizes.
 
         Raises:
-            UnsupportedError: the model is split, so that no one capture is for the whole call.
+            UnsupportedError: the model is split, or returns a cache, so that no one capture is for the whole call.
         """
         call = self._reader.read(args, kwargs)
         reason = "" if self._split is None else self._split.reason
@@ -179,8 +179,12 @@ class CompiledModule(nn.Module):
                 return entry, sizes, call
             except Uncapturable as error:
                 reason = str(error)
-        advice = "" if self._generation is None else "; a call that returns no cache may be one: give use_cache=False"
-        raise UnsupportedError(f"{self._captures.name} is split into several graphs: {reason}{advice}")
+        if self._generation is not None and self._generation.has_cache(args, kwargs):
+            raise UnsupportedError(
+                f"the call of {self._captures.name} returns a cache, and no capture holds one: give use_cache=False, "
+                'as in kwargs={"use_cache": False}. What generate and calls with a cache captured is in report()'
+            )
+        raise UnsupportedError(f"{self._captures.name} is split into several graphs: {reason}")
 
     # --- what it did --------------------------------------------------------------------------------------------------
 

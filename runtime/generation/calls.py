@@ -26,6 +26,10 @@ from .shapes import DECODER, SOURCE, Shapes
 from .step import CachedStep
 
 
+class Uncaptured(Unfit):
+    """A call that could not be captured."""
+
+
 class CachedCalls:
     """The calls of one model that have a cache.
 
@@ -72,6 +76,10 @@ class CachedCalls:
         """All arguments of a call by name."""
         return self._arguments.named(args, kwargs)
 
+    def has_cache(self, given: Mapping[str, Any]) -> bool:
+        """Whether a call is given a cache, or makes one."""
+        return given.get(CACHE) is not None or self._makes_cache(given)
+
     def begins(self, given: Mapping[str, Any]) -> bool:
         """Whether a call begins a text: its cache is empty, or it makes one."""
         cache = given.get(CACHE)
@@ -104,7 +112,7 @@ class CachedCalls:
         try:
             return self._compiled(given, self.asked)
         except Unfit as reason:
-            self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
+            self._count(reason)
         for layer in static:  # what they were made as was a guess
             layer.is_initialized = False
         with torch.no_grad():
@@ -144,8 +152,15 @@ class CachedCalls:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
         try:
             return self._compiled({**given, CACHE: made}, 0)
+        except Uncaptured as reason:  # Dynamo would split it where its Python decides by values
+            self._count(reason)
         except Unfit:
             return None
+        with torch.no_grad():
+            return self.model(**given)
+
+    def _count(self, reason: Unfit) -> None:
+        self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
@@ -232,16 +247,18 @@ class CachedCalls:
         if form.refused:
             reason = form.refused.get(_constants(leaves))
             if reason is not None:
-                raise Unfit(reason)
+                raise Uncaptured(reason)
         try:
             return form.find(inputs, leaves, shapes)
-        except (Uncapturable, CaptureError, InputError, UnsupportedError) as error:
-            if self.options.fallback == "error" and not isinstance(error, InputError):
+        except (Uncapturable, CaptureError, InputError, UnsupportedError, IndexError) as error:
+            # a fault of this call, and not of others like it; an index: of the model on a mask of slots, perhaps
+            once = isinstance(error, (InputError, IndexError))
+            if self.options.fallback == "error" and not once:
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"
-            if not isinstance(error, InputError):  # which is a fault of this call, and not of others like it
+            if not once:
                 form.refused[_constants(leaves)] = reason
-            raise Unfit(reason) from error
+            raise Uncaptured(reason) from error
 
 
 def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:
@@ -266,7 +283,18 @@ def _output(found: Any, given: Mapping[str, Any], config: Any) -> Any:
     keep = kept_logits(given)
     if keep and found.logits.shape[1] > keep:
         found["logits"] = found.logits[:, -keep:]
-    whole = type(found)(**{**found, CACHE: given[CACHE]})  # in the order of its fields, by which it is indexed
+    more = {CACHE: given[CACHE], **_of_the_encoder(given, found)}
+    whole = type(found)(**{**found, **more})  # in the order of its fields, by which it is indexed
     wanted = given.get("return_dict")
     as_mapping = getattr(config, "return_dict", True) if wanted is None else wanted
     return whole if as_mapping else whole.to_tuple()
+
+
+def _of_the_encoder(given: Mapping[str, Any], found: Any) -> dict[str, Any]:
+    """What an encoder's output holds besides its last state, as the model passes it on."""
+    encoded = given.get("encoder_outputs")
+    fields = getattr(type(found), "__dataclass_fields__", {})
+    if not isinstance(encoded, Mapping):
+        return {}
+    named = {f"encoder_{name}": value for name, value in encoded.items() if name != "last_hidden_state"}
+    return {name: value for name, value in named.items() if name in fields and value is not None}

@@ -71,6 +71,10 @@ class Generation:
             self.look()
         return self.calls.run(given, args, kwargs)
 
+    def has_cache(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call is given a cache, or makes one."""
+        return self.calls.has_cache(self.calls.named(args, kwargs))
+
     def look(self) -> None:
         """See to it that what was captured is the model as it is now: to call where a text begins."""
         if self._watch is None:

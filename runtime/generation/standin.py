@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model import Generation
 
+_FOR_GENERATE = ("tokenizer", "assistant_tokenizer")  # passed on to each call of the model, where nothing reads them
+
 
 def stand_in(model: Any, call: Callable[..., Any], generation: Generation) -> Any:
     """An object that is a model but for how it is called.
@@ -22,6 +24,12 @@ def stand_in(model: Any, call: Callable[..., Any], generation: Generation) -> An
         generation: whose encoder runs in place of the model's, and whose caches are as long as will be needed.
     """
     base: Any = type(model)
+    passed_on = [name for name in _FOR_GENERATE if name not in signature(base.forward).parameters]
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for name in passed_on:
+            kwargs.pop(name, None)
+        return call(*args, **kwargs)
 
     def get_encoder(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = base.get_encoder(self, *args, **kwargs)
@@ -35,7 +43,7 @@ def stand_in(model: Any, call: Callable[..., Any], generation: Generation) -> An
     members: dict[str, Any] = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
-        "__call__": lambda self, *args, **kwargs: call(*args, **kwargs),
+        "__call__": __call__,
         "get_compiled_call": lambda self, compile_config: self.__call__,
         "get_encoder": get_encoder,
         "_prepare_cache_for_generation": _prepare_cache_for_generation,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import smelt
+from smelt.ir.errors import CaptureError, UnsupportedError
 from smelt.runtime.generation.caches import _room
 from smelt.tools.zoo import build_llama, build_t5
 
@@ -139,3 +140,46 @@ def test_a_config_that_does_not_say_what_caches_are(model: Any, monkeypatch: pyt
     caches = fast.report().caches
     assert caches is not None
     assert (caches.calls, sum(caches.passed.values())) == (1, 1)
+
+
+def test_what_takes_one_capture_says_that_a_cache_is_in_the_way(model: Any) -> None:
+    """For export, explain, tune, bisect: by the argument that helps, and it does."""
+    fast = smelt.compile(model)
+    for refused in (lambda: fast.explain((IDS,)), lambda: smelt.export(model, (IDS,))):
+        with pytest.raises(UnsupportedError, match=r'returns a cache.*give use_cache=False.*{"use_cache": False}'):
+            refused()
+    assert fast.entry_for((IDS,), {"use_cache": False})[0].capture.graph.inputs
+
+
+@torch.no_grad()
+def test_what_an_encoder_returned_besides_is_passed_on() -> None:
+    torch.manual_seed(0)
+    model: Any = build_t5(True).eval()
+    encoded = model.get_encoder()(IDS, output_hidden_states=True)
+    given = {"encoder_outputs": encoded, "decoder_input_ids": IDS[:, :2], "use_cache": True}
+    found, expected = smelt.compile(model)(**given), model(**given)
+    assert list(found) == list(expected)
+    assert found.encoder_hidden_states is encoded.hidden_states
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("error", [IndexError("a mask of slots"), CaptureError("it branches on values")])
+def test_calls_that_cannot_be_captured_run_in_pytorch(
+    model: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they begin a text or go on with one."""
+
+    def refuse(self: Any, *args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("smelt.runtime.generation.running.Form.find", refuse)
+    fast, found, expected = smelt.compile(model), None, None
+    for _ in range(2):
+        found, expected = (
+            called(IDS, past_key_values=before and before.past_key_values)
+            for called, before in ((fast, found), (model, expected))
+        )
+        assert torch.equal(found.logits, expected.logits)
+    caches = fast.report().caches
+    assert caches is not None
+    assert (caches.calls, sum(caches.passed.values())) == (0, 2)
