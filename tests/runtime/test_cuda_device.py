@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ class Cuda:
         patch.setattr(torch.cuda, "device", self.device)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "current_stream", lambda index=None: self.now)
+        patch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(L2_cache_size=50 << 20))
         patch.setattr(torch.cuda, "mem_get_info", lambda index: (self.free, 80 * GIB))
         patch.setattr(torch.cuda, "empty_cache", lambda: log.append("empty cache"))
 
@@ -126,6 +128,27 @@ def test_the_device_is_entered_where_it_is_not_current(cuda: Cuda) -> None:
         assert cuda.log == []
     with torch_device(1).current():
         assert cuda.log == ["device 1"]
+
+
+def test_figures(cuda: Cuda) -> None:
+    assert torch_device(1).cache_bytes == 50 << 20
+    assert torch_device(1).memory() == (5 * GIB, 80 * GIB)
+
+
+def test_kernels_are_compiled_for_the_device_in_every_thread(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from smelt.codegen.triton import loaded
+
+    class Function:
+        def warmup(self, *args: Any, **kwargs: Any) -> None:
+            cuda.log.append("compile")
+
+    launch = SimpleNamespace(buffers=("err",), symbols=(), warps=4, stages=1)
+    kernel: Any = SimpleNamespace(file=SimpleNamespace(text="", launches=[launch], params=(), scratch=()))
+    monkeypatch.setattr(loaded, "function_of", lambda text, launch: Function())
+    monkeypatch.setattr(loaded, "interprets", lambda: False)
+    torch_device(1).compile([kernel])
+    assert cuda.log == ["device 1", "compile"]
 
 
 def test_events_are_of_the_current_stream(cuda: Cuda) -> None:

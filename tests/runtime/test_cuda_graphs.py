@@ -559,6 +559,17 @@ def test_synchronize_waits_and_raises(gpu: FakeGpu) -> None:
     check(fast, GOOD, SCALE)
 
 
+def test_an_earlier_error_is_raised_once_by_a_call_that_waits(gpu: FakeGpu) -> None:
+    fast = looked(gpu)
+    gpu.late = True
+    fast(BAD, SCALE)
+    with pytest.raises(IndexError, match="in an earlier call"):
+        fast(torch.tensor([4, 5]), SCALE)  # of other sizes, so that it is launched
+    gpu.late = False
+    check(fast, GOOD, SCALE)
+    check(fast, torch.tensor([4, 5]), SCALE)
+
+
 def test_an_error_is_raised_in_the_thread_that_made_it(gpu: FakeGpu) -> None:
     fast = looked(gpu)
     turn, found = threading.Event(), []
