@@ -55,6 +55,17 @@ def test_checks_hold_for_its_plan_too(gpu: FakeGpu) -> None:
     assert checks.checked
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_layers_read_weights_as_they_are(gpu: FakeGpu, kind: Any) -> None:
+    model = kind(8, 16, num_layers=2, batch_first=True).eval()
+    fast = smelt.compile(model, target=TARGET)
+    x = torch.randn(3, 5, 8)
+    for _ in range(4):
+        smelt.verify(fast, x)
+    assert not fast.report().captures[0].fallbacks
+    assert executable_of(fast).graph_report().replays
+
+
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_weights_in_few_bits(gpu: FakeGpu, quantize: Any) -> None:
     model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 128)).eval()
