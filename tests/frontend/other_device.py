@@ -1,4 +1,4 @@
-"""Captures of models that are on another device than the CPU, though none is there: PyTorch's device for Python backends.
+"""Captures of models that are on another device than the CPU, though none is there: a device of PyTorch's for backends.
 
 Run as a program, it prints for each model whether its graph is the one of the CPU. The device is registered for a whole
 process, so this is one of its own.
