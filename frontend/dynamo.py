@@ -26,6 +26,7 @@ def lower_fx(
     fallback: Literal["allow", "error"] = "allow",
     static: bool = False,
     around: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> Capture:
     """Capture one of Dynamo's graphs, through ``torch.export`` as any module.
 
@@ -38,6 +39,7 @@ def lower_fx(
         fallback: as for :func:`~smelt.frontend.export.capture`.
         static: make the sizes of the example inputs those of every call.
         around: the dtype that autocast casts to where the graph was traced; None where it was off.
+        device: the kind of device that this is the autocast of.
 
     Raises:
         CaptureError, UnsupportedError: as for :func:`~smelt.frontend.export.capture`.
@@ -48,9 +50,9 @@ def lower_fx(
     leaf_of = _static_leaf if static else _leaf
     leaves = tuple(leaf_of(n, value) for n, value in zip(placeholders, example_inputs, strict=True))
     spec = pytree.tree_flatten((tuple(range(len(leaves))), {}))[1]
-    request = Request(GraphCall(gm, leaves, around), leaves, spec, None, fallback)
+    request = Request(GraphCall(gm, leaves, around, device), leaves, spec, None, fallback)
     # Dynamo is still at work: without this, PyTorch would trace into its fake mode and add to its guards
-    with tracing_context(None), torch.autocast("cpu", enabled=False):
+    with tracing_context(None), torch.autocast(device, enabled=False):
         return capture_request(request, gm)
 
 
@@ -109,10 +111,12 @@ class GraphCall(nn.Module):
     computes is cast, and not what is done to it while it is captured.
     """
 
-    def __init__(self, gm: fx.GraphModule, leaves: Sequence[Leaf], around: torch.dtype | None = None) -> None:
+    def __init__(
+        self, gm: fx.GraphModule, leaves: Sequence[Leaf], around: torch.dtype | None = None, device: str = "cpu"
+    ) -> None:
         super().__init__()
         self.model = gm
-        self._around = around
+        self._around, self._device = around, device
         self._leaves = leaves
 
     def forward(self, *tensors: Tensor) -> Any:
@@ -124,6 +128,6 @@ class GraphCall(nn.Module):
                 values.append(next(given).shape[0])
             else:
                 values.append(next(given) if leaf.is_tensor else leaf.value)
-        cast = nullcontext() if self._around is None else torch.autocast("cpu", self._around)
+        cast = nullcontext() if self._around is None else torch.autocast(self._device, self._around)
         with cast, fx.traceback.preserve_node_meta():
             return fx.Interpreter(self.model).run(*values)

@@ -73,7 +73,7 @@ def compile(
     Raises:
         BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed, or there is no
             GPU.
-        UnsupportedError: there is no such target, or the model is TorchScript.
+        UnsupportedError: there is no such target, or not all of this for it, or the model is TorchScript.
         QuantizationError: ``quantize`` is none of these, or keeps a layer that the model does not have.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.

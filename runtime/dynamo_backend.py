@@ -66,7 +66,19 @@ def backend(
             "torch.no_grad() or torch.inference_mode()",
         )
         return gm.forward
-    return compile_graph(gm, example_inputs, make_options(**{**MODES[mode], **(options or {})}))
+    asked = {**MODES[mode], **(options or {})}
+    asked["target"] = target_of(asked.get("target", "auto"), example_inputs)
+    if mode is not None and str(asked["target"]).startswith("cuda") and "tune" not in (options or {}):
+        asked["tune"] = "cached"  # kernels for GPUs are not tuned
+    return compile_graph(gm, example_inputs, make_options(**asked))
+
+
+def target_of(spec: str | Target, inputs: Sequence[Any]) -> str | Target:
+    """What a target says of a graph: where that leaves the device open it is the one of its first input on a GPU."""
+    if spec not in ("auto", "cuda"):
+        return spec
+    found = (str(x.device) for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda")
+    return next(found, spec)
 
 
 def make_options(
@@ -133,7 +145,7 @@ def compile_fx(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Optio
 
     Raises:
         CaptureError, UnsupportedError: as for ``frontend.dynamo.lower_fx``.
-        InputError: an input is not a plain tensor on the CPU.
+        InputError: an input is not a plain tensor on the target's device.
     """
     return GraphFunction(gm, example_inputs, options)
 

@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 
 from ..ir import ops
 from ..ir.cost import Cost, Roofs, cost_of, work_of
+from ..ir.errors import UnsupportedError
 from ..ir.types import concrete
 from .calls import Call
 from .entry import Entry
@@ -235,7 +236,15 @@ def explain_module(
         entries: captures with the sizes to explain them at.
         call: the arguments to measure with.
         model: the model as it was given.
+
+    Raises:
+        UnsupportedError: the target is a GPU, of which no roofs are measured.
     """
+    if options.target.kind != "cpu":
+        raise UnsupportedError(
+            f"explain() holds kernels against the roofs of the CPU, and {name} was compiled for {options.target}: "
+            "report() says what its kernels compute and move"
+        )
     roofs = roofs_of(options.target, options.open_cache())
     parts = []
     for entry, sizes in entries:

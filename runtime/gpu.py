@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
 from ..codegen.lower import Operand
@@ -65,6 +66,7 @@ class GpuKernel:
 class GpuKernelTable(Kernels[GpuKernel]):
     """The kernels of a graph for a GPU."""
 
+    packs: ClassVar[bool] = False
     machine: GpuMachine
 
     def operand(self, value: Node) -> Operand:

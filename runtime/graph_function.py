@@ -44,11 +44,12 @@ class GraphFunction:
             raise UnsupportedError(f"the default device is {torch.get_default_device()}")
         for node, value in zip((n for n in gm.graph.nodes if n.op == "placeholder"), example_inputs, strict=True):
             if isinstance(value, Tensor):
-                check_tensor(node.name, value)
+                check_tensor(node.name, value, options.target.device)
         self._original = gm
         self._options = options
         # a later capture is made where autocast is off: what it was is a part of the graph
-        self._around = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        kind = self._kind = options.target.device.type
+        self._around = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         self._outputs = outputs_of(gm)
         self._graph, places = bind_weights(with_outputs(gm, self._outputs.kept), example_inputs)
         self.watch = WeightWatch(places)
@@ -68,14 +69,14 @@ class GraphFunction:
         start = time.perf_counter()
         with no_collection():
             fallback, around = self._options.fallback, self._around
-            captured = lower_fx(self._graph, leaves, fallback=fallback, static=static, around=around)
-            with _plain():
+            captured = lower_fx(self._graph, leaves, fallback=fallback, static=static, around=around, device=self._kind)
+            with _plain(self._kind):
                 return build_entry(captured, self._options, time.perf_counter() - start, _first_call(leaves))
 
     def __call__(self, *inputs: Any) -> Any:
         """The graph's results."""
-        if torch.is_autocast_enabled("cpu"):  # the graph was traced under it, and holds the casts
-            with torch.autocast("cpu", enabled=False):
+        if torch.is_autocast_enabled(self._kind):  # the graph was traced under it, and holds the casts
+            with torch.autocast(self._kind, enabled=False):
                 results = self._run(inputs)
         else:
             results = self._run(inputs)
@@ -104,7 +105,7 @@ class GraphFunction:
             return results
 
     def _refresh(self, inputs: Sequence[Any], entries: Sequence[Entry]) -> None:
-        with _plain():
+        with _plain(self._kind):
             for entry in entries:
                 entry.executable.refresh(self.watch.weights(inputs, entry.executable.weights))
 
@@ -114,7 +115,7 @@ class GraphFunction:
         """The capture for a call, made where there is none; None after too many, and where none can be made."""
         for place, leaf in zip(self._free, leaves, strict=True):
             if isinstance(leaf, Tensor):
-                check_tensor(f"input {place}", leaf)
+                check_tensor(f"input {place}", leaf, self._options.target.device)
         found = self._matching(leaves)
         if found is None and len(self.entries) < MAX_CAPTURES and key not in self._refused:
             # sizes that Dynamo takes for one kind of call, and the capture does not
@@ -164,7 +165,7 @@ def _first_call(leaves: Sequence[Any]) -> list[Any] | None:
 
 
 @contextmanager
-def _plain() -> Iterator[None]:
+def _plain(device: str) -> Iterator[None]:
     """What is computed here is not cast by autocast, and not made in inference mode, where nobody could change it."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ..codegen.gpu import GpuSchedule
 from ..codegen.lower import Operand, lower, strides_of
@@ -69,8 +69,13 @@ class KernelInfo:
 
 @dataclass
 class Kernels(ABC, Generic[Made]):
-    """The kernels of a graph, made on demand: one for all fused nodes of the same region and operands."""
+    """The kernels of a graph, made on demand: one for all fused nodes of the same region and operands.
 
+    Attributes:
+        packs: whether weights are packed in panels for kernels that read them so; otherwise they are read as they are.
+    """
+
+    packs: ClassVar[bool] = True
     kernels: dict[object, Made] = field(default_factory=dict, init=False)
     refused: dict[object, str] = field(default_factory=dict, init=False)
 

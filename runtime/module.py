@@ -145,7 +145,7 @@ class CompiledModule(nn.Module):
             raise UnsupportedError(
                 f"{self._captures.name} is in training mode, and compiled models are for inference: call .eval() first"
             )
-        if torch.is_autocast_enabled(self.options.target.kind):
+        if torch.is_autocast_enabled(self.options.target.device.type):
             raise UnsupportedError(
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"
@@ -250,7 +250,7 @@ class CompiledModule(nn.Module):
 
         Raises:
             CaptureError: the module was not called yet, and no arguments are given.
-            UnsupportedError: arguments are given, and the model is split into several graphs.
+            UnsupportedError: arguments are given, and the model is split into several graphs; or the target is a GPU.
             ValueError: there are no arguments to measure with.
         """
         if args is not None or kwargs is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..ir.errors import UnsupportedError
 from ..rewrites.quantization import Quantization
 from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
@@ -46,6 +47,8 @@ class Options:
             raise ValueError(f"graphs is {self.graphs!r}: give a whole number from 0")
         if self.tune not in TUNE:
             raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
+        if self.tune == "full" and self.target.kind != "cpu":
+            raise UnsupportedError('tune="full" is for CPUs: kernels for GPUs are not tuned yet; say tune="cached"')
         if self.optimize == "search":
             require_egglog()
         if self.check is not None and self.check not in CHECKS:

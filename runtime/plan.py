@@ -200,8 +200,8 @@ class _Planner:
         return Place.OUTPUT if result in self.returned else Place.ARENA
 
     def operand(self, value: Node, param: Param, kernel: Kernel) -> Buffer:
-        """The buffer that a kernel reads: a weight's packed copy where it asks for panels."""
-        if param.format is not Format.PANELS:
+        """The buffer that a kernel reads: a weight's packed copy where it asks for panels, and the target packs."""
+        if param.format is not Format.PANELS or not self.table.packs:
             return self.plan.home[value]
         packing = Packing(panel_layout(kernel.schedule), param.transposed)
         key = (str(value.attrs["name"]), packing)

@@ -190,7 +190,7 @@ def report_entry(entry: Entry) -> CaptureReport:
     """The report on one capture."""
     capture, executable, sizes = entry.capture, entry.executable, entry.sizes
     known = dict(sizes or {})
-    traffic = None if sizes is None else traffic_of(executable, known, executable.cache_bytes)
+    traffic = None if sizes is None else traffic_of(executable, known)
     least = None if traffic is None else least_by_kernel(executable, traffic)
     moved = {} if traffic is None else moved_by_kernel(executable, traffic)
     return CaptureReport(

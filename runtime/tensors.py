@@ -25,6 +25,8 @@ def check_tensor(name: str, tensor: Tensor, device: torch.device = CPU) -> None:
     if tensor.device != device and (tensor.ndim or tensor.device.type != "cpu"):
         where = "the CPU" if device.type == "cpu" else device
         cure = "it has no values" if tensor.device.type == "meta" else f'call .to("{device}") on it'
+        if device.type == "cpu" and tensor.device.type == "cuda":
+            cure += ', or compile the model with target="cuda"'
         raise InputError(f"argument {name} is on the device {tensor.device}, the model runs on {where}: {cure}")
     if tensor.layout is not torch.strided:
         raise InputError(f"argument {name} has the layout {tensor.layout}: call .to_dense() on it")

@@ -75,8 +75,9 @@ class Traffic:
 
 
 def traffic_of(executable: Compiled, sizes: Sizes, cache_bytes: int | None = None) -> Traffic:
-    """The bytes that a run moves for these sizes: ``cache_bytes`` is the last cache, by default this machine's."""
-    limit = last_cache_bytes() if cache_bytes is None else cache_bytes
+    """The bytes that a run moves for these sizes: ``cache_bytes`` is the last cache, by default its device's."""
+    known = executable.cache_bytes if cache_bytes is None else cache_bytes
+    limit = last_cache_bytes() if known is None else known
     return _Account(executable, sizes, limit).traffic()
 
 

@@ -170,7 +170,9 @@ def _interpreted(fast: CompiledModule, args: Sequence[Any], kwargs: Mapping[str,
     entry, sizes, call = fast.entry_for(tuple(args), kwargs)
     graph = entry.capture.graph
     tensors = [leaf for spec, leaf in zip(entry.capture.inputs, call.leaves, strict=True) if spec.kind == "tensor"]
-    results = interpret(graph, tensors, entry.capture.weights, sizes=sizes, dtype=torch.float64)
+    device = entry.executable.device  # constants of the model's Python are the CPU's
+    weights = {name: tensor.to(device) for name, tensor in entry.capture.weights.items()}
+    results = interpret(graph, tensors, weights, sizes=sizes, dtype=torch.float64)
     found = entry.capture.unflatten(list(results.outputs), call.leaves, sizes)
     return {_path(path): leaf for path, leaf in pytree.tree_flatten_with_path(found)[0]}
 

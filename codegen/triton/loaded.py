@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sympy
@@ -93,24 +94,28 @@ def options_of(launch: Launch) -> dict[str, Any]:
     return {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
 
 
-def compile_ahead(kernels: Sequence[KernelFile], threads: int) -> None:
-    """Compile kernels for the current device, several at a time, so that their first launches find them compiled.
+def compile_ahead(
+    kernels: Sequence[KernelFile], threads: int, device: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> None:
+    """Compile kernels, several at a time, so that their first launches find them compiled.
 
-    What cannot be compiled is left to its first launch, which says why.
+    ``device`` makes the device that they are for the current one of a thread. What cannot be compiled is left to its
+    first launch, which says why.
     """
     if interprets():
         return
     pairs = [(kernel, launch) for kernel in kernels for launch in kernel.launches]
     with ThreadPoolExecutor(max(min(threads, len(pairs)), 1)) as pool:
-        for done in [pool.submit(_compile, *pair) for pair in pairs]:
+        for done in [pool.submit(_compile, *pair, device) for pair in pairs]:
             done.exception()
 
 
-def _compile(kernel: KernelFile, launch: Launch) -> None:
+def _compile(kernel: KernelFile, launch: Launch, device: Callable[[], AbstractContextManager[Any]]) -> None:
     dtypes = {p.name: p.type.dtype for p in (*kernel.params, *kernel.scratch)} | {ERROR: torch.int64}
     function = function_of(kernel.text, launch)
     arguments = [*(dtypes[name] for name in launch.buffers), *([SIZE] * len(launch.symbols))]
-    function.warmup(*arguments, grid=(1,), **options_of(launch))
+    with device():
+        function.warmup(*arguments, grid=(1,), **options_of(launch))
 
 
 def interprets() -> bool:

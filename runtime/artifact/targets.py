@@ -111,6 +111,9 @@ def named_target(spec: str | Target, threads: int | None = None) -> Target:
         UnsupportedError: there is no such target.
         BackendError: the package of the backend is not installed.
     """
+    kind = spec.kind if isinstance(spec, Target) else spec.partition(":")[0]
+    if kind == "cuda":
+        raise UnsupportedError('artifacts hold kernels for CPUs, and not yet for GPUs: say target="auto"')
     if isinstance(spec, Target) or spec in ("auto", "cpu"):
         return Target.detect(spec, threads)
     host = Target.detect("auto", threads)

@@ -56,9 +56,11 @@ class Device(Protocol):
 
     Attributes:
         device: where tensors lie.
+        cache_bytes: its second-level cache; None where nobody knows.
     """
 
     device: torch.device
+    cache_bytes: int | None
 
     def current(self) -> AbstractContextManager[Any]:
         """While it is entered, launches go to this GPU."""
@@ -122,6 +124,8 @@ class _TorchDevice:
     def __init__(self, index: int) -> None:
         self.index = index
         self.device = torch.device("cuda", index)
+        found = int(getattr(torch.cuda.get_device_properties(index), "L2_cache_size", 0))
+        self.cache_bytes = found or None
         self._side: Any = None  # the stream that graphs are captured on
 
     def current(self) -> AbstractContextManager[Any]:
@@ -139,7 +143,8 @@ class _TorchDevice:
         # imported here: it needs Triton
         from ...codegen.triton.loaded import compile_ahead
 
-        compile_ahead([kernel.file for kernel in kernels], usable_cores())
+        # a thread's own current device is the first one
+        compile_ahead([kernel.file for kernel in kernels], usable_cores(), lambda: torch.cuda.device(self.index))
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
         # imported here: it needs Triton
@@ -180,7 +185,7 @@ class _TorchDevice:
         return _TorchGraph(graph, max(free - now, 0))
 
     def to_host(self, cell: Tensor) -> Tensor:
-        return torch.zeros(cell.shape, dtype=cell.dtype, pin_memory=True)
+        return torch.zeros(cell.shape, dtype=cell.dtype, device="cpu", pin_memory=True)
 
     def memory(self) -> tuple[int, int] | None:
         free, total = torch.cuda.mem_get_info(self.index)
@@ -240,6 +245,7 @@ def host_device(launcher: Launcher | None = None) -> Device:
 
 class _HostDevice:
     device = torch.device("cpu")
+    cache_bytes: int | None = None
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -286,7 +292,7 @@ class _HostDevice:
             self._recording = None
 
     def to_host(self, cell: Tensor) -> Tensor:
-        return torch.zeros(cell.shape, dtype=cell.dtype)
+        return torch.zeros(cell.shape, dtype=cell.dtype, device="cpu")
 
     def memory(self) -> tuple[int, int] | None:
         return None

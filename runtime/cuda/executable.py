@@ -38,6 +38,8 @@ from .runs import DirectRun, EagerRun, GraphRun
 MOST_BINDINGS = 64  # sets of sizes whose launches are prepared
 OUT_OF_RANGE = "index out of range: an index given to embedding, gather or scatter is outside its tensor"
 
+EARLIER = f"{OUT_OF_RANGE} (in an earlier call, the results of which are NaN)"
+
 
 @dataclass(kw_only=True)
 class Binding(Placed):
@@ -78,6 +80,7 @@ class CudaExecutable(Compiled):
         self._last_graph: Graphed | None = None
         self._refused: dict[tuple[int, ...], str] = {}
         self._shares: list[Any] = []
+        self._made: list[Tensor] = []  # weights that are not the model's own memory
         self._arena: Tensor | None = None
         self._mark: Event | None = None
         self._stream: Any = None
@@ -115,13 +118,12 @@ class CudaExecutable(Compiled):
         """
         with self._lock, torch.inference_mode(False), torch.no_grad(), self.gpu.current():
             self._take_turn()
-            self.weights = weights
-            moved = {name: self._here(tensor) for name, tensor in weights.items()}
             self._check_targets(weights)
             self._forget()
-            self._values = Values(self.plan, moved, self.derived)
+            self.weights = {name: self._here(tensor) for name, tensor in weights.items()}
+            self._values = Values(self.plan, self.weights, self.derived)
             self.weight_errors = None
-            before, self._shares = self._shares, []
+            before, self._shares, self._made = (self._shares, self._made), [], []
             self._packed = {b.position: self._resident(b) for b in self.plan.buffers if b.place is Place.WEIGHT}
             del before
             self._watch_weights()
@@ -146,11 +148,13 @@ class CudaExecutable(Compiled):
         if not value.numel():
             return stand_in(value)
         if not is_dense(value):
-            return value.contiguous().clone()
+            self._made.append(value.contiguous().clone())
+            return self._made[-1]
         if buffer.name not in self.derived:
             return value
         found, share = shared(value)
         self._shares.append(share)
+        self._made.append(found)
         return found
 
     # --- sizes --------------------------------------------------------------------------------------------------------
@@ -229,10 +233,8 @@ class CudaExecutable(Compiled):
 
     def _owned(self) -> list[Tensor]:
         """The memory that lives as long as the executable, or as one of its graphs."""
-        derived = (b.position for b in self.plan.buffers if b.name in self.derived)
-        kept = [self._packed[position] for position in derived if position in self._packed]
         own = [tensor for graph in self._graphs.values() for tensor in graph.own]
-        return [self._error, *([] if self._arena is None else [self._arena]), *own, *kept]
+        return [self._error, *([] if self._arena is None else [self._arena]), *own, *self._made]
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -387,6 +389,11 @@ class CudaExecutable(Compiled):
         if self._mark is not None:
             self._mark.synchronize()
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """The GPU's second-level cache; None where nobody knows."""
+        return self.gpu.cache_bytes
+
     def graph_report(self) -> GraphReport:
         """The graphs that are held."""
         names = [str(node.attrs["name"]) for node in self.plan.graph.inputs]
@@ -416,8 +423,11 @@ class CudaExecutable(Compiled):
     def check_now(self) -> None:
         """Wait for the kernels so far, and raise IndexError where one of them found an index out of range."""
         if self._error.item():
+            earlier = self._late is not None and bool(self._seen.item())  # of this thread: another's was waited for
+            self._late = None
             self._error.zero_()
-            raise IndexError(OUT_OF_RANGE)
+            self._seen.zero_()
+            raise IndexError(EARLIER if earlier else OUT_OF_RANGE)
 
     def check_later(self) -> None:
         """Have the cell copied to where it can be looked at without waiting, in the order of the stream."""
@@ -438,7 +448,7 @@ class CudaExecutable(Compiled):
                 if self._seen.item():
                     self._error.zero_()
                     self._seen.zero_()
-                    self._told[self._late] = f"{OUT_OF_RANGE} (in an earlier call, the results of which are NaN)"
+                    self._told[self._late] = EARLIER
                 self._late = None
         if me in self._told:
             raise IndexError(self._told.pop(me))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CALLS_BEFORE = 2  # calls that run kernel by kernel before one is captured
-MOST_KNOWN = 1024  # kinds of calls that are counted
+MOST_SIZES, MOST_KINDS = 256, 64  # what is counted: calls of so many sizes, and of each so many kinds
 
 
 @dataclass
@@ -47,7 +47,7 @@ class History:
         """Enter a call, its arguments at these addresses (0 for the CPU's memory): how many of its kind came before."""
         seen = self._seen.setdefault(sizes, _Seen())
         self._seen.move_to_end(sizes)
-        if len(self._seen) > MOST_KNOWN:
+        if len(self._seen) > MOST_SIZES:
             self._seen.popitem(last=False)
         before = seen.addresses
         for i in self._read:
@@ -58,7 +58,7 @@ class History:
         count = seen.calls.get(kind, 0)
         seen.calls[kind] = count + 1
         seen.calls.move_to_end(kind)
-        if len(seen.calls) > MOST_KNOWN:
+        if len(seen.calls) > MOST_KINDS:
             seen.calls.popitem(last=False)
         return count
 

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-_LOWEST = (torch.int64, torch.int32)
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int64, torch.int32)
 
 
 def has_invalid(dtype: torch.dtype) -> bool:
     """Whether a dtype has a value that no result is taken for: NaN, or the lowest integer of 32 or 64 bits."""
-    return dtype.is_floating_point or dtype in _LOWEST
+    return dtype in _FLOATS or dtype in _INTEGERS
 
 
 def invalid(dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -56,7 +56,7 @@ class GraphReport:
         """The text of the report."""
         text = f"{self.held} held of at most {self.most}, {self.nbytes:,} bytes, arena {self.arena_bytes:,} bytes"
         text += f"; {self.replays:,} calls replayed, {self.launched:,} launched kernel by kernel"
-        text += f"; captured {self.captured} times"
+        text += f"; captured {'once' if self.captured == 1 else f'{self.captured} times'}"
         text += f", {self.evicted} evicted" if self.evicted else ""
         text += f", {self.dropped} dropped for new addresses" if self.dropped else ""
         yield text

@@ -42,6 +42,8 @@ def cuda_target(index: int | None = None) -> Target:
         if _interprets():
             return Target("cuda", "sm_90", (), 1, Machine(threads=1), GPU_MACHINES["sm_90"], CPU)
         raise BackendError(f'target="cuda" needs a GPU, and {_why_none()}; say target="cpu", or leave it out')
+    if torch.version.hip is not None:
+        raise UnsupportedError("kernels are written for NVIDIA's GPUs, and this PyTorch is built for AMD's")
     count = torch.cuda.device_count()
     number = torch.cuda.current_device() if index is None else index
     if number >= count:

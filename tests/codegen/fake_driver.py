@@ -54,9 +54,8 @@ class Driver:
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
         def launch(x: int, y: int, z: int, stream: int, function: Any, packed: Any, *rest: Any) -> None:
-            given = [
-                a.data_ptr() if isinstance(a, torch.Tensor) else a for a in rest if isinstance(a, torch.Tensor | int)
-            ]
+            given = [a for a in rest if isinstance(a, torch.Tensor | int)]
+            given = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in given]
             self.log.append(("launch", metadata.name, [x, y, z], stream, given))
 
         return launch

@@ -1,4 +1,4 @@
-"""Launches that are prepared: kernels compiled ahead and once, and launched past Triton's look at every argument."""
+"""Launches that are prepared: kernels are compiled ahead, once, and launched past Triton's look at every argument."""
 
 from __future__ import annotations
 

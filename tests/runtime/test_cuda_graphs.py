@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -557,6 +559,17 @@ def test_synchronize_waits_and_raises(gpu: FakeGpu) -> None:
     check(fast, GOOD, SCALE)
 
 
+def test_an_earlier_error_is_raised_once_by_a_call_that_waits(gpu: FakeGpu) -> None:
+    fast = looked(gpu)
+    gpu.late = True
+    fast(BAD, SCALE)
+    with pytest.raises(IndexError, match="in an earlier call"):
+        fast(torch.tensor([4, 5]), SCALE)  # of other sizes, so that it is launched
+    gpu.late = False
+    check(fast, GOOD, SCALE)
+    check(fast, torch.tensor([4, 5]), SCALE)
+
+
 def test_an_error_is_raised_in_the_thread_that_made_it(gpu: FakeGpu) -> None:
     fast = looked(gpu)
     turn, found = threading.Event(), []
@@ -607,3 +620,25 @@ def test_integers_are_the_lowest(gpu: FakeGpu) -> None:
     assert fast(BAD, SCALE).tolist() == [torch.iinfo(torch.int64).min] * 3
     with pytest.raises(IndexError):
         fast(GOOD, SCALE)
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_as_text(gpu: FakeGpu, golden: Callable[[str, str], None]) -> None:
+    model = Cached().eval()
+    fast = smelt.compile(model, target=TARGET)
+    cache, x = torch.zeros(6, 8), torch.randn(1, 8)
+    for step in range(5):
+        fast(x, cache, torch.tensor([step]))
+    text = str(fast.report())
+    golden("cuda-report.txt", re.sub(r"(?<= )\d+\.\d\d(?= s:|,|;)", "0.00", text))
+    data = json.loads(json.dumps(fast.report().to_dict()))
+    assert data["captures"][0]["graphs"]["replays"] == 3
+
+
+def test_code_and_kernels_are_shown(gpu: FakeGpu) -> None:
+    fast = smelt.compile(Two().eval(), target=TARGET)
+    fast(torch.randn(3, 8))
+    assert "@triton.jit" in fast.ir(stage="code")
+    assert "# gpu_matmul(" in fast.ir(stage="kernels")

@@ -289,6 +289,22 @@ def test_an_argument_written_to_that_shares_memory(
     fast_accumulate(memory[:4], memory[2:])
 
 
+def test_arguments_that_shared_no_memory_are_looked_at_again_where_they_moved(
+    accumulate: Callable[..., Tensor],
+) -> None:
+    fast = smelt.compile(accumulate)
+    memory = torch.zeros(128, 16)  # rows of 64 bytes, so that kernels take them as they are
+    total, x = memory[:4], memory[64:68]
+    x += 1
+    for _ in range(3):
+        fast(total, x)
+    expected = memory.clone()
+    result = accumulate(expected[62:66], expected[64:68])
+    with pytest.warns(UserWarning, match="shares memory with x"):
+        torch.testing.assert_close(fast(memory[62:66], x), result)
+    torch.testing.assert_close(memory, expected)
+
+
 def test_results_are_the_callers_own(fast: CompiledModule) -> None:
     first = fast(torch.ones(3, 8))["y"]
     kept = first.clone()
