@@ -25,6 +25,7 @@ from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import passes_for, run_pipeline
 from ..rewrites.quantization import Quantization, Quantized
+from .gpu_narrow import narrowed
 from .kernels import Kernels, legalise, region_of, strides_of_value
 
 
@@ -87,7 +88,7 @@ def gpu_model(capture: Capture, machine: GpuMachine, quantize: Quantization | No
     quantized = None if quantize is None else Quantized(quantize)
     context = Context(fuel=Fuel(), log=Log(), verify=False, search=None, quantized=quantized)
     graph = run_pipeline(capture.graph, context, passes=passes_for(context))
-    fused = fuse(graph, context.fuel, FusionReport(), context.log)
+    fused = narrowed(fuse(graph, context.fuel, FusionReport(), context.log))
     table = GpuKernelTable(machine)
     legal = legalise(fused, table)
     final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
