@@ -6,7 +6,7 @@ Neither TVM nor a GPU is needed here. What a kernel cannot be made of is listed,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
@@ -28,6 +28,8 @@ from ..rewrites.quantization import Quantization, Quantized
 from .gpu_narrow import narrowed
 from .kernels import Kernels, legalise, region_of, strides_of_value
 
+Schedules = Callable[[Program], GpuSchedule | None]
+
 
 @dataclass(frozen=True)
 class GpuKernel:
@@ -47,9 +49,13 @@ class GpuKernel:
 
 @dataclass
 class GpuKernelTable(Kernels[GpuKernel]):
-    """The kernels of a graph for a GPU."""
+    """The kernels of a graph for a GPU.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
+    """
 
     machine: GpuMachine
+    schedules: Schedules | None = None
 
     def operand(self, value: Node) -> Operand:
         """Strides as its kernel stores it; a weight is read as the model holds it, since no GPU kernel packs one."""
@@ -57,7 +63,8 @@ class GpuKernelTable(Kernels[GpuKernel]):
 
     def _make(self, node: Node, name: str) -> GpuKernel:
         region, program = region_of(node), self.program_of(node)
-        schedule = default_gpu_schedule(program, self.machine)
+        chosen = self.schedules(program) if self.schedules is not None else None
+        schedule = chosen or default_gpu_schedule(program, self.machine)
         return GpuKernel(name, region, program, schedule, emit(name, program, schedule, region.symbols))
 
 
@@ -80,8 +87,15 @@ class GpuModel:
     derived: Mapping[str, Node]
 
 
-def gpu_model(capture: Capture, machine: GpuMachine, quantize: Quantization | None = None) -> GpuModel:
+def gpu_model(
+    capture: Capture,
+    machine: GpuMachine,
+    quantize: Quantization | None = None,
+    schedules: Schedules | None = None,
+) -> GpuModel:
     """The kernels of a capture for a GPU; with ``quantize``, linear layers are on weights of few bits.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
 
     Nothing is compiled or run.
     """
@@ -89,7 +103,7 @@ def gpu_model(capture: Capture, machine: GpuMachine, quantize: Quantization | No
     context = Context(fuel=Fuel(), log=Log(), verify=False, search=None, quantized=quantized)
     graph = run_pipeline(capture.graph, context, passes=passes_for(context))
     fused = narrowed(fuse(graph, context.fuel, FusionReport(), context.log))
-    table = GpuKernelTable(machine)
+    table = GpuKernelTable(machine, schedules)
     legal = legalise(fused, table)
     final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
     calls: Counter[str] = Counter()
