@@ -226,7 +226,9 @@ def _map_schedule(program: Program, machine: GpuMachine) -> GpuMapSchedule:
     # as many programs as processors where there are too few points for both
     while isinstance(points, int) and block > 128 and -(-points // block) < machine.processors:
         block //= 2
-    return GpuMapSchedule(block, warps=max(block // 256, 1))
+    # eight elements in a thread; four of eight bytes, with indices of as many, before the assembler spills some
+    wide = any(p.type.dtype.itemsize == 8 for p in program.outputs)
+    return GpuMapSchedule(block, warps=max(block // (128 if wide else 256), 1))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``python -m smelt.tools.gpu_tune`` without a GPU: a model's kernels with made-up times; what it says where none is."""
+"""``python -m smelt.tools.gpu_tune`` without a GPU: kernels with made-up times; what it says where there is none."""
 
 from __future__ import annotations
 
