@@ -12,7 +12,20 @@ import sympy
 import torch
 
 from ..ir.types import Dim, product
-from .program import Apply, Axis, Expr, Load, Program, Skeleton, Stage, as_fraction, dot_stage, postorder, program_roots
+from .program import (
+    Apply,
+    Axis,
+    Expr,
+    Load,
+    Program,
+    Ref,
+    Skeleton,
+    Stage,
+    as_fraction,
+    dot_stage,
+    postorder,
+    program_roots,
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ FEW_QUERIES = 4
 FEW_ROWS = 4
 FEW_ELEMENTS = 4096  # products that a program of few rows takes at a time
 MOST_SPLITS = 16
+LARGE = 1 << 20  # terms of a group, where there is none
 
 
 def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
@@ -187,8 +201,18 @@ def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
         case Skeleton.ATTENTION:
             return _attention_schedule(program, machine)
         case Skeleton.RECURRENCE:
-            wide = any(p.type.dtype == torch.float64 for p in program.params)
-            return GpuRecurrenceSchedule(4, 16, 16, dot=False) if wide else GpuRecurrenceSchedule()
+            return _recurrence_schedule(program)
+
+
+def _recurrence_schedule(program: Program) -> GpuRecurrenceSchedule:
+    if any(p.type.dtype == torch.float64 for p in program.params):
+        return GpuRecurrenceSchedule(4, 16, 16, dot=False)
+    assert program.recurrence is not None
+    if program.recurrence.kind not in ("tanh", "relu"):
+        return GpuRecurrenceSchedule()
+    # one gate: the assembler spills a few registers to keep others' threads, but not here (`smelt compile-check`)
+    half = any(p.type.dtype.itemsize == 2 for p in program.params)
+    return GpuRecurrenceSchedule(16, 16, 32) if half else GpuRecurrenceSchedule(16, 32, 16)
 
 
 def power_of_two(count: int) -> int:
@@ -202,7 +226,9 @@ def _map_schedule(program: Program, machine: GpuMachine) -> GpuMapSchedule:
     # as many programs as processors where there are too few points for both
     while isinstance(points, int) and block > 128 and -(-points // block) < machine.processors:
         block //= 2
-    return GpuMapSchedule(block, warps=max(block // 256, 1))
+    # eight elements in a thread; four of eight bytes, with indices of as many, before the assembler spills some
+    wide = any(p.type.dtype.itemsize == 8 for p in program.outputs)
+    return GpuMapSchedule(block, warps=max(block // (128 if wide else 256), 1))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -253,8 +279,10 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     group = _least_group(program, stage)
     if isinstance(rows, int) and rows <= FEW_ROWS:
         return _few_rows(rows, columns, terms, group, machine)
-    half = _is_half(stage)
-    block_k = min(_clamped(terms, 32 if _is_bytes(stage) else 16, 64 if half else 32), group)
+    half = _is_half(program, stage)
+    is_grouped = group < LARGE  # of few bits
+    most = 64 if half else 16 if is_grouped else 32  # FMAs of numbers made in registers need many of them
+    block_k = min(_clamped(terms, 32 if _is_bytes(stage) else 16, most), group)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
     made = GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
     if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(terms, int):
@@ -268,18 +296,21 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     return replace(made, block_m=block_m, block_n=block_n, warps=warps, splits=splits)
 
 
-def _is_half(stage: Stage) -> bool:
+def _is_half(program: Program, stage: Stage) -> bool:
     """Whether tensor cores multiply the operands in types of two bytes or one."""
     assert isinstance(stage.value, Apply)
-    return all(_is_narrow(x) for x in stage.value.args)
+    return all(_is_narrow(x, program) for x in stage.value.args)
 
 
-def _is_narrow(expr: Expr) -> bool:
+def _is_narrow(expr: Expr, program: Program) -> bool:
     """Whether an operand is of a type of two bytes or one, or whole numbers of few bits times a scale."""
     if expr.dtype.itemsize <= 2:
         return True
+    if isinstance(expr, Ref):  # rows that are computed first
+        return _is_narrow(program.stage(expr.stage).value, program)
     if isinstance(expr, Apply) and expr.op in ("cast", "mul", "sub"):
-        return _is_narrow(expr.args[0]) or (isinstance(expr.args[0], Apply) and expr.args[0].op == "where")
+        first = expr.args[0]
+        return _is_narrow(first, program) or (isinstance(first, Apply) and first.op == "where")
     return False
 
 
@@ -312,7 +343,7 @@ def _least_group(program: Program, stage: Stage) -> int:
     At most so many terms at a time read the factor once.
     """
     groups = [_divisor(e, stage) for e in postorder([stage.value]) if isinstance(e, Load) and e.dtype == torch.float32]
-    found = min(filter(None, groups), default=1 << 20)
+    found = min(filter(None, groups), default=LARGE)
     return max(found & -found, 16)
 
 

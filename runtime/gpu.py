@@ -6,7 +6,7 @@ Neither TVM nor a GPU is needed here. What a kernel cannot be made of is listed,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +27,10 @@ from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import passes_for, run_pipeline
 from ..rewrites.quantization import Quantization, Quantized
+from .gpu_narrow import narrowed
 from .kernels import Kernels, in_place_of, legalise, region_of, strides_of_value
+
+Schedules = Callable[[Program], GpuSchedule | None]
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,14 @@ class GpuKernel:
 
 @dataclass
 class GpuKernelTable(Kernels[GpuKernel]):
-    """The kernels of a graph for a GPU."""
+    """The kernels of a graph for a GPU.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
+    """
 
     packs: ClassVar[bool] = False
     machine: GpuMachine
+    schedules: Schedules | None = None
 
     def operand(self, value: Node) -> Operand:
         """Strides as its kernel stores it; a weight is read as the model holds it, since no GPU kernel packs one."""
@@ -75,7 +82,8 @@ class GpuKernelTable(Kernels[GpuKernel]):
 
     def _make(self, node: Node, name: str) -> GpuKernel:
         region, program = region_of(node), self.program_of(node)
-        schedule = default_gpu_schedule(program, self.machine)
+        chosen = self.schedules(program) if self.schedules is not None else None
+        schedule = chosen or default_gpu_schedule(program, self.machine)
         file = emit(name, program, schedule, region.symbols)
         return GpuKernel(name, region, program, schedule, file, in_place_of(node))
 
@@ -99,16 +107,23 @@ class GpuModel:
     derived: Mapping[str, Node]
 
 
-def gpu_model(capture: Capture, machine: GpuMachine, quantize: Quantization | None = None) -> GpuModel:
+def gpu_model(
+    capture: Capture,
+    machine: GpuMachine,
+    quantize: Quantization | None = None,
+    schedules: Schedules | None = None,
+) -> GpuModel:
     """The kernels of a capture for a GPU; with ``quantize``, linear layers are on weights of few bits.
+
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
 
     Nothing is compiled or run.
     """
     quantized = None if quantize is None else Quantized(quantize)
     context = Context(fuel=Fuel(), log=Log(), verify=False, search=None, quantized=quantized)
     graph = run_pipeline(capture.graph, context, passes=passes_for(context))
-    fused = fuse(graph, context.fuel, FusionReport(), context.log)
-    table = GpuKernelTable(machine)
+    fused = narrowed(fuse(graph, context.fuel, FusionReport(), context.log))
+    table = GpuKernelTable(machine, schedules)
     legal = legalise(fused, table)
     final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
     calls: Counter[str] = Counter()

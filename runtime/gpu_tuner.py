@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from ..codegen import triton as emitter
-from ..codegen.gpu import GpuMachine, gpu_schedule_text
+from ..codegen.gpu import GpuMachine, GpuSchedule, gpu_schedule_text
 from ..codegen.program import Program
 from ..codegen.schedule_data import AnySchedule, LibrarySchedule
 from ..codegen.text import print_program
@@ -68,6 +68,34 @@ def gpu_progress_of(tasks: Sequence[GpuTask], machine: GpuMachine) -> list[Progr
         least = cost_of(task.region, task.in_place).seconds(roofs, sizes) - roofs.launch_seconds
         found.append(Progress(task, gpu_key_of(kernel.program, machine), cast(Any, order), least))
     return found
+
+
+class GpuTuned:
+    """Gives the schedule that was chosen for a program; None where none was, or a library won.
+
+    A choice counts where it was made by these versions, against the schedule that is still the default one, and is in
+    the program's space at the sizes that it was made at: a file cannot name a kernel that would never be tried.
+
+    Args:
+        machine: the GPU.
+        choices: all that are known; a later one for the same program replaces an earlier one.
+    """
+
+    def __init__(self, machine: GpuMachine, choices: Iterable[Choice]) -> None:
+        self.machine, built_with = machine, gpu_versions()
+        self._by_key = {c.key: c for c in choices if c.versions == built_with}
+
+    def __call__(self, program: Program) -> GpuSchedule | None:
+        """The schedule of a program."""
+        choice = self._by_key.get(gpu_key_of(program, self.machine)) if self._by_key else None
+        if choice is None or isinstance(cast(AnySchedule, choice.schedule), LibrarySchedule):
+            return None
+        sizes = {s: choice.sizes[str(s)] for s in program.symbols if str(s) in choice.sizes}
+        if len(sizes) < len(program.symbols):
+            return None
+        space = gpu_space(program, self.machine, sizes)
+        found, default = cast(GpuSchedule, choice.schedule), cast(GpuSchedule, choice.default)
+        return found if default == space[0] and found in space else None
 
 
 class GpuTuner(Tuner):

@@ -46,19 +46,29 @@ class Timer(ABC):
     def seconds(self, schedule: AnySchedule, calls: Sequence[Call]) -> float:
         """The seconds of a call, where ``calls`` are made one after another on different weights."""
 
+    @abstractmethod
+    def forget(self, schedule: AnySchedule) -> None:
+        """Free what is kept of a schedule, whose calls will not be made again."""
+
 
 class CudaTimer(Timer):
-    """CUDA events around a CUDA graph of several calls, so that what it takes to launch them does not count."""
+    """CUDA events around a CUDA graph of several calls, so that what it takes to launch them does not count.
+
+    One for each task.
+    """
 
     def __init__(self) -> None:
-        self._graphs: dict[tuple[AnySchedule, int], Any] = {}
+        self._graphs: dict[AnySchedule, Any] = {}
+
+    def forget(self, schedule: AnySchedule) -> None:
+        """See :class:`Timer`."""
+        self._graphs.pop(schedule, None)
 
     def seconds(self, schedule: AnySchedule, calls: Sequence[Call]) -> float:
         """See :class:`Timer`."""
-        key = (schedule, id(calls))
-        if key not in self._graphs:
-            self._graphs[key] = self._captured(calls)
-        graph = self._graphs[key]
+        if schedule not in self._graphs:
+            self._graphs[schedule] = self._captured(calls)
+        graph = self._graphs[schedule]
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         graph.replay()
         start.record()
@@ -147,6 +157,7 @@ class GpuPrepared:
 
     def forget(self, schedule: AnySchedule) -> None:
         """Free what will not be timed again."""
+        self.place.timer.forget(schedule)
         self._built.pop(schedule, None)
         self._calls.pop(schedule, None)
 

@@ -386,6 +386,10 @@ def compile_check(
     zoo: Annotated[bool, typer.Option("--zoo", help="Every model of the zoo, a line for each.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --zoo, the tiny variants.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that compile.")] = 1,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --zoo, a JSON file: what it has is left out, the rest added."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the source of every kernel to this folder.")
     ] = None,
@@ -397,10 +401,12 @@ def compile_check(
 
     if zoo == (model is not None):
         raise typer.BadParameter("say either a model or --zoo")
+    if not zoo and (tiny or keep is not None):
+        raise typer.BadParameter("--tiny and --keep go with --zoo")
     if out is not None and (zoo or len(target or ()) > 1 or len(numbers or ()) > 1):
         raise typer.BadParameter("--out takes one model, one target and one --dtype")
     how = How(tuple(target or ("sm_90",)), tuple(numbers or (ZOO_NUMBERS if zoo else ("f32",))), jobs)
-    failed = compile_check_zoo(how, tiny, as_json) if model is None else run(model, how, out, as_json)
+    failed = compile_check_zoo(how, tiny, as_json, keep) if model is None else run(model, how, out, as_json)
     if failed:
         raise typer.Exit(1)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 
 from ..codegen.gpu import GPU_MACHINES, GpuMachine, gpu_schedule_text
@@ -64,24 +67,46 @@ def compile_check(spec: str, how: How, out: Path | None, as_json: bool) -> bool:
     return any(k["error"] for data in found for k in data["kernels"])
 
 
-def compile_check_zoo(how: How, tiny: bool, as_json: bool) -> bool:
+def compile_check_zoo(how: How, tiny: bool, as_json: bool, keep: Path | None = None) -> bool:
     """Compile every kernel of every model of the zoo, and show a line for each; returns whether any could not be.
 
+    ``keep`` is a file of such findings: what it has is not compiled again, and it is written after each model.
+
     Raises:
-        SmeltError: a package is missing.
+        SmeltError: a package is missing, or the file is of other versions or cannot be written.
     """
     require_triton()
-    rows: list[Data] = []
-    with counted("compiling the zoo", len(ZOO)) as update, Compiler(how.jobs) as compiler:
-        for done, name in enumerate(ZOO, 1):
-            spec = f"zoo:{name}{':tiny' if tiny else ''}"
-            rows += map(summary_of, _reports(spec, how, compiler, None))
-            update(done)
     # imported here: it needs Triton
     from ..codegen.triton.cubin import versions
 
-    emit_json({"versions": versions(), "rows": rows}) if as_json else emit_text(table_of(rows))
-    return any(row["failed"] for row in rows)
+    found: Data = {"versions": versions(), "rows": _kept(keep, versions())}
+    with counted("compiling the zoo", len(ZOO)) as update, Compiler(how.jobs) as compiler:
+        for done, name in enumerate(ZOO, 1):
+            spec = f"zoo:{name}{':tiny' if tiny else ''}"
+            known = {(r["numbers"], r["target"]) for r in found["rows"] if r["name"] == spec}
+            found["rows"] += map(summary_of, _reports(spec, how, compiler, None, known))
+            if keep is not None:
+                _write(keep, json.dumps(found, indent=1) + "\n")
+            update(done)
+    emit_json(found) if as_json else emit_text(table_of(found["rows"]))
+    return any(row["failed"] for row in found["rows"])
+
+
+def _kept(path: Path | None, versions: Data) -> list[Data]:
+    """The rows of a file of findings; none where there is no file."""
+    if path is None or not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["versions"] != versions:
+        raise OutputError(f"{path} is of other versions: {found['versions']}, here are {versions}")
+    return list(found["rows"])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def require_triton() -> None:
@@ -90,15 +115,21 @@ def require_triton() -> None:
         raise BackendError(f"compile-check needs the package triton, which is not installed; run: {INSTALL_TRITON}")
 
 
-def _reports(spec: str, how: How, compiler: Compiler, out: Path | None) -> Iterator[Data]:
-    """What was found of a model, for each kind of numbers and each target."""
-    for numbers in how.numbers:
+def _reports(
+    spec: str, how: How, compiler: Compiler, out: Path | None, known: Collection[tuple[str, str]] = ()
+) -> Iterator[Data]:
+    """What was found of a model, for each kind of numbers and each target, but for what is known."""
+    captures: dict[torch.dtype, tuple[str, Capture]] = {}
+    for numbers, target in product(how.numbers, how.targets):
+        if (numbers, target) in known:
+            continue
         dtype, quantize = numbers_of(numbers)
-        model = load_on(spec, dtype)
-        captured = capture(model.model, model.args, model.kwargs)
-        for target in how.targets:
-            kernels = _compiled(captured, GPU_MACHINES[target], quantize, compiler, out)
-            yield {"name": model.name, "target": target, "numbers": numbers, **kernels}
+        if dtype not in captures:
+            model = load_on(spec, dtype)
+            captures[dtype] = (model.name, capture(model.model, model.args, model.kwargs))
+        name, captured = captures[dtype]
+        kernels = _compiled(captured, GPU_MACHINES[target], quantize, compiler, out)
+        yield {"name": name, "target": target, "numbers": numbers, **kernels}
 
 
 def _compiled(

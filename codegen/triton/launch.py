@@ -12,10 +12,20 @@ from types import ModuleType
 from typing import Any
 
 import sympy
+import torch
 from torch import Tensor
 
 from ...ir.types import concrete
 from .file import KernelFile
+
+DESCRIPTOR = "tl.make_tensor_descriptor"
+
+
+def _lend_descriptors(device: torch.device) -> None:
+    """Let Triton ask PyTorch for the memory that kernels make tensor descriptors in."""
+    import triton
+
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
 
 
 @cache
@@ -48,6 +58,8 @@ def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.
     """
     kernel = kernel.at(sizes)
     module = load(kernel.text)
+    if DESCRIPTOR in kernel.text:
+        _lend_descriptors(next(iter(buffers.values())).device)
     for launch in kernel.launches:
         programs = concrete(launch.programs, sizes)
         if not programs:

@@ -15,7 +15,7 @@ from smelt.ir import ops
 from smelt.ir.graph import Graph
 from smelt.runtime import child
 from smelt.runtime.child import Answer
-from smelt.runtime.gpu_tuner import GpuTuner, gpu_progress_of, outcomes_of, report_of
+from smelt.runtime.gpu_tuner import GpuTuned, GpuTuner, gpu_progress_of, outcomes_of, report_of
 from smelt.runtime.gpu_tuner_library import library_schedules
 from smelt.runtime.gpu_tuner_task import GpuTask, gpu_tasks_of
 from smelt.runtime.gpu_tuner_worker import GpuWorker
@@ -143,6 +143,13 @@ def test_who_wins(tmp_path: Path, library: float, winner: str) -> None:
     assert outcome.gain == pytest.approx(4e-6 / min(library, 1e-6))
     assert outcome.over_library == pytest.approx(max(library / 1e-6, 1.0))
     assert "a library won" in report_of([outcome])
+    # the next compilation takes what was chosen, but for a library's call
+    program, choice = linear(dtype=torch.float16).kernel(MACHINE).program, kernels[0].choice
+    assert choice is not None
+    assert GpuTuned(MACHINE, [choice])(program) == (None if winner.startswith("library") else choice.schedule)
+    assert GpuTuned(MACHINE, [replace(choice, versions="older")])(program) is None
+    foreign = replace(choice, schedule=GpuMatmulSchedule(block_m=48))  # type: ignore[arg-type]
+    assert GpuTuned(MACHINE, [foreign])(program) is None
     # what is in the records need not be found again
     again = gpu_progress_of([linear(dtype=torch.float16)], MACHINE)
     read = Records(tmp_path / "records.jsonl")

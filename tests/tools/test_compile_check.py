@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from smelt.codegen.gpu import GPU_MACHINES
 from smelt.ir.errors import BackendError
-from smelt.tools import cli
+from smelt.tools import cli, compile_check
+from smelt.tools import compile_check_page as page
+from smelt.tools.errors import OutputError
+from smelt.tools.zoo import ZOO
 
 pytest.importorskip("triton")
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = "zoo:two-layer-mlp:tiny"
 
 
@@ -52,3 +57,62 @@ def test_a_kernel_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_unknown_target() -> None:
     assert "sm_100" in run("--target", "sm_20", code=2).stderr
+
+
+def test_several_targets_and_numbers() -> None:
+    arguments = ("--target", "sm_80", "--target", "sm_100", "--dtype", "bf16+int4", "--json")
+    found = json.loads(run(*arguments).stdout)
+    assert [(d["target"], d["numbers"]) for d in found] == [("sm_80", "bf16+int4"), ("sm_100", "bf16+int4")]
+    operators = {op for d in found for k in d["kernels"] for op in k["operators"]}
+    assert "quantized_linear" in operators
+
+
+@pytest.mark.parametrize("asked", ["f64", "bf16+int3", "int8"])
+def test_numbers_that_there_are_not(asked: str) -> None:
+    assert "bf16+int4" in run("--dtype", asked, code=2).stderr
+
+
+def test_a_model_or_the_zoo() -> None:
+    assert "say either" in run("--zoo", code=2).stderr
+
+
+SAMPLE = ("two-layer-mlp", "rnn-lm", "llama-decode")
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_a_sample_of_the_zoo_has_no_spills(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of it is in docs/gpu-kernels.md."""
+    monkeypatch.setattr(compile_check, "ZOO", {name: ZOO[name] for name in SAMPLE})
+    arguments = ["compile-check", "--zoo", "--tiny", "--target", target, "--dtype", "bf16", "--json"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [r["name"] for r in rows] == [f"zoo:{name}:tiny" for name in SAMPLE]
+    for row in rows:
+        assert row["kernels"] > 0
+        assert row["failed"] == []
+        assert [name for name, spilled in row["spilling"] if spilled > 8] == []
+        assert row["shared_bytes"] <= GPU_MACHINES[target].block_shared_bytes
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_made_from_its_data() -> None:
+    found = json.loads((ROOT / page.KEPT).read_text(encoding="utf-8"))
+    text = (ROOT / page.PAGE).read_text(encoding="utf-8")
+    assert page.page_with(text, page.table_of(found)) == text
+    assert not any(row["failed"] for row in found["rows"])
+
+
+def test_findings_are_put_together() -> None:
+    row = {"name": "zoo:a", "numbers": "f32", "target": "sm_100", "kernels": 1}
+    older, newer = ({"versions": {}, "rows": [dict(row, kernels=n), dict(row, target="sm_90")]} for n in (1, 2))
+    assert [(r["target"], r["kernels"]) for r in page.merged([older, newer])["rows"]] == [("sm_90", 1), ("sm_100", 2)]
+    with pytest.raises(OutputError, match="different versions"):
+        page.merged([older, newer | {"versions": {"triton": "0"}}])
+
+
+def test_a_page_without_a_place_for_the_table() -> None:
+    with pytest.raises(OutputError, match="no place"):
+        page.page_with("# A page", "| |")
