@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -109,6 +110,17 @@ def test_another_token_is_right_only_in_a_tie() -> None:
     assert verdict(second, near, right).ties == 1
     with pytest.raises(Wrong, match=r"token 0 is \[1\] in place of \[0\]"):
         verdict(second, far, expected(far))
+
+
+def test_a_call_that_does_not_write_its_cache_is_wrong() -> None:
+    """Though PyTorch wrote the right keys and values there just before."""
+    for kind, options in (("decode", {"context": 0}), ("prefill", {"length": 0})):
+        work = builders.BUILDERS[kind](CPU, True, model="llama-3-8b", dtype="float32", **options)
+        right = expected(work)
+        verdict(work.model, work, right)
+        frozen = copy.deepcopy(work.model)
+        with pytest.raises(Wrong, match="off by"):
+            verdict(frozen, work, right, model=work.model)
 
 
 def test_weights_of_few_bits_stand_for_what_is_stored() -> None:
@@ -224,6 +236,7 @@ def test_a_row_measured_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in (rows_of("kernels")[2], rows_of("decode")[0], rows_of("decode")[3], rows_of("encoders")[0]):
         build = kernel if row.kind == "kernel" else builders.BUILDERS[row.kind]
         work = build(CPU, True, **row.options)
+        work.model = work.eager  # what stands for smelt here
         found = json.loads(json.dumps(measure([SMELT, EAGER, COMPILED], work, lambda *_: None, dry=False)))
         assert found["status"] == "ok"
         assert {len(found["peers"][n]["rounds"]) for n in (SMELT, EAGER, COMPILED)} == {module.ROUNDS}

@@ -82,7 +82,7 @@ def _checked(name: str, work: Workload, right: Expected, progress: Progress, mos
         synchronize()
         first = time.perf_counter() - start
         progress(name, "comparing results")
-        found = verdict(call, work, right, most)
+        found = verdict(call, work, right, most, work.model if name == SMELT else work.eager)
     except Wrong as error:
         return None, {"wrong": str(error)}
     except Exception as error:  # whatever a compiler or a kernel of anyone raises

@@ -157,7 +157,7 @@ def text(data: Record, parts: Sequence[str]) -> str:
         head, shown = cells_of(PARTS[name], rows, [row for row in rows_of(name) if row.name in rows])
         if shown:
             lines += ["", PARTS[name].title, *_aligned([head, *shown])]
-    bad = faults(data)
+    bad = [line for line in faults(data) if line.startswith(tuple(f"{name}: " for name in parts))]
     return "\n".join([*lines, *(["", "What went wrong:", *(f"  {line[:300]}" for line in bad)] if bad else [])])
 
 
