@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smelt.tools.gpu_check import builders, clock, figures, page, record, supervisor, table
+from smelt.tools.gpu_check import builders, cases, clock, figures, page, record, supervisor, table
 from smelt.tools.gpu_check.__main__ import main
 from smelt.tools.gpu_check.child import Child, NoAnswer
 from smelt.tools.gpu_check.few_bits import dequantised
 from smelt.tools.gpu_check.kernels import kernel
 from smelt.tools.gpu_check.measure import measure
 from smelt.tools.gpu_check.row import COMPILED, EAGER, GRAPHS, PARTS, PEERS, SMELT, TUNED, Row, Target
-from smelt.tools.gpu_check.rows import ROWS, rows_of
+from smelt.tools.gpu_check.rows import CASES, ROWS, rows_of
 from smelt.tools.gpu_check.state import state_of
 from smelt.tools.gpu_check.workload import Workload, Wrong, expected, verdict
 
@@ -162,6 +162,51 @@ def test_a_peer_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) ->
     found = measure([SMELT, EAGER], work_of(1, 2), lambda *_: None, dry=True)
     assert (found["status"], found["peers"][SMELT]["failed"]) == ("failed", "RuntimeError: no memory")
     assert "error" in found["peers"][EAGER]
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (lambda out, other: None, "Tensor-likes are not close"),  # results stay poisoned
+        (lambda out, other: out.flat.zero_(), "written outside of"),
+        (lambda out, other: other.zero_(), "was changed"),
+    ],
+)
+def test_kernels_that_do_the_wrong_thing(does: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases.cases_of("map")["awkward gelu"]
+    made: list[cases.Memory] = []
+
+    class Kept(cases.Memory):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(cases, "Memory", Kept)
+    monkeypatch.setattr(cases, "run", lambda file, buffers, sizes: does(made[1], made[0].tensor))
+    with pytest.raises(AssertionError, match=said):
+        cases.check(cases._kernel(case, None), {"b": 3, "s": 7}, CPU)
+
+
+def test_a_kernel_that_means_what_its_region_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cases._kernel(cases.cases_of("map")["awkward gelu"], None)
+    given, result = (p.name for p in made.program.params)
+
+    def run(file: Any, buffers: dict[str, Tensor], sizes: Any) -> None:
+        buffers[result][:21] = torch.nn.functional.gelu(buffers[given][:21])
+
+    monkeypatch.setattr(cases, "run", run)
+    cases.check(made, {"b": 3, "s": 7}, CPU)
+
+
+def test_sizes_that_tell_most() -> None:
+    sizes = [{"m": m} for m in (0, 1, 2, 17, 203)]
+    assert cases._telling(sizes, 3) == [{"m": 203}, {"m": 17}, {"m": 0}]
+    assert cases._telling(sizes[:1], 3) == [{"m": 0}]
+    assert cases._telling(sizes, 1) == [{"m": 203}]
+
+
+def test_every_class_of_kernels_has_cases() -> None:
+    assert all(len(cases.cases_of(group)) > 5 for group in CASES)
 
 
 def test_what_kernels_move() -> None:
