@@ -178,11 +178,11 @@ def test_kernels_that_do_the_wrong_thing(does: Any, said: str, monkeypatch: pyte
     monkeypatch.setattr(cases, "Memory", Kept)
     monkeypatch.setattr(cases, "run", lambda file, buffers, sizes: does(made[1], made[0].tensor))
     with pytest.raises(AssertionError, match=said):
-        cases.check(cases._kernel(case, None), {"b": 3, "s": 7}, CPU)
+        cases.check(cases.kernel_of(case, None), {"b": 3, "s": 7}, CPU)
 
 
 def test_a_kernel_that_means_what_its_region_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = cases._kernel(cases.cases_of("map")["awkward gelu"], None)
+    made = cases.kernel_of(cases.cases_of("map")["awkward gelu"], None)
     given, result = (p.name for p in made.program.params)
 
     def run(file: Any, buffers: dict[str, Tensor], sizes: Any) -> None:
@@ -194,9 +194,9 @@ def test_a_kernel_that_means_what_its_region_does(monkeypatch: pytest.MonkeyPatc
 
 def test_sizes_that_tell_most() -> None:
     sizes = [{"m": m} for m in (0, 1, 2, 17, 203)]
-    assert cases._telling(sizes, 3) == [{"m": 203}, {"m": 17}, {"m": 0}]
-    assert cases._telling(sizes[:1], 3) == [{"m": 0}]
-    assert cases._telling(sizes, 1) == [{"m": 203}]
+    assert cases.telling(sizes, 3) == [{"m": 203}, {"m": 17}, {"m": 0}]
+    assert cases.telling(sizes[:1], 3) == [{"m": 0}]
+    assert cases.telling(sizes, 1) == [{"m": 203}]
 
 
 def test_every_class_of_kernels_has_cases() -> None:

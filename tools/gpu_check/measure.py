@@ -115,6 +115,15 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def is_lost() -> bool:
+    """Whether the GPU refuses everything, as after an access outside of memory."""
+    try:
+        synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _release() -> None:
     gc.collect()
     if torch.cuda.is_available():

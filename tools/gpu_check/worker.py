@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ...runtime.child import serve
-from . import builders, cases, kernels, start, tiny
-from .measure import Progress, clean, measure, said, synchronize
+from . import builders, cases, kernels, schedules, start, tiny
+from .measure import Progress, clean, is_lost, measure, said, synchronize
 from .row import Row
 from .rows import ROWS
 
@@ -50,7 +50,9 @@ def answer(request: Mapping[str, Any]) -> Answer:
         record = {"status": "failed", "error": f"{now['doing']}: {said(error)}".removeprefix(": ")}
     record["seconds"] = time.perf_counter() - begin
     if not dry:
-        record[LOST] = _is_lost()
+        record[LOST] = is_lost()
+        if not record[LOST]:
+            clean()
     return record
 
 
@@ -60,6 +62,8 @@ def record_of(row: Row, names: Sequence[str], device: torch.device, dry: bool, p
     match row.kind:
         case "cases":
             return cases.check_cases(device, dry, progress, **options)
+        case "schedules":
+            return schedules.check_schedules(device, dry, progress, **options)
         case "zoo":
             return tiny.zoo_model(options["model"], device, dry)
         case "launches":
@@ -74,16 +78,6 @@ def record_of(row: Row, names: Sequence[str], device: torch.device, dry: bool, p
             return measure(names, kernels.kernel(device, dry, **options), progress, dry)
         case kind:
             return measure(names, builders.BUILDERS[kind](device, dry, **options), progress, dry)
-
-
-def _is_lost() -> bool:
-    """Whether the GPU refuses everything, as after an access outside of memory."""
-    try:
-        clean()
-        synchronize()
-    except RuntimeError:
-        return True
-    return False
 
 
 def gpu() -> Answer:
