@@ -199,6 +199,11 @@ def test_sizes_that_tell_most() -> None:
     assert cases.telling(sizes, 1) == [{"m": 203}]
 
 
+def test_a_row_ends_in_time() -> None:
+    found = cases.check_cases(CPU, True, lambda *_: None, 0.0, group="matmul", batch=0, batches=4)
+    assert found == {"status": "dry", "agreed": 0, "left": 2}
+
+
 def test_every_class_of_kernels_has_cases() -> None:
     assert all(len(cases.cases_of(group)) > 5 for group in CASES if group not in ("rows", "scatter"))  # as map
 

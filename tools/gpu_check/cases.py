@@ -7,6 +7,7 @@ poisoned before a launch, and every buffer stands between zones that must not ch
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from .row import SMELT
 FOLDER = "smelt.tests.codegen"
 POISON = 0xFF  # in every byte: NaN as a float, -1 as an integer
 ZONE = 512  # bytes on each side of a buffer
-MOST_SIZES = 3  # of a case: each may be compiled anew
+MOST_SIZES = 2  # of a case: each may be compiled anew
 DRY_CASES = 2
 TOO_LARGE = "OutOfResources"  # what Triton calls a kernel that needs more than this GPU has
 Told = dict[str, dict[str, str]]
@@ -75,27 +76,35 @@ def cases_of(group: str) -> dict[str, Any]:
 
 
 def check_cases(
-    device: torch.device, dry: bool, progress: Progress, *, group: str, batch: int, batches: int
+    device: torch.device, dry: bool, progress: Progress, until: float, *, group: str, batch: int, batches: int
 ) -> dict[str, Any]:
-    """The record of a row: how many cases agreed, which were wrong, failed or were refused, and why."""
+    """The record of a row: how many cases agreed, which were wrong, failed or were refused, and why.
+
+    No case is begun after ``until``, on the clock of ``time.monotonic``.
+    """
     named = sorted(cases_of(group).items())
     random.Random(0).shuffle(named)  # alike cases go to different batches
     named = named[batch::batches][: DRY_CASES if dry else None]
     told: Told = {"wrong": {}, "failed": {}, "refused": {}}
+    tried = 0
     for name, case in named:
+        if time.monotonic() > until:
+            break
+        tried += 1
         progress(SMELT, name)
         kind, why = outcome(case, _schedules(case), group, device, 1 if dry else MOST_SIZES)
         if kind:
             told[kind][name] = why
-    return record_of(told, len(named), dry)
+    return record_of(told, tried, dry, len(named) - tried)
 
 
-def record_of(told: Told, count: int, dry: bool) -> dict[str, Any]:
-    """The record of so many kernels, of which some were not well."""
+def record_of(told: Told, count: int, dry: bool, left: int) -> dict[str, Any]:
+    """The record of so many kernels, of which some were not well, and for some no time was left."""
     bad = told["wrong"] or told["failed"]
     status = "wrong" if told["wrong"] else "failed" if bad else "dry" if dry else "ok"
     agreed = count - sum(map(len, told.values()))
-    return {"status": status, "agreed": agreed, **{kind: found for kind, found in told.items() if found}}
+    unreached = {"left": left} if left else {}
+    return {"status": status, "agreed": agreed, **unreached, **{kind: found for kind, found in told.items() if found}}
 
 
 def outcome(

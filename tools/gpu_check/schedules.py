@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -15,15 +16,18 @@ from .measure import Progress
 from .row import SMELT
 
 SPACE = "smelt.codegen.triton.space"
-MOST_CASES, MOST_SCHEDULES = 6, 8
+MOST_CASES, MOST_SCHEDULES = 4, 6
 DRY_CASES, DRY_SCHEDULES = 1, 2
 
 
-def check_schedules(device: torch.device, dry: bool, progress: Progress, *, group: str) -> dict[str, Any]:
-    """The record of a row: some cases of a class, each with some schedules; skipped where there are no schedules."""
+def check_schedules(device: torch.device, dry: bool, progress: Progress, until: float, *, group: str) -> dict[str, Any]:
+    """The record of a row: some cases of a class, each with some schedules; skipped where there are no schedules.
+
+    None is begun after ``until``, on the clock of ``time.monotonic``.
+    """
     count, most = (DRY_CASES, DRY_SCHEDULES) if dry else (MOST_CASES, MOST_SCHEDULES)
     told: Told = {"wrong": {}, "failed": {}, "refused": {}}
-    tried = 0
+    tried = left = 0
     named = sorted(cases_of(group).items())
     for name, case in spread(named, count):
         try:
@@ -31,12 +35,15 @@ def check_schedules(device: torch.device, dry: bool, progress: Progress, *, grou
         except UnsupportedError as error:
             return {"status": "skipped", "error": str(error)}
         for schedule in schedules:
+            if time.monotonic() > until:
+                left += 1
+                continue
             progress(SMELT, f"{name}: {schedule}")
             kind, why = outcome(case, [schedule], group, device, 1)
             tried += 1
             if kind:
                 told[kind][f"{name}: {schedule}"] = why
-    return record_of(told, tried, dry)
+    return record_of(told, tried, dry, left)
 
 
 def _space(case: Any) -> Sequence[GpuSchedule]:

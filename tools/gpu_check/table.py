@@ -46,7 +46,8 @@ def _together(left: Record, right: Record) -> Record:
     """Two records of cases as one, with the worse status."""
     order = [*BAD, "not reached", "dry", "ok"]
     status = min(left["status"], right["status"], key=order.index)
-    made: dict[str, Any] = {"status": status, "agreed": left.get("agreed", 0) + right.get("agreed", 0)}
+    made: dict[str, Any] = {"status": status}
+    made |= {kind: left.get(kind, 0) + right.get(kind, 0) for kind in ("agreed", "left")}
     for kind in (*BAD, "refused"):
         both = {**left.get(kind, {}), **right.get(kind, {})}
         made |= {kind: both} if both else {}
@@ -118,6 +119,8 @@ def _result(record: Record) -> str:
     parts = [status]
     if "agreed" in record:
         parts.append(f"{record['agreed']} agree")
+    if record.get("left"):
+        parts.append(f"{record['left']} not reached")
     if record.get("refused"):
         parts.append(f"{len(record['refused'])} not offered")
     if "launches" in record:

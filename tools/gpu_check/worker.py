@@ -20,14 +20,15 @@ from .rows import ROWS
 
 Answer = dict[str, Any]
 INTERPRETED = "TRITON_INTERPRET"
+SPENT = 0.75  # of the time of a row, after which no more of its kernels is begun
 LOST = "lost"  # in an answer: the process can do nothing more on its GPU
 
 
 def answer(request: Mapping[str, Any]) -> Answer:
     """The record of the row that a request names.
 
-    A request holds ``part`` and ``row``, ``dry``, ``peers`` (those to measure) and ``progress``, a file that is
-    kept saying what is being done. Without a part it asks what GPU there is.
+    A request holds ``part`` and ``row``, ``dry``, ``peers`` (those to measure), ``seconds`` that it may take, and
+    ``progress``, a file that is kept saying what is being done. Without a part it asks what GPU there is.
     """
     if "part" not in request:
         return gpu()
@@ -42,13 +43,13 @@ def answer(request: Mapping[str, Any]) -> Answer:
         now["doing"] = doing
         said_to.write_text(json.dumps({"peer": peer, "doing": doing}), encoding="utf-8")
 
-    begin = time.perf_counter()
+    begin = time.monotonic()
     try:
-        record = record_of(row, request["peers"], device, dry, progress)
+        record = record_of(row, request["peers"], device, dry, progress, begin + SPENT * request["seconds"])
         synchronize()
     except Exception as error:  # whatever a model, a compiler or a GPU raises
         record = {"status": "failed", "error": f"{now['doing']}: {said(error)}".removeprefix(": ")}
-    record["seconds"] = time.perf_counter() - begin
+    record["seconds"] = time.monotonic() - begin
     if not dry:
         record[LOST] = is_lost()
         if not record[LOST]:
@@ -56,14 +57,16 @@ def answer(request: Mapping[str, Any]) -> Answer:
     return record
 
 
-def record_of(row: Row, names: Sequence[str], device: torch.device, dry: bool, progress: Progress) -> Answer:
-    """The record of a row, of those peers."""
+def record_of(
+    row: Row, names: Sequence[str], device: torch.device, dry: bool, progress: Progress, until: float
+) -> Answer:
+    """The record of a row, of those peers; checks of many kernels begin none after ``until``."""
     options = dict(row.options)
     match row.kind:
         case "cases":
-            return cases.check_cases(device, dry, progress, **options)
+            return cases.check_cases(device, dry, progress, until, **options)
         case "schedules":
-            return schedules.check_schedules(device, dry, progress, **options)
+            return schedules.check_schedules(device, dry, progress, until, **options)
         case "zoo":
             return tiny.zoo_model(options["model"], device, dry)
         case "launches":
