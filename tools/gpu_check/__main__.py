@@ -95,7 +95,7 @@ def check(asked: argparse.Namespace, rows: dict[str, list[Row]]) -> int:
         _keep_kernels(out)
         print(text(results.data, list(rows)))
         print(f"\n{path}", flush=True)
-    return 1 if any(line.startswith(tuple(rows)) for line in faults(results.data)) else 0
+    return 1 if any(line.startswith(tuple(f"{name}: " for name in rows)) for line in faults(results.data)) else 0
 
 
 def _gpu(env: dict[str, str], out: Path) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .models.decoder import (
     Decoder,
     Prefill,
     Step,
+    caches,
     prompt_flops,
     random_decoder,
     step_bytes,
@@ -60,6 +62,7 @@ def decode(
     facts = {"layers": config.layers, "weight_bytes": matrix_bytes(decoder), "context": context}
     work = Workload(step, calls[0], calls, tokens=True, nbytes=nbytes, facts=facts)
     work.quantize, work.plain, work.wide = quantize, plain, wide
+    work.state = partial(caches, first=context)
     return work
 
 
@@ -84,7 +87,7 @@ def prefill(device: torch.device, small: bool, *, model: str, length: int, dtype
     facts = {"layers": config.layers, "length": length}
     flops = prompt_flops(config, length)
     nbytes = matrix_bytes(decoder)
-    return Workload(Prefill(decoder), (tokens,), tokens=True, flops=flops, nbytes=nbytes, facts=facts)
+    return Workload(Prefill(decoder), (tokens,), tokens=True, flops=flops, nbytes=nbytes, state=caches, facts=facts)
 
 
 def encoder(device: torch.device, small: bool, *, model: str, batch: int, length: int, dtype: str) -> Workload:

@@ -7,6 +7,7 @@ poisoned before a launch, and every buffer stands between zones that must not ch
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,13 +26,16 @@ from ...codegen.triton.file import KernelFile
 from ...codegen.triton.launch import run
 from ...codegen.triton.module import emit
 from ...ir.errors import SmeltError, UnsupportedError
-from .measure import Progress, said
+from .measure import Progress, is_lost, said
+from .row import SMELT
 
 FOLDER = "smelt.tests.codegen"
 POISON = 0xFF  # in every byte: NaN as a float, -1 as an integer
 ZONE = 512  # bytes on each side of a buffer
-MOST_SIZES = 3  # of a case: each may be compiled anew
+MOST_SIZES = 2  # of a case: each may be compiled anew
 DRY_CASES = 2
+TOO_LARGE = "OutOfResources"  # what Triton calls a kernel that needs more than this GPU has
+Told = dict[str, dict[str, str]]
 PARTS = GpuAttentionSchedule(1, 16, few=True, splits=3)
 PASSES = GpuRowsSchedule(rows=2, columns=8, at_once=False)
 MAPS, ROWS, SCATTERS = "map", "rows", "scatter"
@@ -72,62 +76,79 @@ def cases_of(group: str) -> dict[str, Any]:
 
 
 def check_cases(
-    device: torch.device, dry: bool, progress: Progress, *, group: str, batch: int, batches: int
+    device: torch.device, dry: bool, progress: Progress, until: float, *, group: str, batch: int, batches: int
 ) -> dict[str, Any]:
-    """The record of a row: how many cases agreed, which were wrong, failed or were refused, and why."""
+    """The record of a row: how many cases agreed, which were wrong, failed or were refused, and why.
+
+    No case is begun after ``until``, on the clock of ``time.monotonic``.
+    """
     named = sorted(cases_of(group).items())
     random.Random(0).shuffle(named)  # alike cases go to different batches
     named = named[batch::batches][: DRY_CASES if dry else None]
-    told: dict[str, dict[str, str]] = {"wrong": {}, "failed": {}, "refused": {}}
+    told: Told = {"wrong": {}, "failed": {}, "refused": {}}
+    tried = 0
     for name, case in named:
-        progress("smelt", name)
-        kind, why = _outcome(case, group, device, 1 if dry else MOST_SIZES)
+        if time.monotonic() > until:
+            break
+        tried += 1
+        progress(SMELT, name)
+        kind, why = outcome(case, _schedules(case), group, device, 1 if dry else MOST_SIZES)
         if kind:
             told[kind][name] = why
+    return record_of(told, tried, dry, len(named) - tried)
+
+
+def record_of(told: Told, count: int, dry: bool, left: int) -> dict[str, Any]:
+    """The record of so many kernels, of which some were not well, and for some no time was left."""
     bad = told["wrong"] or told["failed"]
     status = "wrong" if told["wrong"] else "failed" if bad else "dry" if dry else "ok"
-    agreed = len(named) - sum(map(len, told.values()))
-    return {"status": status, "agreed": agreed, **{kind: found for kind, found in told.items() if found}}
+    agreed = count - sum(map(len, told.values()))
+    unreached = {"left": left} if left else {}
+    return {"status": status, "agreed": agreed, **unreached, **{kind: found for kind, found in told.items() if found}}
 
 
-def _outcome(case: Any, group: str, device: torch.device, most: int) -> tuple[str, str]:
+def outcome(
+    case: Any, schedules: Sequence[GpuSchedule | None], group: str, device: torch.device, most: int
+) -> tuple[str, str]:
+    """What became of a case with some schedules at ``most`` sizes: a kind of fault, empty for none, and why."""
     try:
-        kernels = [_kernel(case, schedule) for schedule in _schedules(case)]
+        kernels = [kernel_of(case, schedule) for schedule in schedules]
     except SmeltError as error:
         return "refused", said(error)
     try:
         for kernel in kernels:
-            for sizes in _telling(case.sizes, most):
+            for sizes in telling(case.sizes, most):
                 check(kernel, sizes, device, scaled=group == "recurrence")
     except AssertionError as error:
         return "wrong", said(error)
-    except RuntimeError as error:
-        if "CUDA error" in str(error):
+    except Exception as error:  # whatever Triton's compiler or the GPU raises
+        if is_lost():
             raise  # nothing can be done in this process any more
-        return "failed", said(error)
-    except Exception as error:  # whatever Triton's compiler raises
-        return "failed", said(error)
+        return "refused" if type(error).__name__ == TOO_LARGE else "failed", said(error)
     return "", ""
 
 
-def _telling(sizes: Sequence[Mapping[str, int]], most: int) -> list[Mapping[str, int]]:
-    """The last ones, and one of nothing where there is one."""
+def telling(sizes: Sequence[Mapping[str, int]], most: int) -> list[Mapping[str, int]]:
+    """The last of some sizes, and one of nothing where there is one."""
     empty = [s for s in sizes if 0 in s.values()]
     full = [s for s in sizes if 0 not in s.values()]
     return [*full[::-1][: max(most - len(empty[:1]), 1)], *empty[:1]][:most]
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class Kernel:
+    """A case's program and its source."""
+
     case: Any
     program: Program
     file: KernelFile
 
 
-def _kernel(case: Any, schedule: GpuSchedule | None) -> _Kernel:
+def kernel_of(case: Any, schedule: GpuSchedule | None) -> Kernel:
+    """The kernel of a case, by default with its default schedule."""
     program = case.program()
     chosen = schedule or default_gpu_schedule(program, GPU_MACHINES["sm_90"])
-    return _Kernel(case, program, emit("kernel", program, chosen, case.region.symbols))
+    return Kernel(case, program, emit("kernel", program, chosen, case.region.symbols))
 
 
 def _schedules(case: Any) -> list[GpuSchedule | None]:
@@ -161,7 +182,7 @@ class Memory:
         return bool((around == POISON).all())
 
 
-def check(kernel: _Kernel, sizes: Mapping[str, int], device: torch.device, scaled: bool = False) -> None:
+def check(kernel: Kernel, sizes: Mapping[str, int], device: torch.device, scaled: bool = False) -> None:
     """Launch a kernel and compare.
 
     Raises:
@@ -196,7 +217,7 @@ def check(kernel: _Kernel, sizes: Mapping[str, int], device: torch.device, scale
     _compare(case, tensors, sizes, found, at)
 
 
-def _operand(kernel: _Kernel, position: int, tensor: Tensor, device: torch.device) -> Memory:
+def _operand(kernel: Kernel, position: int, tensor: Tensor, device: torch.device) -> Memory:
     # a weight that the CPU packs is read as the model holds it
     packed = kernel.program.inputs[position].format is Format.PANELS
     layout = range(tensor.ndim) if packed else kernel.case.layout(position)

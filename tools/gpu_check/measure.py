@@ -82,7 +82,7 @@ def _checked(name: str, work: Workload, right: Expected, progress: Progress, mos
         synchronize()
         first = time.perf_counter() - start
         progress(name, "comparing results")
-        found = verdict(call, work, right, most)
+        found = verdict(call, work, right, most, work.model if name == SMELT else work.eager)
     except Wrong as error:
         return None, {"wrong": str(error)}
     except Exception as error:  # whatever a compiler or a kernel of anyone raises
@@ -113,6 +113,15 @@ def synchronize() -> None:
     """Wait for the GPU, so that what fails on it fails here."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def is_lost() -> bool:
+    """Whether the GPU refuses everything, as after an access outside of memory."""
+    try:
+        synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _release() -> None:

@@ -83,11 +83,11 @@ class Part:
 PARTS = {
     part.name: part
     for part in (
-        Part("tests", "Correctness", 70, parallel=True),
-        Part("kernels", "Single kernels", 60, "rate"),
-        Part("start", "Cold compile", 105, "s"),
-        Part("decode", "Decoding, one token", 205, "ms", aims_first=True),
-        Part("prefill", "Prefill", 40, "ms"),
+        Part("tests", "Correctness", 90, parallel=True),
+        Part("kernels", "Single kernels", 55, "rate"),
+        Part("start", "Cold compile", 100, "s"),
+        Part("decode", "Decoding, one token", 200, "ms", aims_first=True),
+        Part("prefill", "Prefill", 35, "ms"),
         Part("encoders", "Encoders", 50, "ms"),
     )
 }

@@ -10,6 +10,7 @@ from .row import COMPILED, CUDNN, EAGER, FLASH, GRAPHS, PARTS, SMELT, TUNED, Row
 ALL = (SMELT, EAGER, GRAPHS, COMPILED, TUNED)
 ONE, SMALL, LARGE = "llama-3.2-1b", "qwen3-0.6b", "llama-3-8b"
 CASES = ("map", "rows", "scatter", "matmul", "prologue", "attention", "cached", "recurrence", "quantized")
+SCHEDULED = ("matmul", "prologue", "attention", "cached", "quantized", "recurrence", "rows")
 BATCHES = 4  # that the cases of a class are dealt into
 PLAIN_ZOO = ("two-layer-mlp", "mean-classifier", "nn-transformer", "rnn-lm", "lstm-lm", "gru-lm")
 HF_ZOO = ("bert-base", "gpt2", "llama", "t5-small", "bart-base", "vit-base")
@@ -34,6 +35,8 @@ def _tests() -> Iterator[Row]:
     for group in CASES:
         for batch in range(BATCHES):
             yield _test(f"{group} {batch + 1} of {BATCHES}", "cases", group=group, batch=batch, batches=BATCHES)
+    for group in SCHEDULED:
+        yield _test(f"schedules of {group}", "schedules", group=group)
     for name in (*PLAIN_ZOO, *HF_ZOO, *HF_STEPS):
         yield _test(f"zoo {name}", "zoo", model=name)
 

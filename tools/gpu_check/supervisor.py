@@ -170,6 +170,7 @@ def computed(plan: Plan, row: Row, peers: Sequence[str], child: Child, number: i
         asked = [name for name in peers if name not in left_out]
         progress.write_text("{}", encoding="utf-8")
         request = {"part": row.part, "row": row.name, "dry": plan.dry, "peers": asked, "progress": str(progress)}
+        request["seconds"] = seconds
         try:
             record = _asked(plan, row, request, child, seconds)
         except NoAnswer as error:

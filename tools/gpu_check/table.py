@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def _together(left: Record, right: Record) -> Record:
     """Two records of cases as one, with the worse status."""
     order = [*BAD, "not reached", "dry", "ok"]
     status = min(left["status"], right["status"], key=order.index)
-    made: dict[str, Any] = {"status": status, "agreed": left.get("agreed", 0) + right.get("agreed", 0)}
+    made: dict[str, Any] = {"status": status}
+    made |= {kind: left.get(kind, 0) + right.get(kind, 0) for kind in ("agreed", "left")}
     for kind in (*BAD, "refused"):
         both = {**left.get(kind, {}), **right.get(kind, {})}
         made |= {kind: both} if both else {}
@@ -117,6 +119,8 @@ def _result(record: Record) -> str:
     parts = [status]
     if "agreed" in record:
         parts.append(f"{record['agreed']} agree")
+    if record.get("left"):
+        parts.append(f"{record['left']} not reached")
     if record.get("refused"):
         parts.append(f"{len(record['refused'])} not offered")
     if "launches" in record:
@@ -150,15 +154,35 @@ def faults(data: Record) -> list[str]:
 
 
 def text(data: Record, parts: Sequence[str]) -> str:
-    """The tables of some parts for a terminal, what is not measured left out, and all faults last."""
+    """The tables of some parts for a terminal, short: what is as it should be is counted, and all faults are last."""
     lines: list[str] = []
     for name in parts:
         rows = data["parts"].get(name, {}).get("rows", {})
         head, shown = cells_of(PARTS[name], rows, [row for row in rows_of(name) if row.name in rows])
-        if shown:
-            lines += ["", PARTS[name].title, *_aligned([head, *shown])]
-    bad = faults(data)
+        if not PARTS[name].unit:
+            shown, counts = _remarkable(shown)
+            head = [head[0], counts]
+        if rows:
+            lines += ["", PARTS[name].title, *_aligned([head, *(_short(cells) for cells in shown)])]
+    bad = [line for line in faults(data) if line.startswith(tuple(f"{name}: " for name in parts))]
     return "\n".join([*lines, *(["", "What went wrong:", *(f"  {line[:300]}" for line in bad)] if bad else [])])
+
+
+def _remarkable(lines: Sequence[Cells]) -> tuple[list[Cells], str]:
+    """The lines of checks that are not simply well, and how many of the others there are of each kind."""
+    plain: Counter[str] = Counter()
+    found = []
+    for cells in lines:
+        kind = cells[1].partition(",")[0]
+        if kind in ("ok", "dry", "skipped") and ": missed" not in cells[1]:
+            plain[kind] += 1
+        else:
+            found.append(cells)
+    return found, ", ".join(f"{count} {kind}" for kind, count in plain.items())
+
+
+def _short(cells: Cells) -> Cells:
+    return [cell.replace(f": {NOT_MEASURED}", "").replace(NOT_MEASURED, "-") for cell in cells]
 
 
 def _aligned(lines: Sequence[Cells]) -> list[str]:

@@ -12,10 +12,12 @@ from torch import nn
 
 from . import builders, zoo
 from .measure import Progress, measure
-from .models.decoder import DECODERS, Step, random_decoder
+from .models.decoder import DECODERS, Decoder, Step
 from .row import SMELT
 from .rows import HF_STEPS, HF_ZOO
 from .smelt_side import kernels_of, launches_of
+
+CONTEXT = 144  # of a step whose launches are counted
 
 
 def checked(kind: str) -> Any:
@@ -51,12 +53,13 @@ def zoo_model(name: str, device: torch.device, dry: bool) -> dict[str, Any]:
 
 
 def launches(device: torch.device, model: str) -> dict[str, Any]:
-    """How many kernels one more layer adds to a step: the difference between three layers and two."""
+    """How many kernels one more layer of the real sizes adds to a step: the difference between three layers and two."""
     counts = []
     for layers in (2, 3):
-        config = DECODERS[model].small()
-        decoder = random_decoder(replace(config, layers=layers), 8, torch.bfloat16, device)
-        step: nn.Module = Step(decoder).eval()
+        config = replace(DECODERS[model], layers=layers, vocab=101)
+        with torch.device("meta"):
+            decoder = Decoder(config, context=CONTEXT)
+        step: nn.Module = Step(decoder.to(torch.bfloat16).to_empty(device=device)).eval()
         args = (torch.ones(1, 1, dtype=torch.int64, device=device), torch.tensor([4], device=device))
         counts.append(launches_of(kernels_of(step, args)))
     return {"status": "ok", "launches": counts[1] - counts[0], "kernels": counts[0]}

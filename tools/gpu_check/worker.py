@@ -13,21 +13,22 @@ from typing import Any
 import torch
 
 from ...runtime.child import serve
-from . import builders, cases, kernels, start, tiny
-from .measure import Progress, clean, measure, said, synchronize
+from . import builders, cases, kernels, schedules, start, tiny
+from .measure import Progress, clean, is_lost, measure, said, synchronize
 from .row import Row
 from .rows import ROWS
 
 Answer = dict[str, Any]
 INTERPRETED = "TRITON_INTERPRET"
+SPENT = 0.75  # of the time of a row, after which no more of its kernels is begun
 LOST = "lost"  # in an answer: the process can do nothing more on its GPU
 
 
 def answer(request: Mapping[str, Any]) -> Answer:
     """The record of the row that a request names.
 
-    A request holds ``part`` and ``row``, ``dry``, ``peers`` (those to measure) and ``progress``, a file that is
-    kept saying what is being done. Without a part it asks what GPU there is.
+    A request holds ``part`` and ``row``, ``dry``, ``peers`` (those to measure), ``seconds`` that it may take, and
+    ``progress``, a file that is kept saying what is being done. Without a part it asks what GPU there is.
     """
     if "part" not in request:
         return gpu()
@@ -42,24 +43,30 @@ def answer(request: Mapping[str, Any]) -> Answer:
         now["doing"] = doing
         said_to.write_text(json.dumps({"peer": peer, "doing": doing}), encoding="utf-8")
 
-    begin = time.perf_counter()
+    begin = time.monotonic()
     try:
-        record = record_of(row, request["peers"], device, dry, progress)
+        record = record_of(row, request["peers"], device, dry, progress, begin + SPENT * request["seconds"])
         synchronize()
     except Exception as error:  # whatever a model, a compiler or a GPU raises
         record = {"status": "failed", "error": f"{now['doing']}: {said(error)}".removeprefix(": ")}
-    record["seconds"] = time.perf_counter() - begin
+    record["seconds"] = time.monotonic() - begin
     if not dry:
-        record[LOST] = _is_lost()
+        record[LOST] = is_lost()
+        if not record[LOST]:
+            clean()
     return record
 
 
-def record_of(row: Row, names: Sequence[str], device: torch.device, dry: bool, progress: Progress) -> Answer:
-    """The record of a row, of those peers."""
+def record_of(
+    row: Row, names: Sequence[str], device: torch.device, dry: bool, progress: Progress, until: float
+) -> Answer:
+    """The record of a row, of those peers; checks of many kernels begin none after ``until``."""
     options = dict(row.options)
     match row.kind:
         case "cases":
-            return cases.check_cases(device, dry, progress, **options)
+            return cases.check_cases(device, dry, progress, until, **options)
+        case "schedules":
+            return schedules.check_schedules(device, dry, progress, until, **options)
         case "zoo":
             return tiny.zoo_model(options["model"], device, dry)
         case "launches":
@@ -74,16 +81,6 @@ def record_of(row: Row, names: Sequence[str], device: torch.device, dry: bool, p
             return measure(names, kernels.kernel(device, dry, **options), progress, dry)
         case kind:
             return measure(names, builders.BUILDERS[kind](device, dry, **options), progress, dry)
-
-
-def _is_lost() -> bool:
-    """Whether the GPU refuses everything, as after an access outside of memory."""
-    try:
-        clean()
-        synchronize()
-    except RuntimeError:
-        return True
-    return False
 
 
 def gpu() -> Answer:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 Args = tuple[Tensor, ...]
 MOST_OVER_EAGER = 2.0  # the contract: an error at most twice that of PyTorch in the same dtype
+POISON = 5.0  # in what calls should write: far from what they write, and finite, for masked values are multiplied by 0
 # Triton's interpreter cuts float32 off to bfloat16 where a GPU rounds it: that doubles the error of each result
 MOST_OVER_EAGER_INTERPRETED = 5.0
 # of the values, for results whose error in PyTorch happens to be next to nothing
@@ -20,6 +21,10 @@ FLOOR = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.
 
 class Wrong(Exception):
     """A result that is not PyTorch's: it is not timed."""
+
+
+def _nothing(model: nn.Module) -> list[Tensor]:
+    return []
 
 
 @dataclass
@@ -34,9 +39,9 @@ class Workload:
         flops, nbytes: operations and bytes of one call at least.
         flush: the call is one kernel, timed with its operands out of the L2.
         quantize: how smelt is to hold the weights.
-        layers: decoder layers, for launches of each.
         plain: the model that PyTorch and the other compilers run where it is not ``model``, and
         wide: the same in float32: for weights of few bits, the numbers that these stand for.
+        state: views of what the calls write in a model, which is poisoned before and compared after them.
         facts: what else the record should say.
     """
 
@@ -50,6 +55,7 @@ class Workload:
     quantize: str = ""
     plain: nn.Module | None = None
     wide: nn.Module | None = None
+    state: Callable[[nn.Module], list[Tensor]] = _nothing
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,7 +74,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Expected:
-    """Results in a wider dtype, and PyTorch's own for the same calls."""
+    """Results in a wider dtype, and PyTorch's own for the same calls; the state that they leave is the last one."""
 
     wide: list[list[Tensor]]
     eager: list[list[Tensor]]
@@ -77,15 +83,26 @@ class Expected:
 
 def expected(work: Workload) -> Expected:
     """What the results should be: those in float32, in float64 where the model is in float32 itself."""
-    own = [_results(work.eager, args) for args in work.checked]
+    own = _all_results(work.eager, work.eager, work, work.checked)
     dtype = torch.float64 if own[0][0].dtype == torch.float32 else torch.float32
     wide = work.wide or copy.deepcopy(work.eager).to(dtype)
-    exact = [_results(wide, tuple(_cast(x, dtype) for x in args)) for args in work.checked]
+    exact = _all_results(wide, wide, work, [tuple(_cast(x, dtype) for x in args) for args in work.checked])
     return Expected(exact, own, distance(own, exact))
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
+
+
+def _all_results(
+    call: Callable[..., Any], model: nn.Module, work: Workload, calls: Sequence[Args]
+) -> list[list[Tensor]]:
+    """The results of each call, then the state that they leave in the model that ``call`` runs."""
+    with torch.no_grad():
+        for view in work.state(model):
+            view.fill_(POISON)
+    found = [_results(call, args) for args in calls]
+    return [*found, [view.clone() for view in work.state(model)]]
 
 
 def _results(call: Callable[..., Any], args: Args) -> list[Tensor]:
@@ -118,13 +135,19 @@ class Verdict:
     ties: int = 0
 
 
-def verdict(call: Callable[..., Any], work: Workload, right: Expected, most: float = MOST_OVER_EAGER) -> Verdict:
-    """Hold a peer's results against what is right.
+def verdict(
+    call: Callable[..., Any],
+    work: Workload,
+    right: Expected,
+    most: float = MOST_OVER_EAGER,
+    model: nn.Module | None = None,
+) -> Verdict:
+    """Hold a peer's results against what is right; ``model`` is the one whose state it changes.
 
     Raises:
         Wrong: an error of more than ``most`` times PyTorch's, or another token where there is no tie.
     """
-    found = [_results(call, args) for args in work.checked]
+    found = _all_results(call, model or work.eager, work, work.checked)
     if [len(x) for x in found] != [len(x) for x in right.eager]:
         raise Wrong("another number of results")
     error = distance(found, right.wide)
@@ -133,9 +156,10 @@ def verdict(call: Callable[..., Any], work: Workload, right: Expected, most: flo
         raise Wrong(f"off by {error:.1e} of the values, where PyTorch is off by {right.error:.1e}")
     if not work.tokens:
         return Verdict(error, right.error)
-    triples = zip(found, right.eager, right.wide, strict=True)
+    count = len(work.checked)
+    triples = zip(found[:count], right.eager, right.wide, strict=False)
     ties = sum(_is_tie(*logits, most, at) for at, logits in enumerate(triples))
-    return Verdict(error, right.error, len(found), ties)
+    return Verdict(error, right.error, count, ties)
 
 
 def _is_tie(found: list[Tensor], eager: list[Tensor], wide: list[Tensor], most: float, at: int) -> bool:

@@ -209,10 +209,15 @@ def random_decoder(
     return made
 
 
+def caches(model: nn.Module, first: int = 0) -> list[Tensor]:
+    """Views of the keys and values of all layers, from a position on."""
+    return [b[:, :, first:] for n, b in model.named_buffers() if n.endswith(("keys", "values"))]
+
+
 def step_bytes(decoder: Decoder, context: int) -> int:
     """The least bytes that one step moves: weights, and keys and values of ``context`` positions."""
     weights = matrix_bytes(decoder)
-    cache = sum(b.nbytes for n, b in decoder.named_buffers() if n.endswith(("keys", "values")))
+    cache = sum(b.nbytes for b in caches(decoder))
     return weights + cache // decoder.context * context
 
 
