@@ -165,11 +165,13 @@ def make_steps(
     check: Check = None,
     quantize: Quantization | None = None,
     reuse: bool = True,
+    adapt: Callable[[Graph], Graph] = lambda fused: fused,
 ) -> Steps:
     """Rewrite, fuse and plan a capture for kernels of any target; see :func:`build_executable`.
 
     ``make_table`` makes the kernels of a rewritten graph.
     ``reuse`` lets results take the memory of an operand that their kernel is the last to read.
+    ``adapt`` makes of the fused graph an equal one that suits the target.
 
     Raises:
         CheckError: with ``check``, a step changed what the model means.
@@ -190,7 +192,7 @@ def make_steps(
             checker.fused(graph, fused, context)
     table = make_table(graph)
     with work.stage("lower"):
-        legal = legalise(fused, table)
+        legal = legalise(adapt(fused), table)
         graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))
         plan = make_plan(graph, table, context.fuel, context.log, reuse=reuse)
     if checker is not None:

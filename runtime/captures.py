@@ -306,8 +306,12 @@ def build_entry(
 
 
 def _cuda_entry(captured: Capture, options: Options, seconds: float, leaves: Sequence[Any] | None) -> Entry:
-    from .cuda.build import build_cuda  # only who has a GPU needs it
+    # only who has a GPU needs them
+    from .cuda.build import build_cuda
+    from .gpu_tuner import gpu_tuned
 
+    machine = options.target.gpu
+    tuned = None if options.tune == "off" or machine is None else gpu_tuned(machine, options.open_cache())
     executable = build_cuda(
         captured,
         options.target,
@@ -315,6 +319,7 @@ def _cuda_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
         check=options.check,
         quantize=options.quantize,
         most_graphs=options.graphs,
+        schedules=tuned,
     )
     return Entry(captured, executable, {"capture": seconds, **executable.timings})
 

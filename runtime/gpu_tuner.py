@@ -22,6 +22,7 @@ from ..codegen.schedule_data import AnySchedule, LibrarySchedule
 from ..codegen.text import print_program
 from ..codegen.triton.space import gpu_space
 from ..ir.cost import Roofs, cost_of
+from .cache import KernelCache
 from .gpu_tuner_library import library_schedules
 from .gpu_tuner_task import GpuTask
 from .gpu_tuner_worker import GpuWorker
@@ -96,6 +97,12 @@ class GpuTuned:
         space = gpu_space(program, self.machine, sizes)
         found, default = cast(GpuSchedule, choice.schedule), cast(GpuSchedule, choice.default)
         return found if default == space[0] and found in space else None
+
+
+def gpu_tuned(machine: GpuMachine, cache: KernelCache | None) -> GpuTuned | None:
+    """The schedules that were chosen for a GPU and kept in a cache's folder; None where there are none."""
+    file = None if cache is None else Path(cache.folder) / FILE
+    return GpuTuned(machine, Records(file).choices()) if file is not None and file.exists() else None
 
 
 class GpuTuner(Tuner):

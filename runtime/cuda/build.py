@@ -7,7 +7,8 @@ from ...rewrites.quantization import Quantization
 from ...rewrites.search.settings import SearchSettings
 from ..build import Compilation, make_steps
 from ..check import Check
-from ..gpu import GpuKernelTable
+from ..gpu import GpuKernelTable, Schedules
+from ..gpu_narrow import narrowed
 from ..target import Target
 from .device import Device, host_device, torch_device
 from .executable import CudaExecutable
@@ -21,10 +22,12 @@ def build_cuda(
     check: Check = None,
     quantize: Quantization | None = None,
     most_graphs: int = 16,
+    schedules: Schedules | None = None,
     device: Device | None = None,
 ) -> CudaExecutable:
     """Compile a capture for a GPU.
 
+    ``schedules`` gives the schedule of a program for which another than the default one was chosen.
     ``device`` runs it, by default the target's.
 
     Raises:
@@ -36,7 +39,14 @@ def build_cuda(
     work = Compilation(target)
     # no kernel writes where it reads: threads of a GPU's kernel are not ordered as the CPU's loops are
     made = make_steps(
-        capture, work, lambda graph: GpuKernelTable(machine), search=search, check=check, quantize=quantize, reuse=False
+        capture,
+        work,
+        lambda graph: GpuKernelTable(machine, schedules),
+        search=search,
+        check=check,
+        quantize=quantize,
+        reuse=False,
+        adapt=narrowed,
     )
     gpu = device or device_of(target)
     with work.stage("codegen"), gpu.current():
