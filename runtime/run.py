@@ -86,8 +86,16 @@ class Run(ABC):
             results = made if isinstance(made, tuple) else (made,)
         if len(results) != len(step.results):
             raise GraphError(f"PyTorch returned {len(results)} results where the graph has {len(step.results)}")
-        for position, result in zip(step.results, results, strict=True):
-            self.hold(position, self.own(result, position, operands))
+        for place, (position, result) in enumerate(zip(step.results, results, strict=True)):
+            fits = tuple(result.shape) == self.placed.shapes[position][0]
+            # PyTorch's trace is wrong of what embedding_bag returns besides, which nobody reads
+            if fits or len(results) == 1 or self._is_read(step.node, place):
+                self.hold(position, self.own(result, position, operands))
+
+    def _is_read(self, node: Node, place: int) -> bool:
+        """Whether anything in the graph reads one of the results of a call that has several."""
+        reads = (x for x in self.plan.graph.nodes if x.has(Trait.PROJECTION) and x.inputs[0] is node)
+        return any(read.attrs["index"] == place for read in reads)
 
     def own(self, result: Tensor, position: int, operands: Sequence[Tensor]) -> Tensor:
         """A result of PyTorch's in the plan's layout and in memory of its own: an operand's may be used again.

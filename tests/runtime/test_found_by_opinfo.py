@@ -45,3 +45,13 @@ def test_statistics_of_another_dtype_than_pytorch_says() -> None:
 
     args = [t.bfloat16() for t in (torch.randn(8, 3, 4), torch.zeros(3), torch.ones(3))]
     same(normed, *args)
+
+
+def test_a_result_that_nobody_reads_may_have_another_shape() -> None:
+    """PyTorch's trace of an embedding bag in half types has more numbers of its other results than there are."""
+    weight, ids, offsets = torch.randn(5, 4, dtype=torch.bfloat16), torch.tensor([0, 2, 1, 4]), torch.tensor([0, 2])
+
+    def f(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+        return functional.embedding_bag(ids, weight, offsets, mode="sum") * 2
+
+    torch.testing.assert_close(smelt.compile(f)(weight, ids, offsets), f(weight, ids, offsets))
