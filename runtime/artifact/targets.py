@@ -113,7 +113,7 @@ def named_target(spec: str | Target, threads: int | None = None) -> Target:
     """
     kind = spec.kind if isinstance(spec, Target) else spec.partition(":")[0]
     if kind == "cuda":
-        raise UnsupportedError('artifacts hold kernels for CPUs, and not yet for GPUs: say target="auto"')
+        raise UnsupportedError('artifacts hold kernels for CPUs, and none for target="cuda" yet: say target="auto"')
     if isinstance(spec, Target) or spec in ("auto", "cpu"):
         return Target.detect(spec, threads)
     host = Target.detect("auto", threads)
