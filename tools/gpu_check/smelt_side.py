@@ -18,6 +18,7 @@ from ...runtime.gpu import GpuModel, gpu_model
 from ...runtime.gpu_run import GpuExecutable
 
 Model = Callable[..., Any]
+NO_TARGET = "there is no target"  # what a smelt says that has none for GPUs
 
 
 def compiled(model: nn.Module, device: torch.device, quantize: str = "", dynamic: bool = False) -> Model:
@@ -33,10 +34,8 @@ def compiled(model: nn.Module, device: torch.device, quantize: str = "", dynamic
     settings: Any = quantize or None
     try:
         return compile(model, target="cuda", quantize=settings, dynamic=dynamic)
-    except UnsupportedError:
-        if device.type == "cuda":
-            raise
-        if quantize:
+    except UnsupportedError as error:
+        if device.type == "cuda" or quantize or NO_TARGET not in str(error):
             raise
     return Interpreted(model)
 
