@@ -27,7 +27,7 @@ def needs_gpu(name: str) -> bool:
 
 
 def _smelt(work: Workload) -> Call:
-    return compiled(work.model, work.args[0].device, work.quantize)
+    return compiled(work.model, work.quantize)
 
 
 def _eager(work: Workload) -> Call:

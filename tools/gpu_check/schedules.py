@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 
 from ...codegen.gpu import GPU_MACHINES, GpuSchedule
-from ...ir.errors import UnsupportedError
+from ...codegen.triton.space import gpu_space
 from .cases import Told, cases_of, outcome, record_of, telling
 from .measure import Progress
 from .row import SMELT
 
-SPACE = "smelt.codegen.triton.space"
 MOST_CASES, MOST_SCHEDULES = 4, 6
 DRY_CASES, DRY_SCHEDULES = 1, 2
 
 
 def check_schedules(device: torch.device, dry: bool, progress: Progress, until: float, *, group: str) -> dict[str, Any]:
-    """The record of a row: some cases of a class, each with some schedules; skipped where there are no schedules.
+    """The record of a row: some cases of a class, each with some schedules.
 
     None is begun after ``until``, on the clock of ``time.monotonic``.
     """
@@ -30,11 +28,7 @@ def check_schedules(device: torch.device, dry: bool, progress: Progress, until: 
     tried = left = 0
     named = sorted(cases_of(group).items())
     for name, case in spread(named, count):
-        try:
-            schedules = spread(_space(case), most)
-        except UnsupportedError as error:
-            return {"status": "skipped", "error": str(error)}
-        for schedule in schedules:
+        for schedule in spread(_space(case), most):
             if time.monotonic() > until:
                 left += 1
                 continue
@@ -47,18 +41,9 @@ def check_schedules(device: torch.device, dry: bool, progress: Progress, until: 
 
 
 def _space(case: Any) -> Sequence[GpuSchedule]:
-    """The schedules of a case but the default one.
-
-    Raises:
-        UnsupportedError: this version has no other.
-    """
-    try:
-        space = import_module(SPACE)
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("there are default schedules only") from error
+    """The schedules of a case but the default one."""
     known = case.symbols(telling(case.sizes, 1)[0])
-    found: Sequence[GpuSchedule] = space.gpu_space(case.program(), GPU_MACHINES["sm_90"], known)
-    return found[1:]
+    return gpu_space(case.program(), GPU_MACHINES["sm_90"], known)[1:]
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
