@@ -91,8 +91,9 @@ def _limit_memory(nbytes: int) -> None:
 
 
 def target_to_dict(target: Target) -> dict[str, Any]:
-    """A target as data for JSON."""
-    return asdict(target)
+    """A CPU as data for JSON."""
+    data = asdict(target)
+    return {name: data[name] for name in ("kind", "cpu", "features", "threads", "machine")}
 
 
 def target_from_dict(data: Mapping[str, Any]) -> Target:

@@ -19,7 +19,7 @@ from smelt.rewrites.log import FUSE, PLACE, Application
 from smelt.rewrites.memory import Placement
 from smelt.rewrites.rule import Domain, Rule
 from smelt.rewrites.rules import RULES
-from smelt.runtime import executable, kernels, plan
+from smelt.runtime import kernels, placement, plan
 from smelt.runtime.bisect import Search, bisect
 from smelt.runtime.finding import Finding
 from smelt.runtime.script import MAX_LINES
@@ -232,7 +232,7 @@ def test_a_wrong_pass_is_found(plant: Patch, tiny: tuple[Capture, list[Any]], mo
 
 def place_without_regard(patch: pytest.MonkeyPatch) -> None:
     """Every value lies at the start of the arena that lives for less than the whole run."""
-    right = executable.place
+    right = placement.place
 
     def place(intervals: Any) -> Placement:
         found = right(intervals)
@@ -240,7 +240,7 @@ def place_without_regard(patch: pytest.MonkeyPatch) -> None:
         offsets = [o if i.first == 0 and i.last == ends else 0 for o, i in zip(found.offsets, intervals, strict=True)]
         return replace(found, offsets=tuple(offsets))
 
-    patch.setattr(executable, "place", place)
+    patch.setattr(placement, "place", place)
 
 
 def lives_too_short(patch: pytest.MonkeyPatch) -> None:
