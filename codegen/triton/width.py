@@ -92,9 +92,7 @@ class Sizes(Magnitudes):
     def note(self, index: Affine) -> Any:
         """The bound of an expression, its parts taken note of."""
         bound = self._bound(sympy.sympify(index))
-        if bound.free_symbols:
-            self.found.add(bound)
-        elif bound > NARROW_LIMIT - SPARE:
+        if bound.free_symbols or bound > NARROW_LIMIT - SPARE:
             self.found.add(bound)
         return bound
 
