@@ -21,7 +21,7 @@ from .file import KernelFile
 DESCRIPTOR = "tl.make_tensor_descriptor"
 
 
-def _lend_descriptors(device: torch.device) -> None:
+def lend_descriptors(device: torch.device) -> None:
     """Let Triton ask PyTorch for the memory that kernels make tensor descriptors in."""
     import triton
 
@@ -59,7 +59,7 @@ def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.
     kernel = kernel.at(sizes)
     module = load(kernel.text)
     if DESCRIPTOR in kernel.text:
-        _lend_descriptors(next(iter(buffers.values())).device)
+        lend_descriptors(next(iter(buffers.values())).device)
     for launch in kernel.launches:
         programs = concrete(launch.programs, sizes)
         if not programs:

@@ -16,7 +16,7 @@ from ...ir.errors import BackendError
 from ...ir.types import concrete
 from .expression import ERROR
 from .file import KernelFile, Launch
-from .launch import load
+from .launch import DESCRIPTOR, lend_descriptors, load
 
 _loading = threading.Lock()
 SIZE = 1000  # a size, as good as any: kernels are not specialised on them
@@ -38,14 +38,18 @@ class Loaded:
     """
 
     def __init__(self, kernel: KernelFile, names: Sequence[str], sizes: Mapping[sympy.Symbol, int]) -> None:
+        kernel = kernel.at(sizes)
         place = {name: i for i, name in enumerate(names)}
         counts = [concrete(launch.programs, sizes) for launch in kernel.launches]
         pairs = [(launch, count) for launch, count in zip(kernel.launches, counts, strict=True) if count]
         self._parts = [_Part(kernel, launch, place, count, sizes) for launch, count in pairs]
         self.launches = len(self._parts)
+        self._describes = DESCRIPTOR in kernel.text
 
     def __call__(self, tensors: Sequence[Tensor]) -> None:
         """Launch the kernel on the current stream."""
+        if self._describes:  # each thread has to say so
+            lend_descriptors(tensors[0].device)
         for part in self._parts:
             part(tensors)
 
@@ -104,7 +108,9 @@ def compile_ahead(
     """
     if interprets():
         return
-    pairs = [(kernel, launch) for kernel in kernels for launch in kernel.launches]
+    # of two widths of offsets the one that most sizes take
+    likely = [kernel.narrow or kernel for kernel in kernels]
+    pairs = [(kernel, launch) for kernel in likely for launch in kernel.launches]
     with ThreadPoolExecutor(max(min(threads, len(pairs)), 1)) as pool:
         for done in [pool.submit(_compile, *pair, device) for pair in pairs]:
             done.exception()
