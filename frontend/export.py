@@ -87,13 +87,9 @@ def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repe
     written: list[str] = []
     found = _trace(request, examples, notes, repeats, written)
     if written and request.stateless:
-        raise WritesStateError(f"it keeps {', '.join(_plain(written))} from call to call")
+        names = [name.removeprefix("model.") for name in written]  # without the module that only flattens
+        raise WritesStateError(names)
     return found
-
-
-def _plain(written: Sequence[str]) -> list[str]:
-    """The names of attributes in the model, without where it lies in what is traced."""
-    return [name.removeprefix("model.").removeprefix("model.") for name in written]
 
 
 def _trace(

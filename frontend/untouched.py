@@ -9,7 +9,7 @@ What was set is told: a capture neither writes it, nor reads what another call w
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,17 @@ _VALUES = (bool, int, float, complex, str)
 
 
 class WritesStateError(CaptureError):
-    """A model keeps something on itself from call to call; the message names the attributes."""
+    """A model keeps something on itself from call to call: the attributes ``names``, by path."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"it keeps {', '.join(names)} from call to call")
+        self.names = tuple(names)
+
+
+def value_of(root: nn.Module, path: str) -> Any:
+    """The attribute of a module that is at a path of names; None where there is none."""
+    owner, _, name = path.rpartition(".")
+    return vars(root.get_submodule(owner)).get(name)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class Captures:
 
     Attributes:
         entries: the captures, oldest first.
+        stateless: whether a model is refused that sets attributes of its modules.
         paths: how calls are run that are like one before.
     """
 
@@ -53,7 +54,7 @@ class Captures:
         self, model: Callable[..., Any], options: Options, reader: CallReader, *, stateless: bool = False
     ) -> None:
         self.model = model
-        self._stateless = stateless
+        self.stateless = stateless
         self.options = options
         self.reader = reader
         self.entries: list[Entry] = []
@@ -193,7 +194,7 @@ class Captures:
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback
         try:
-            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback, stateless=self._stateless)
+            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback, stateless=self.stateless)
         except CaptureError as error:
             self._refuse_impossible(call, refusal, error)
             if fallback == "error":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
@@ -25,6 +26,7 @@ from .inputs import CACHE, Arguments, UnfitMask, kept_logits
 from .report import CacheCounts
 from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
+from .state import keeps_once
 from .step import CachedStep
 
 
@@ -167,13 +169,26 @@ class CachedCalls:
         with torch.no_grad(), watched(self.model) as written:
             found = self.model(*args, **kwargs)
         if written and not self.keeps:
-            self._keep_state(f"it keeps {', '.join(written)} from call to call")
+            self._keep_state(written)
         return found
 
-    def _keep_state(self, what: str) -> None:
+    def _keep_state(self, names: Sequence[str]) -> None:
         """Capture nothing from now on: a step would hold what an earlier call kept as a constant."""
-        self.keeps = what
+        self.keeps = f"it keeps {', '.join(names)} from call to call"
         self._forms.clear()
+
+    def _check_state(self) -> None:
+        """Raise Uncaptured where the model keeps state, or an error where fallbacks are."""
+        if self.keeps and self.options.fallback == "error":
+            raise CaptureError(f"{type(self.model).__name__} cannot be captured: {self.keeps}")
+        if self.keeps:
+            raise Uncaptured(f"it cannot be captured: {self.keeps}")
+
+    def _try(self, form: Form, leaves: Sequence[Any]) -> None:
+        """Call the step in PyTorch, on copies."""
+        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(copies, form.spec)
+        self._step(*args, **kwargs)
 
     def _count(self, reason: Unfit) -> None:
         self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
@@ -187,10 +202,7 @@ class CachedCalls:
             Unfit: PyTorch must run it. The cache is as it was then.
         """
         self._arguments.check(given)
-        if self.keeps:
-            if self.options.fallback == "error":
-                raise WritesStateError(f"{type(self.model).__name__} cannot be captured: {self.keeps}")
-            raise Uncaptured(f"it cannot be captured: {self.keeps}")
+        self._check_state()
         batch, count = self._arguments.tokens(given)
         memory, source = self._memory_of(given[CACHE], given, batch, count, asked)
         inputs = self._arguments.inputs(given, memory, batch, count)
@@ -274,9 +286,13 @@ class CachedCalls:
         except (Uncapturable, CaptureError, InputError, UnsupportedError, IndexError) as error:
             # a fault of this call, and not of others like it; an index: of the model on a mask of slots, perhaps
             once = isinstance(error, (InputError, IndexError))
-            for cause in (error, error.__cause__):
-                if isinstance(cause, WritesStateError):
-                    self._keep_state(str(cause))
+            state = next((e for e in (error, error.__cause__) if isinstance(e, WritesStateError)), None)
+            if state is not None:
+                if form.captures.stateless and keeps_once(self._step, state.names, lambda: self._try(form, leaves)):
+                    form.captures.stateless = False
+                    return self._find(form, inputs, leaves, shapes)
+                self._keep_state([name.removeprefix("model.") for name in state.names])
+                self._check_state()
             if self.options.fallback == "error" and not once:
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import smelt
 from smelt.frontend.export import capture
 from smelt.frontend.untouched import WritesStateError, untouched, watched
+from smelt.ir.errors import CaptureError
 
 pytest.importorskip("transformers")
 
@@ -59,6 +60,30 @@ def loop(model: Any, ids: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+class KeepsOnce(KeepsTensor):
+    """A tensor that the first call computes, as the frequencies of Phi-3's long contexts."""
+
+    def forward(self, input_ids: Any = None, past_key_values: Any = None, **more: Any) -> Any:
+        out = LlamaForCausalLM.forward(self, input_ids=input_ids, past_key_values=past_key_values, **more)
+        if self.kept is None:
+            self.kept = torch.arange(VOCAB) * 0.1
+        self.kept = self.kept.to(out.logits.device)
+        out.logits = out.logits + self.kept
+        return out
+
+    kept: Any = None
+
+
+def test_a_tensor_that_is_computed_once() -> None:
+    reference, model = made(KeepsOnce), made(KeepsOnce)
+    fast: Any = smelt.compile(model)
+    for length in (9, 5):
+        ids = prompts("llama", length=length)["input_ids"]
+        with torch.no_grad():
+            torch.testing.assert_close(loop(fast, ids), loop(reference, ids))
+    assert not fast.report().caches.passed
+
+
 @pytest.mark.parametrize("model_class", [KeepsTensor, KeepsNumber])
 def test_what_a_prompt_stored_is_read(model_class: Any) -> None:
     reference, model = made(model_class), made(model_class)
@@ -90,7 +115,7 @@ def test_a_prompt_that_pytorch_ran_is_looked_at() -> None:
 def test_it_is_an_error_where_fallbacks_are() -> None:
     fast: Any = smelt.compile(made(KeepsNumber), fallback="error")
     for _ in range(2):
-        with pytest.raises(WritesStateError, match="keeps kept from call to call"):
+        with pytest.raises(CaptureError, match="keeps kept from call to call"):
             fast.generate(**prompts("llama"), max_new_tokens=2)
 
 
