@@ -22,6 +22,7 @@ from .repeats import Repeats
 from .sizes import DependsOnData
 from .table import NeedsFunctional
 from .tracing import tracing
+from .untouched import WritesStateError
 
 
 def capture(
@@ -31,6 +32,7 @@ def capture(
     *,
     dynamic: Dynamic = True,
     fallback: Literal["allow", "error"] = "allow",
+    stateless: bool = False,
 ) -> Capture:
     """Capture a module or a function for inference.
 
@@ -42,9 +44,11 @@ def capture(
             mapping such as ``{"input_ids": {0: "batch", 1: "seq"}}`` names the symbolic ones, equal names being equal
             sizes.
         fallback: whether operators without a lowering may be executed by PyTorch.
+        stateless: whether a model is refused that sets attributes of its modules, which a later call may read.
 
     Raises:
         CaptureError: the model is in training mode, or cannot be traced.
+        WritesStateError: it sets attributes, and is to be ``stateless``.
         InputError: the arguments do not fit the model's signature.
         UnsupportedError: the model needs what smelt does not do, or a fallback where ``fallback`` is ``"error"``.
     """
@@ -55,7 +59,9 @@ def capture(
     leaves, in_spec = leaves_of(signature, args, named, dynamic)
     _check_device(model, leaves)
     module = Flattened(model, leaves, in_spec)
-    return capture_request(Request(module, leaves, in_spec, signature, fallback, definition_of(model)), model)
+    return capture_request(
+        Request(module, leaves, in_spec, signature, fallback, definition_of(model), stateless), model
+    )
 
 
 def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
@@ -78,7 +84,18 @@ def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
 def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repeats: Repeats) -> Capture:
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
-    with tracing(request.module) as branches:
+    written: list[str] = []
+    found = _trace(request, examples, notes, repeats, written)
+    if written and request.stateless:
+        names = [name.removeprefix("model.") for name in written]  # without the module that only flattens
+        raise WritesStateError(names)
+    return found
+
+
+def _trace(
+    request: Request, examples: tuple[torch.Tensor, ...], notes: tuple[str, ...], repeats: Repeats, written: list[str]
+) -> Capture:
+    with tracing(request.module, written) as branches:
         while repeats:
             found = _with_equal_layers(request, examples, branches, notes, repeats)
             if found is not None:

@@ -44,7 +44,8 @@ class Unfit(Exception):
 class Request:
     """What is captured: the module of tensor arguments, all arguments, and how calls are to be read.
 
-    ``source`` is the line where the model is defined, for operators that PyTorch traced no line for.
+    ``source`` is the line where the model is defined, for operators that PyTorch traced no line for. A ``stateless``
+    module is refused where it sets attributes.
     """
 
     module: nn.Module
@@ -53,6 +54,7 @@ class Request:
     signature: inspect.Signature | None
     fallback: str
     source: str = ""
+    stateless: bool = False
 
 
 def build(

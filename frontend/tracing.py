@@ -27,15 +27,15 @@ def load_tracer() -> None:
 
 
 @contextmanager
-def tracing(root: nn.Module) -> Iterator[list[Branch]]:
+def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[Branch]]:
     """Trace a module for inference; yields the branches that the model's Python takes (see :mod:`.branches`).
 
-    The module's attributes are put back afterwards.
+    The module's attributes are put back afterwards; ``written`` gets the names of those that were set.
     """
     with ExitStack() as stack:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
-        stack.enter_context(untouched(root))
+        names = stack.enter_context(untouched(root))
         stack.enter_context(torch.no_grad())
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -45,6 +45,8 @@ def tracing(root: nn.Module) -> Iterator[list[Branch]]:
         stack.enter_context(_quiet())
         stack.enter_context(located(root))
         yield stack.enter_context(recorded_branches())
+    if written is not None:
+        written += names
 
 
 @contextmanager

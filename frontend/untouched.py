@@ -2,32 +2,105 @@
 
 A ``forward`` may keep a tensor on its module, as transformers' rotary embeddings do with the frequencies of long
 contexts. While a model is traced that is a tensor without values, which must not be left in the model.
+
+What was set is told: a capture neither writes it, nor reads what another call wrote.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from ..ir.errors import CaptureError
+
 _ABSENT = object()
 _CONTAINERS = (dict, list, set, OrderedDict, defaultdict)  # whose copies are what they hold
 
 
+_OF_MODULES = frozenset(vars(nn.Module()))  # parameters, buffers, hooks: not what a model calls its own
+_VALUES = (bool, int, float, complex, str)
+
+
+class WritesStateError(CaptureError):
+    """A model keeps something on itself from call to call: the attributes ``names``, by path."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"it keeps {', '.join(names)} from call to call")
+        self.names = tuple(names)
+
+
+def value_of(root: nn.Module, path: str) -> Any:
+    """The attribute of a module that is at a path of names; None where there is none."""
+    owner, _, name = path.rpartition(".")
+    return vars(root.get_submodule(owner)).get(name)
+
+
 @contextmanager
-def untouched(root: nn.Module) -> Iterator[None]:
-    """Put the attributes of all modules back afterwards, and what lists, dicts and sets among them hold."""
-    kept = [(module, dict(module.__dict__), _contents(module)) for module in root.modules()]
+def untouched(root: nn.Module) -> Iterator[list[str]]:
+    """Put the attributes of all modules back afterwards, and what lists, dicts and sets among them hold.
+
+    Yields the names of those that were set meanwhile to another value, which are known at the end.
+    """
+    kept = _keep(root)
+    written: list[str] = []
     try:
-        yield
+        yield written
     finally:
-        for module, attributes, contents in kept:
+        written += _changed(kept)
+        for _, module, attributes, contents in kept:
             _put_back(module.__dict__, attributes)
             for holder, held in contents:
                 _refill(holder, held)
+
+
+@contextmanager
+def watched(root: nn.Module) -> Iterator[list[str]]:
+    """Yield the names of attributes of modules that are set meanwhile to another value, which are known at the end."""
+    kept = _keep(root)
+    written: list[str] = []
+    yield written
+    written += _changed(kept)
+
+
+_Kept = list[tuple[str, nn.Module, dict[str, Any], list[tuple[Any, Any]]]]
+
+
+def _keep(root: nn.Module) -> _Kept:
+    return [(path, module, dict(module.__dict__), _contents(module)) for path, module in root.named_modules()]
+
+
+def _changed(kept: _Kept) -> list[str]:
+    """The attributes that are not what they were, by path."""
+    found = []
+    for path, module, before, contents in kept:
+        now = module.__dict__
+        held = {id(holder): was for holder, was in contents}
+        for name in {**before, **now}.keys() - _OF_MODULES:
+            was, value = before.get(name, _ABSENT), now.get(name, _ABSENT)
+            content = held.get(id(was), was)
+            # PyTorch puts copies of containers in their place, whatever was appended to them
+            if not _alike(content, value) or not _alike(content, was):
+                found.append(f"{path}.{name}".lstrip("."))
+    return sorted(found)
+
+
+def _alike(was: Any, value: Any) -> bool:
+    """Whether a value is the one before: the same object, an equal number, or a container of such."""
+    if was is value:
+        return True
+    if type(was) is not type(value):
+        return False
+    if isinstance(was, _VALUES):
+        return bool(was == value)
+    if isinstance(was, dict):
+        return list(was) == list(value) and all(_alike(was[key], value[key]) for key in was)
+    if isinstance(was, (list, tuple)):
+        return len(was) == len(value) and all(map(_alike, was, value))
+    return isinstance(was, (set, frozenset)) and was == value
 
 
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:

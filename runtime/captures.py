@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -25,10 +24,11 @@ from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
 from .executable import Executable
 from .expect import hold_to
+from .model_lock import lock_of
 from .options import Options
 from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
-from .state import preserved
+from .state import attributes_preserved, preserved
 from .tensors import CPU, check_tensor, dense, is_plain
 from .tuned import schedules_for, tuned_now
 
@@ -46,11 +46,15 @@ class Captures:
 
     Attributes:
         entries: the captures, oldest first.
+        stateless: whether a model is refused that sets attributes of its modules.
         paths: how calls are run that are like one before.
     """
 
-    def __init__(self, model: Callable[..., Any], options: Options, reader: CallReader) -> None:
+    def __init__(
+        self, model: Callable[..., Any], options: Options, reader: CallReader, *, stateless: bool = False
+    ) -> None:
         self.model = model
+        self.stateless = stateless
         self.options = options
         self.reader = reader
         self.entries: list[Entry] = []
@@ -59,7 +63,7 @@ class Captures:
         self._names: set[str] = set()  # of the weights that the model had when it was captured
         self._attributes: dict[str, tuple[Tensor, int]] = {}
         self._dtype: torch.dtype | None = None
-        self._lock = threading.RLock()
+        self._lock = lock_of(model)
 
     @property
     def name(self) -> str:
@@ -190,7 +194,7 @@ class Captures:
         start = time.perf_counter()
         dynamic, fallback = self.options.dynamic, self.options.fallback
         try:
-            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback)
+            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback, stateless=self.stateless)
         except CaptureError as error:
             self._refuse_impossible(call, refusal, error)
             if fallback == "error":
@@ -231,7 +235,7 @@ class Captures:
         leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, call.spec)
         try:
-            with torch.no_grad(), preserved(self.model):
+            with torch.no_grad(), preserved(self.model), attributes_preserved(self.model):
                 self.model(*args, **kwargs)
         except IndexError:
             raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..frontend.untouched import untouched
 
 
 def buffers_of(model: Callable[..., Any]) -> dict[str, Tensor]:
@@ -26,6 +28,11 @@ def preserved(model: Callable[..., Any]) -> Iterator[None]:
             for tensor, value in kept:
                 if not same(tensor, value):
                     tensor.copy_(value)
+
+
+def attributes_preserved(model: Callable[..., Any]) -> AbstractContextManager[Any]:
+    """Put the attributes of the model's modules back afterwards."""
+    return untouched(model) if isinstance(model, nn.Module) else nullcontext()
 
 
 def same(left: Tensor, right: Tensor) -> bool:

@@ -8,21 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
 from ...frontend.capture import signature_of
+from ...frontend.untouched import WritesStateError, watched
 from ...ir import ops
 from ...ir.errors import CaptureError, InputError, UnsupportedError
 from ..calls import CallReader
 from ..captures import Captures, Uncapturable
 from ..entry import Entry
+from ..model_lock import share_lock
 from ..options import Options
 from .caches import DecoderMemory, SourceMemory, Unfit
-from .inputs import CACHE, Arguments, kept_logits
+from .inputs import CACHE, Arguments, UnfitMask, kept_logits
 from .report import CacheCounts
 from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
+from .state import keeps_once
 from .step import CachedStep
 
 
@@ -35,6 +39,7 @@ class CachedCalls:
 
     Attributes:
         counts: for the report.
+        keeps: what the model keeps on itself from call to call, which no capture can hold; "" as far as is known.
         asked: how many positions caches may need in the end; 0 where nobody knows.
     """
 
@@ -43,7 +48,9 @@ class CachedCalls:
         self.options = options
         self.counts = CacheCounts()
         self.asked = 0
+        self.keeps = ""
         self._step = CachedStep(model)
+        share_lock(self._step, model)
         self._reader = CallReader(signature_of(self._step))
         self._arguments = Arguments(model)
         self._shapes = Shapes(model)
@@ -115,8 +122,7 @@ class CachedCalls:
             self._count(reason)
         for layer in static:  # what they were made as was a guess
             layer.is_initialized = False
-        with torch.no_grad():
-            found = self.model(*args, **kwargs)
+        found = self._in_pytorch(*args, **kwargs)
         if self._shapes.learn(cache):
             for form in self._forms.values():
                 form.refused.clear()
@@ -152,12 +158,37 @@ class CachedCalls:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
         try:
             return self._compiled({**given, CACHE: made}, 0)
-        except Uncaptured as reason:  # Dynamo would split it where its Python decides by values
+        except (Uncaptured, UnfitMask) as reason:  # Dynamo would split it where its Python decides by values
             self._count(reason)
         except Unfit:
             return None
-        with torch.no_grad():
-            return self.model(**given)
+        return self._in_pytorch(**given)
+
+    def _in_pytorch(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own output, and a look at whether it keeps something on itself."""
+        with torch.no_grad(), watched(self.model) as written:
+            found = self.model(*args, **kwargs)
+        if written and not self.keeps:
+            self._keep_state(written)
+        return found
+
+    def _keep_state(self, names: Sequence[str]) -> None:
+        """Capture nothing from now on: a step would hold what an earlier call kept as a constant."""
+        self.keeps = f"it keeps {', '.join(names)} from call to call"
+        self._forms.clear()
+
+    def _check_state(self) -> None:
+        """Raise Uncaptured where the model keeps state, or an error where fallbacks are."""
+        if self.keeps and self.options.fallback == "error":
+            raise CaptureError(f"{type(self.model).__name__} cannot be captured: {self.keeps}")
+        if self.keeps:
+            raise Uncaptured(f"it cannot be captured: {self.keeps}")
+
+    def _try(self, form: Form, leaves: Sequence[Any]) -> None:
+        """Call the step in PyTorch, on copies."""
+        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(copies, form.spec)
+        self._step(*args, **kwargs)
 
     def _count(self, reason: Unfit) -> None:
         self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
@@ -171,6 +202,7 @@ class CachedCalls:
             Unfit: PyTorch must run it. The cache is as it was then.
         """
         self._arguments.check(given)
+        self._check_state()
         batch, count = self._arguments.tokens(given)
         memory, source = self._memory_of(given[CACHE], given, batch, count, asked)
         inputs = self._arguments.inputs(given, memory, batch, count)
@@ -219,7 +251,8 @@ class CachedCalls:
             spec = self._reader.read((*args, *rest), {}).spec
             names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
-            captures = Captures(self._step, replace(self.options, dynamic=dynamic), self._reader)
+            options = replace(self.options, dynamic=dynamic)
+            captures = Captures(self._step, options, self._reader, stateless=True)
             form = self._forms[key] = Form(spec, captures)
         return form
 
@@ -253,6 +286,13 @@ class CachedCalls:
         except (Uncapturable, CaptureError, InputError, UnsupportedError, IndexError) as error:
             # a fault of this call, and not of others like it; an index: of the model on a mask of slots, perhaps
             once = isinstance(error, (InputError, IndexError))
+            state = next((e for e in (error, error.__cause__) if isinstance(e, WritesStateError)), None)
+            if state is not None:
+                if form.captures.stateless and keeps_once(self._step, state.names, lambda: self._try(form, leaves)):
+                    form.captures.stateless = False
+                    return self._find(form, inputs, leaves, shapes)
+                self._keep_state([name.removeprefix("model.") for name in state.names])
+                self._check_state()
             if self.options.fallback == "error" and not once:
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"

@@ -17,6 +17,10 @@ ATTENTION = ("sdpa", "eager")  # whose masks hide slots that are not filled
 OUTPUTS = ("output_hidden_states", "output_router_logits")  # what a call returns as the config says, unless it is told
 
 
+class UnfitMask(Unfit):
+    """The attention mask is one that no capture takes, be it with a cache or without."""
+
+
 class Arguments:
     """How the calls of one model are read.
 
@@ -147,7 +151,8 @@ def _mask_of_slots(mask: Any, memory: DecoderMemory, batch: int) -> Tensor:
     if mask.ndim == 4 and memory.fixed is not None and not memory.base and mask.shape[3] == memory.capacity:
         return mask
     if mask.ndim != 2:
-        raise Unfit(f"the attention mask has {mask.ndim} axes")
+        reason = f"the attention mask has {mask.ndim} axes"
+        raise Unfit(reason) if mask.ndim == 4 else UnfitMask(reason)
     part = mask[:, memory.base : memory.base + memory.capacity]
     if mask.shape[0] not in (1, batch):
         raise Unfit(f"the attention mask is of {mask.shape[0]} sequences, and the call of {batch}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...frontend.capture import signature_of
+from ..model_lock import lock_of, share_lock
 from ..options import Options
 from .report import CacheReport
 from .unchanged import Change, Watch
@@ -42,6 +43,7 @@ class Generation:
         self._watch: Watch | None = None
         self._calls: CachedCalls | None = None
         self._encoder: Any = None
+        self._lock = lock_of(model)
 
     @property
     def calls(self) -> CachedCalls:
@@ -65,11 +67,12 @@ class Generation:
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's output for a call that has a cache, or makes one; None for any other call."""
-        calls = self.calls
-        given = calls.named(args, kwargs)
-        if not calls.asked and calls.begins(given):  # generate has looked itself
-            self.look()
-        return self.calls.run(given, args, kwargs)
+        with self._lock:
+            calls = self.calls
+            given = calls.named(args, kwargs)
+            if not calls.asked and calls.begins(given):  # generate has looked itself
+                self.look()
+            return self.calls.run(given, args, kwargs)
 
     def has_cache(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call is given a cache, or makes one."""
@@ -77,29 +80,34 @@ class Generation:
 
     def look(self) -> None:
         """See to it that what was captured is the model as it is now: to call where a text begins."""
-        if self._watch is None:
-            self._watch = Watch(self.model)
-            return
-        change = self._watch.change(self.calls.written)
-        if change is not Change.NOTHING:
-            self._renew(change)
+        with self._lock:
+            if self._watch is None:
+                self._watch = Watch(self.model)
+                return
+            change = self._watch.change(self.calls.written)
+            if change is not Change.NOTHING:
+                self._renew(change)
 
     def encoder(self, found: nn.Module) -> Any:
         """The model's encoder compiled."""
-        if self._encoder is None or self._encoder.original is not found:
-            self._encoder = self._compile_part(found)
-        return self._encoder
+        with self._lock:
+            if self._encoder is None or self._encoder.original is not found:
+                share_lock(found, self.model)
+                self._encoder = self._compile_part(found)
+            return self._encoder
 
     def refresh(self) -> None:
         """Take the weights as they are now."""
-        if self._calls is not None:
-            self._calls.refresh()
-        if self._encoder is not None:
-            self._encoder.refresh()
+        with self._lock:
+            if self._calls is not None:
+                self._calls.refresh()
+            if self._encoder is not None:
+                self._encoder.refresh()
 
     def reset(self) -> None:
         """Forget all captures."""
-        self._calls = self._encoder = None
+        with self._lock:
+            self._calls = self._encoder = None
 
     def stand_in(self, call: Callable[..., Any]) -> Any:
         """The model as ``generate`` sees it, called by ``call``."""

@@ -183,3 +183,13 @@ def test_calls_that_cannot_be_captured_run_in_pytorch(
     caches = fast.report().caches
     assert caches is not None
     assert (caches.calls, sum(caches.passed.values())) == (0, 2)
+
+
+def test_a_mask_of_three_axes_runs_in_pytorch(model: Any) -> None:
+    fast = smelt.compile(model)
+    mask = torch.ones(*IDS.shape, IDS.shape[1])
+    with torch.no_grad():
+        ours, eager = (m(IDS, attention_mask=mask, use_cache=True).logits for m in (fast, model))
+        torch.testing.assert_close(ours, eager)
+    assert fast.report().caches.passed == {"the attention mask has 3 axes": 1}  # type: ignore[union-attr]
+    assert not fast.is_split
