@@ -184,6 +184,9 @@ FEW_QUERIES = 4
 FEW_ROWS = 4
 FEW_ELEMENTS = 4096  # products that a program of few rows takes at a time
 MOST_SPLITS = 16
+RESIDENT_WARPS = (
+    20  # of products of few rows that a processor runs at a time, by their registers (`smelt compile-check`)
+)
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -278,7 +281,8 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
         return GpuMatmulSchedule(8, 32, 16, dot=False, stages=1)
     group = _least_group(program, stage)
     if isinstance(rows, int) and rows <= FEW_ROWS:
-        return _few_rows(rows, columns, terms, group, machine)
+        found = _few_rows(rows, columns, terms, group, machine)
+        return _in_turns(found, columns, machine) if _computes_rows(stage) else found
     half = _is_half(program, stage)
     is_grouped = group < LARGE  # of few bits
     most = 64 if half else 16 if is_grouped else 32  # FMAs of numbers made in registers need many of them
@@ -327,6 +331,23 @@ def _few_rows(rows: int, columns: Dim, terms: Dim, group: int, machine: GpuMachi
         splits = _splits(-(-columns // block_n), terms, block_k, machine)
     warps = min(max(block_m * block_n * block_k // 512, 1), 4)
     return GpuMatmulSchedule(block_m, block_n, block_k, dot=False, warps=warps, stages=1, splits=splits)
+
+
+def _computes_rows(stage: Stage) -> bool:
+    """Whether what a product multiplies is computed before it."""
+    return any(isinstance(e, Ref) for e in postorder([stage.value]))
+
+
+def _in_turns(found: GpuMatmulSchedule, columns: Dim, machine: GpuMachine) -> GpuMatmulSchedule:
+    """Programs that take several tiles each, where these are many: each computes the statistics of the rows once.
+
+    There are about as many as a GPU runs at a time, and all take equally many tiles but for the last ones.
+    """
+    most = machine.processors * RESIDENT_WARPS // found.warps
+    if not isinstance(columns, int) or found.splits > 1:
+        return found
+    tiles = -(-columns // found.block_n)
+    return found if tiles <= 2 * most else replace(found, persistent=-(-tiles // -(-tiles // most)))
 
 
 def _splits(tiles: int, terms: int, least: int, machine: GpuMachine) -> int:

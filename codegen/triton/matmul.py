@@ -1,8 +1,9 @@
 """The matmul skeleton: which program computes which tiles, in an order that keeps operands in cache.
 
-A left operand that needs whole rows (a norm) is computed by a function of its own first; one that is computed element
-by element is computed where it is read. Where there are too few tiles to fill the GPU, several programs sum parts of
-one, each to memory of its own, and a second function adds them up in one order: there are no atomics.
+A left operand that needs whole rows (a norm) is computed by a function of its own first, but for few rows, whose
+statistics every program computes itself (`own_rows.py`); one that is computed element by element is computed where it
+is read. Where there are too few tiles to fill the GPU, several programs sum parts of one, each to memory of its own,
+and a second function adds them up in one order: there are no atomics.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..rewrite import map_expressions, with_operands
 from .few_bits import widened_half
 from .file import FileWriter, ceil_div
 from .indexing import dim_text
+from .own_rows import OwnRows, own_rows
 from .product import Product
 from .rows import emit_row_function
 from .scope import Scope
@@ -45,6 +47,8 @@ def emit_matmul(file: FileWriter, schedule: GpuMatmulSchedule) -> None:
         emit_product(file, "", file.program, schedule)
     elif _is_elementwise(computed):
         emit_product(file, "", _inlined(computed), schedule)
+    elif (own := own_rows(computed, schedule)) is not None:
+        _emit_whole(file, "", own.product, contraction(own.product, dot_stage(own.product)), schedule, own=own)
     else:
         computed = _narrowed(computed)
         if computed.held is not None:
@@ -137,15 +141,21 @@ def _emit_whole(
     program: Program,
     c: Contraction,
     schedule: GpuMatmulSchedule,
-    computed: Phases | None,
+    computed: Phases | None = None,
+    own: OwnRows | None = None,
 ) -> None:
     """The function in which a program sums whole tiles: one, or with ``persistent`` some, one after another."""
     s, tiles = schedule, _tiles(c, schedule)
     programs: Dim = s.persistent if s.persistent else tiles
     written, roots = [x.param for x in program.stores], program_roots(program)
-    with file.function(suffix, program, roots, written, programs, warps=s.warps, stages=s.stages) as scope:
+    whole = program
+    if own is not None:
+        whole, written, roots = file.program, own.written, own.roots
+    with file.function(suffix, whole, roots, written, programs, warps=s.warps, stages=s.stages) as scope:
         product = _made(c, s, computed, scope)
         number = scope.src.let("program", "tl.program_id(0)")
+        if own is not None:
+            scope = own.emit(number, s, scope)
         terms = dim_text(product.terms, scope)
         if not s.persistent:
             product.take(number, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from ...ir.errors import UnsupportedError
@@ -41,8 +42,19 @@ def emit_row_function(
     count = product(a.size for a in rows[0])
     programs, written = ceil_div(count, schedule.rows), [s.param for s in program.stores]
     with file.function(suffix, program, program_roots(program), written, programs, warps=schedule.warps) as scope:
-        writer = (_AtOnce if schedule.at_once else _Passes)(program, schedule, *rows, scope)
-        writer.emit()
+        writer = row_writer(program, schedule, rows, scope)
+        writer.finish(writer.statistics())
+
+
+def row_writer(
+    program: Program,
+    schedule: GpuRowsSchedule,
+    rows: tuple[tuple[Axis, ...], tuple[Axis, ...]],
+    scope: Scope,
+    alone: bool = False,
+) -> Rows:
+    """What writes the rows of a program; with ``alone``, in one block, which every program of the launch has."""
+    return (_AtOnce if schedule.at_once else _Passes)(program, schedule, *rows, scope, alone)
 
 
 def rows_of(program: Program) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
@@ -58,8 +70,8 @@ def _axes(stage: Stage) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
     return tuple(a for a in stage.axes if a not in combined_axes), combined_axes
 
 
-class _Rows:
-    """What both ways share: a block of [rows, elements]."""
+class Rows(ABC):
+    """A block of [rows, elements], in either way."""
 
     def __init__(
         self,
@@ -68,12 +80,21 @@ class _Rows:
         rows: tuple[Axis, ...],
         elements: tuple[Axis, ...],
         scope: Scope,
+        alone: bool,
     ) -> None:
-        self.program, self.schedule, self.src = program, schedule, scope.src
+        self.program, self.schedule, self.src, self.alone = program, schedule, scope.src, alone
         self.rows, self.elements, self.outer = rows, elements, scope
         self.count: Dim = product(a.size for a in elements)
         self.row_stores = [s for s in program.stores if not self._is_whole(s)]
         self.stores = [s for s in program.stores if self._is_whole(s)]
+
+    @abstractmethod
+    def statistics(self) -> Scope:
+        """Write the stages; where they are known."""
+
+    @abstractmethod
+    def finish(self, scope: Scope) -> None:
+        """Write the stores, where the stages are known."""
 
     def _is_whole(self, store: Store) -> bool:
         """Whether a store is of every element of the rows."""
@@ -85,7 +106,10 @@ class _Rows:
         rows, columns = src.constant("ROWS", s.rows), src.constant("COLUMNS", s.columns)
         total = product(a.size for a in self.rows)
         name = "row" if len(self.rows) != 1 else "i"
-        at = src.let(name, f"{program_id(self.outer)} * {rows} + tl.arange(0, {rows}){lanes(2, 0)}")
+        line = f"tl.arange(0, {rows}){lanes(2, 0)}"
+        at = src.let(name, line if self.alone else f"{program_id(self.outer)} * {rows} + {line}")
+        if self.alone and self.outer.bits == 64:
+            src.line(f"{at} = {at}.to(tl.int64)")
         exact = s.rows == 1 or (isinstance(total, int) and total % s.rows == 0)
         mask = None if exact else src.let("in_rows", f"{at} < {dim_text(total, self.outer)}")
         block = self.outer.block((rows, columns), (mask, None)).at({HELD_ROW: Value(at, ROWS)})
@@ -106,13 +130,18 @@ class _Rows:
         return inner.at(decode(Value(at, frozenset({1})), self.elements, inner))
 
 
-class _AtOnce(_Rows):
+class _AtOnce(Rows):
     """Every element of the rows is in registers."""
 
-    def emit(self) -> None:
+    def statistics(self) -> Scope:
+        """See :class:`Rows`."""
         scope = self.elements_at("", self.begin())
         for stage in self.program.stages:
             scope = scope.knowing({stage.name: self._stage(stage, scope)})
+        return scope
+
+    def finish(self, scope: Scope) -> None:
+        """See :class:`Rows`."""
         emit_stores(self.row_stores, scope)
         emit_stores(self.stores, scope)
 
@@ -135,13 +164,18 @@ class _AtOnce(_Rows):
         return Value(src.let(stage.name, combined(kind, block, dtype, 1)), ROWS)
 
 
-class _Passes(_Rows):
+class _Passes(Rows):
     """A loop over the elements for each set of stages that do not need one another, and one for the stores."""
 
-    def emit(self) -> None:
+    def statistics(self) -> Scope:
+        """See :class:`Rows`."""
         scope = self.begin()
         for stages in self._passes():
             scope = self._combine(stages, scope)
+        return scope
+
+    def finish(self, scope: Scope) -> None:
+        """See :class:`Rows`."""
         emit_stores(self.row_stores, scope)
         if self.stores:
             with self._loop(scope, self._scans([x for s in self.stores for x in store_roots(s)])) as (here, _):

@@ -11,7 +11,7 @@ from smelt.codegen.gpu import GpuAttentionSchedule, GpuMapSchedule, GpuMatmulSch
 from smelt.ir import ops
 from smelt.ir.types import symbol
 
-from . import test_quantized as quantized
+from . import quantized_cases as quantized
 from .cases import Case, operand
 from .triton_harness import build
 

@@ -13,13 +13,13 @@ from smelt.ir import ops
 from smelt.ir.ops.quantize import groups_of, stored_dtype, stored_shape
 from smelt.ir.types import symbol
 
-from . import test_quantized as cpu
+from . import quantized_cases as cpu
 from .cases import Case, operand
 from .triton_harness import TritonKernel, build
 
 M = symbol("m")
 F32, BF16, F16, U8 = torch.float32, torch.bfloat16, torch.float16, torch.uint8
-CASES = cpu._cases()
+CASES = cpu.cases()
 DOT = GpuMatmulSchedule(16, 16, 16, dot=True)
 WIDE = GpuMatmulSchedule(16, 16, 32, dot=True)  # int8 needs 32 terms; groups of 16 are less than a block
 SUM = GpuMatmulSchedule(1, 16, 32, dot=False)

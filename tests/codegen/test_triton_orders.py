@@ -11,7 +11,7 @@ from smelt.codegen.gpu import GpuMatmulSchedule
 from smelt.ir import ops
 from smelt.ir.types import symbol
 
-from . import test_prologue
+from . import prologue_cases
 from .cases import Case, operand
 from .triton_harness import build
 
@@ -44,7 +44,7 @@ CASES_HERE = {
     "integers": long(torch.int32),
     "few terms": long(terms=1),
     "batched": batched(),
-    "norm": next(c for n, c in test_prologue._cases().items() if c.sizes is test_prologue.ROWS),
+    "norm": next(c for n, c in prologue_cases.cases().items() if c.sizes is prologue_cases.ROWS),
 }
 
 

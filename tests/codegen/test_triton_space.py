@@ -21,7 +21,7 @@ from smelt.codegen.triton.space import gpu_product, gpu_space
 from smelt.ir import ops
 from smelt.ir.types import symbol
 
-from . import test_quantized as quantized
+from . import quantized_cases as quantized
 from .cases import Case, operand
 from .test_triton_few_bits import half
 from .test_triton_text import CASES

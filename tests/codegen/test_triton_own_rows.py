@@ -1,0 +1,127 @@
+"""Products of few rows whose programs compute the statistics of the rows themselves: one launch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from smelt.codegen.gpu import GpuMachine, GpuMatmulSchedule, default_gpu_schedule
+from smelt.ir import ops
+
+from .cases import Case, operand
+from .prologue_cases import doubled, norm_case
+from .regions import I64
+from .triton_harness import build
+
+pytest.importorskip("triton")
+
+SUM = GpuMatmulSchedule(4, 8, 16, dot=False, stages=1)
+ONE = [{}]
+F64, BF16, F16 = torch.float64, torch.bfloat16, torch.float16
+
+
+def few(rows: int = 1, **rest: object) -> Case:
+    return norm_case(rows=(rows,), sizes=ONE, **rest)  # type: ignore[arg-type]
+
+
+def embedded() -> Case:
+    table, ids, g, w = operand(0, (11, 40)), operand(1, (2,), I64), operand(2, (40,)), operand(3, (24, 40))
+    rows = ops.embedding(table, ids)
+    outputs = [ops.linear(ops.rms_norm(rows, g), w), rows]
+    return Case([table, ids, g, w], outputs, weights=frozenset([3]), high=11, low=0, rtol=1e-4)
+
+
+def softmax() -> Case:
+    x, w = operand(0, (3, 40)), operand(1, (30, 40))
+    return Case([x, w], [ops.linear(ops.softmax(x, dim=1), w)], weights=frozenset([1]))
+
+
+CASES_HERE = {
+    "one row": few(),
+    "no row axis": norm_case(rows=(), sizes=ONE),
+    "three rows": few(3),
+    "four rows": few(4, terms=64, columns=64),
+    "two row axes": norm_case(rows=(2, 2), sizes=ONE),
+    "bfloat16": few(2, dtype=BF16, before=doubled, stored=lambda x, n: [x]),
+    "float16": few(dtype=F16),
+    "rows are stored": few(3, stored=lambda x, n: [n]),
+    "statistics are stored": few(3, stored=lambda x, n: [ops.mean(x, dims=(1,))]),
+    "sums are stored": few(2, before=doubled, stored=lambda x, n: [x], after=ops.relu),
+    "much is stored": few(3, columns=48, before=doubled, stored=lambda x, n: [ops.tanh(n), ops.add(x, n)]),
+    "long rows": few(2, terms=5000, columns=3, stored=lambda x, n: [n]),
+    "embedding": embedded(),
+    "softmax": softmax(),
+}
+
+
+@pytest.mark.parametrize("name", CASES_HERE)
+def test_one_launch(name: str) -> None:
+    case = CASES_HERE[name]
+    chosen = default_gpu_schedule(case.program(), GpuMachine())
+    assert isinstance(chosen, GpuMatmulSchedule)
+    kernel = build(case, replace(chosen, splits=1))
+    assert len(kernel.file.launches) == 1
+    assert not kernel.file.scratch
+    kernel.check({})
+
+
+@pytest.mark.parametrize("persistent", [1, 3, 50])
+def test_tiles_in_turns(persistent: int) -> None:
+    case = few(3, before=doubled, stored=lambda x, n: [x, n])
+    kernel = build(case, replace(SUM, persistent=persistent))
+    assert [x.programs for x in kernel.file.launches] == [persistent]
+    kernel.check({})
+
+
+def test_any_dtype() -> None:
+    kernel = build(few(5, dtype=F64, stored=lambda x, n: [n]))
+    assert len(kernel.file.launches) == 1
+    kernel.check({})
+
+
+def test_offsets_of_64_bits() -> None:
+    """A size without a bound, which is not that of the rows, makes offsets wide."""
+    from smelt.ir.types import symbol
+
+    n = symbol("n")
+    x, g, w = operand(0, (2, 40)), operand(1, (40,)), operand(2, (n, 40))
+    kernel = build(Case([x, g, w], [ops.linear(ops.rms_norm(x, g), w)], weights=frozenset([2]), rtol=1e-4))
+    assert (len(kernel.file.launches), kernel.file.bits) == (1, 64)
+    for size in (1, 12, 33):
+        kernel.check({"n": size})
+
+
+def test_every_row_is_its_own() -> None:
+    """NaN in one row does not reach others, and what lies beyond the last row is not read."""
+    case = few(3, before=doubled, stored=lambda x, n: [x])
+    tensors = case.tensors({})
+    tensors[0][1] = float("nan")
+    kernel = build(case, SUM)
+    kernel.check({}, tensors)
+    assert kernel.run(tensors, {})[0].isnan().any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [GpuMatmulSchedule(16, 16, 16), replace(SUM, block_m=2), replace(SUM, splits=2), replace(SUM, streams=3)],
+)
+def test_otherwise_rows_are_computed_first(schedule: GpuMatmulSchedule) -> None:
+    kernel = build(few(3, stored=lambda x, n: [x]), schedule)
+    assert kernel.file.launches[0].function == "kernel_rows"
+    assert len(kernel.file.launches) > 1
+    kernel.check({})
+
+
+def test_many_tiles_are_taken_in_turns() -> None:
+    def schedule(columns: int, x: object) -> GpuMatmulSchedule:
+        found = default_gpu_schedule(few(terms=4096, columns=columns, dtype=BF16).program(), GpuMachine())
+        assert isinstance(found, GpuMatmulSchedule)
+        return found
+
+    narrow, wide = schedule(4096, None), schedule(28672, None)
+    assert narrow.persistent == 0
+    assert 0 < wide.persistent < 28672 // wide.block_n
+    each = -(-28672 // wide.block_n // wide.persistent)
+    assert wide.persistent * each - 28672 // wide.block_n < each
