@@ -139,6 +139,8 @@ class Run(ABC):
             return self.tensors[buffer.position]
         if buffer.place is Place.WEIGHT:
             return self.compiled.values[buffer.name]
+        if buffer.place is Place.TORCH:
+            raise GraphError(f"PyTorch returned no {buffer.type} where the graph reads one")
         return self.intermediate(buffer)
 
 

@@ -45,14 +45,14 @@ def test_a_cache_of_the_caller_is_left_as_it_was(model: Any) -> None:
 
 def test_a_cache_that_differs_is_found(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = smelt.compile(model)
-    run = type(fast).forward
+    run = type(fast)._run
 
-    def spoilt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = run(self, *args, **kwargs)
+    def spoilt(self: Any, args: Any, kwargs: Any) -> Any:
+        found = run(self, args, kwargs)
         found.past_key_values.layers[1].values.add_(1.0)
         return found
 
-    monkeypatch.setattr(type(fast), "forward", spoilt)
+    monkeypatch.setattr(type(fast), "_run", spoilt)
     with pytest.raises(smelt.VerifyError, match=r"the worst: past_key_values\[1\].values"):
         smelt.verify(fast, IDS)
 

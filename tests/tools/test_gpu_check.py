@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smelt.tools.gpu_check import builders, cases, figures, page, record, table
+from smelt.tools.gpu_check import builders, cases, figures, page, record, table, tiny
 from smelt.tools.gpu_check.__main__ import main
 from smelt.tools.gpu_check.few_bits import dequantised
 from smelt.tools.gpu_check.kernels import kernel
 from smelt.tools.gpu_check.measure import measure
 from smelt.tools.gpu_check.row import COMPILED, EAGER, GRAPHS, PARTS, PEERS, SMELT, TUNED, Target
-from smelt.tools.gpu_check.rows import CASES, ROWS, rows_of
+from smelt.tools.gpu_check.rows import CASES, ONE, ROWS, rows_of
 from smelt.tools.gpu_check.workload import Workload, Wrong, expected, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -311,6 +311,13 @@ def test_cold_compile_is_compared_with_another_row() -> None:
     assert figures.aims(row, rows[row.name], rows) == (
         "<= 10.0 s: reached, 8.0 s; <= 0.125 of max-autotune: reached, 0.100 of max-autotune"
     )
+
+
+def test_a_layer_of_a_decoding_step_is_six_launches() -> None:
+    """Each kernel of a layer is one: counted without a GPU, at real sizes."""
+    found = tiny.launches(torch.device("cpu"), ONE)
+    assert found["launches"] == 6
+    assert found["status"] == "ok"
 
 
 def test_results_of_the_zoo() -> None:

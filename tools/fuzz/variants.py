@@ -19,6 +19,7 @@ from ...ir.interpret import interpret
 from ...ir.types import concrete
 from ...runtime.plan import KernelStep, Plan, TorchStep
 from ...runtime.target import Target
+from ...runtime.tensors import dense
 
 Sizes = Mapping[sympy.Symbol, int]
 Host = Callable[[Tensor, Tensor], Any]
@@ -30,6 +31,10 @@ class InterpretedGraph:
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
         self.timings: dict[str, float] = {}
+
+    def readable(self, tensor: Tensor) -> Tensor:
+        """A caller's tensor as :meth:`run` takes it."""
+        return dense(tensor)
 
     def run(self, tensors: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
         """The graph's outputs, and its mutations done."""
