@@ -341,12 +341,14 @@ def _computes_rows(stage: Stage) -> bool:
 def _in_turns(found: GpuMatmulSchedule, columns: Dim, machine: GpuMachine) -> GpuMatmulSchedule:
     """Programs that take several tiles each, where these are many: each computes the statistics of the rows once.
 
-    There are about as many as a GPU runs at a time, and all take equally many tiles but for the last ones.
+    There are as many as a GPU runs at a time, and all take equally many tiles but for the last ones. A tile has as
+    many columns as rows, if that leaves enough tiles: rows are read from cache for every tile.
     """
-    most = machine.processors * RESIDENT_WARPS // found.warps
     if not isinstance(columns, int) or found.splits > 1:
         return found
-    tiles = -(-columns // found.block_n)
+    while found.block_n < found.block_m and found.block_k >= 256 and columns >= 4 * found.block_n * machine.processors:
+        found = replace(found, block_n=2 * found.block_n, block_k=found.block_k // 2)
+    most, tiles = machine.processors * RESIDENT_WARPS // found.warps, -(-columns // found.block_n)
     return found if tiles <= 2 * most else replace(found, persistent=-(-tiles // -(-tiles // most)))
 
 

@@ -106,6 +106,9 @@ def own_rows(computed: Phases, schedule: GpuMatmulSchedule) -> OwnRows | None:
     if c.batch or c.rows != computed.axes or c.reduced != (computed.terms,):
         return None
     stored = tuple(s for s in computed.rows.stores if s.param != HELD)
+    columns = product(a.size for a in c.columns)
+    if stored and not (isinstance(columns, int) and columns > 0):
+        return None  # there may be no program to store them
     return OwnRows(_without_held(replace(computed.rows, stores=stored)), found, computed.axes, computed.terms)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from smelt.codegen.gpu import GpuMachine, GpuMatmulSchedule, default_gpu_schedule
 from smelt.ir import ops
+from smelt.ir.types import symbol
 
 from .cases import Case, operand
 from .prologue_cases import doubled, norm_case
@@ -19,6 +20,7 @@ pytest.importorskip("triton")
 
 SUM = GpuMatmulSchedule(4, 8, 16, dot=False, stages=1)
 ONE = [{}]
+N = symbol("n")
 F64, BF16, F16 = torch.float64, torch.bfloat16, torch.float16
 
 
@@ -83,14 +85,20 @@ def test_any_dtype() -> None:
 
 def test_offsets_of_64_bits() -> None:
     """A size without a bound, which is not that of the rows, makes offsets wide."""
-    from smelt.ir.types import symbol
-
-    n = symbol("n")
-    x, g, w = operand(0, (2, 40)), operand(1, (40,)), operand(2, (n, 40))
+    x, g, w = operand(0, (2, 40)), operand(1, (40,)), operand(2, (N, 40))
     kernel = build(Case([x, g, w], [ops.linear(ops.rms_norm(x, g), w)], weights=frozenset([2]), rtol=1e-4))
     assert (len(kernel.file.launches), kernel.file.bits) == (1, 64)
-    for size in (1, 12, 33):
+    for size in (0, 1, 12, 33):
         kernel.check({"n": size})
+
+
+def test_rows_are_stored_where_there_are_no_columns() -> None:
+    x, g, w = operand(0, (2, 40)), operand(1, (40,)), operand(2, (N, 40))
+    norm = ops.rms_norm(x, g)
+    kernel = build(Case([x, g, w], [ops.linear(norm, w), norm], weights=frozenset([2]), rtol=1e-4))
+    for size in (0, 5):
+        kernel.check({"n": size})
+    build(few(2, columns=0, stored=lambda x, n: [n]), SUM).check({})
 
 
 def test_every_row_is_its_own() -> None:
@@ -114,14 +122,21 @@ def test_otherwise_rows_are_computed_first(schedule: GpuMatmulSchedule) -> None:
     kernel.check({})
 
 
-def test_many_tiles_are_taken_in_turns() -> None:
-    def schedule(columns: int, x: object) -> GpuMatmulSchedule:
-        found = default_gpu_schedule(few(terms=4096, columns=columns, dtype=BF16).program(), GpuMachine())
-        assert isinstance(found, GpuMatmulSchedule)
-        return found
+def schedule(columns: int, rows: int = 1) -> GpuMatmulSchedule:
+    found = default_gpu_schedule(few(rows, terms=4096, columns=columns, dtype=BF16).program(), GpuMachine())
+    assert isinstance(found, GpuMatmulSchedule)
+    return found
 
-    narrow, wide = schedule(4096, None), schedule(28672, None)
+
+def test_many_tiles_are_taken_in_turns() -> None:
+    narrow, wide = schedule(4096), schedule(28672)
     assert narrow.persistent == 0
     assert 0 < wide.persistent < 28672 // wide.block_n
     each = -(-28672 // wide.block_n // wide.persistent)
     assert wide.persistent * each - 28672 // wide.block_n < each
+
+
+def test_tiles_have_as_many_columns_as_rows_where_there_are_enough() -> None:
+    found = schedule(28672, 4)
+    assert (found.block_m, found.block_n, found.block_k) == (4, 4, 256)
+    assert schedule(264, 4).block_n == 1
