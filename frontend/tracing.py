@@ -16,7 +16,7 @@ from torch._decomp import decomposition_table
 
 from .branches import Branch, recorded_branches
 from .places import located
-from .untouched import untouched
+from .untouched import assigned, untouched
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -36,6 +36,7 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
         names = stack.enter_context(untouched(root))
+        set_meanwhile = stack.enter_context(assigned(root))
         stack.enter_context(torch.no_grad())
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -46,7 +47,7 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         stack.enter_context(located(root))
         yield stack.enter_context(recorded_branches())
     if written is not None:
-        written += names
+        written += sorted({*names, *set_meanwhile})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ What was set is told: a capture neither writes it, nor reads what another call w
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,36 @@ def watched(root: nn.Module) -> Iterator[list[str]]:
     written: list[str] = []
     yield written
     written += _changed(kept)
+
+
+@contextmanager
+def assigned(root: nn.Module) -> Iterator[dict[str, None]]:
+    """Yield the names of attributes that this thread sets to another value, also if they are set back afterwards.
+
+    While PyTorch exports a model it puts back what the model sets.
+    """
+    paths = {id(module): path for path, module in root.named_modules()}
+    found: dict[str, None] = {}
+    thread, plain = threading.get_ident(), nn.Module.__setattr__
+
+    def note(module: nn.Module, name: str, value: Any) -> None:
+        path = paths.get(id(module))
+        mine = path is not None and threading.get_ident() == thread and _is_own(module, name)
+        if mine and not _alike(module.__dict__.get(name, _ABSENT), value):
+            found[f"{path}.{name}".lstrip(".")] = None
+        plain(module, name, value)
+
+    nn.Module.__setattr__ = note  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        nn.Module.__setattr__ = plain  # type: ignore[method-assign]
+
+
+def _is_own(module: nn.Module, name: str) -> bool:
+    """Whether an attribute is the model's own: no parameter, buffer or part, nor what recurrent layers set anew."""
+    parts = (module._parameters, module._buffers, module._modules)
+    return name not in _OF_MODULES and name != "_flat_weights" and not any(name in part for part in parts)
 
 
 _Kept = list[tuple[str, nn.Module, dict[str, Any], list[tuple[Any, Any]]]]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..codegen.tvm.packing import Pool
 from ..frontend.capture import Capture
 from ..frontend.export import capture
+from ..frontend.untouched import WritesStateError
 from ..ir.collection import no_collection
 from ..ir.errors import CaptureError, InputError, UnsupportedError
 from ..rewrites.search.settings import SearchSettings
@@ -29,6 +30,7 @@ from .options import Options
 from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
 from .state import attributes_preserved, preserved
+from .stateful import state_matters
 from .tensors import CPU, check_tensor, dense, is_plain
 from .tuned import schedules_for, tuned_now
 
@@ -46,12 +48,13 @@ class Captures:
 
     Attributes:
         entries: the captures, oldest first.
-        stateless: whether a model is refused that sets attributes of its modules.
+        stateless: whether a model is refused that sets attributes of its modules; None where it is if results depend on
+            them.
         paths: how calls are run that are like one before.
     """
 
     def __init__(
-        self, model: Callable[..., Any], options: Options, reader: CallReader, *, stateless: bool = False
+        self, model: Callable[..., Any], options: Options, reader: CallReader, *, stateless: bool | None = None
     ) -> None:
         self.model = model
         self.stateless = stateless
@@ -192,12 +195,11 @@ class Captures:
     def _make_with(self, call: Call, refusal: str, pool: Pool | None) -> Entry:
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         start = time.perf_counter()
-        dynamic, fallback = self.options.dynamic, self.options.fallback
         try:
-            captured = capture(self.model, args, kwargs, dynamic=dynamic, fallback=fallback, stateless=self.stateless)
+            captured = self._captured(call, args, kwargs)
         except CaptureError as error:
             self._refuse_impossible(call, refusal, error)
-            if fallback == "error":
+            if self.options.fallback == "error":
                 raise
             raise Uncapturable(str(error)) from error
         entry = build_entry(captured, self.options, time.perf_counter() - start, call.leaves, pool)
@@ -205,6 +207,18 @@ class Captures:
             with suppress(Mismatch):  # which the caller reports
                 hold_to(self.options.expect, entry, entry.match(call.spec, call.leaves), self.name)
         return entry
+
+    def _captured(self, call: Call, args: Any, kwargs: Any) -> Capture:
+        """The capture of a call; of a model that sets its attributes only where no later result depends on them."""
+        settings: dict[str, Any] = {"dynamic": self.options.dynamic, "fallback": self.options.fallback}
+        if self.stateless is not False:
+            try:
+                return capture(self.model, args, kwargs, stateless=True, **settings)
+            except WritesStateError:
+                if self.stateless or state_matters(self.model, call):
+                    raise
+            self.stateless = False
+        return capture(self.model, args, kwargs, stateless=False, **settings)
 
     def keep_path(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], entry: Entry, sizes: Sizes) -> None:
         """Remember how a call was run, unless its capture was forgotten meanwhile, as by another thread."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.node import through_views
 from .plan import Place, Plan, TorchStep
-from .results import empty_result
+from .results import ResultMemory
 
 if TYPE_CHECKING:
     from .executable import Binding
@@ -34,7 +34,7 @@ class Direct:
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, torch.dtype], ...]
 
-    def bind(self, binding: Binding, addresses: Sequence[int]) -> list[Tensor] | None:
+    def bind(self, binding: Binding, addresses: Sequence[int], memory: ResultMemory) -> list[Tensor] | None:
         """Write the addresses of a call's tensors to the table: its new results; None where a tensor is empty."""
         cells = binding.cells
         for position, address in zip(self.inputs, addresses, strict=True):
@@ -44,7 +44,7 @@ class Direct:
         results = []
         for position, dtype in self.outputs:
             shape, strides = binding.shapes[position]
-            result = empty_result(shape, strides, dtype)
+            result = memory.empty(position, shape, strides, dtype)
             address = result.data_ptr()
             if not address:
                 return None

@@ -16,7 +16,7 @@ from .compiled import Compiled
 from .direct import direct
 from .placement import Placed, Sizes, nbytes_of, placed
 from .plan import Buffer, Place, TorchStep
-from .results import empty_result
+from .results import ResultMemory
 from .run import Run, stand_in
 from .shared import shared
 from .tensors import ALIGNMENT, is_dense
@@ -66,6 +66,7 @@ class Executable(Compiled):
         self._error = torch.zeros(1, dtype=torch.int64)
         self._error_cell = self._error.numpy().data
         self._direct = direct(self.plan)
+        self._results = ResultMemory()
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._arena_base, self._arena_bytes = -1, -1  # where intermediates begin, and how many bytes they may take
         self._shares: list[Any] = []  # what keeps the packed weights that other executables have too
@@ -214,7 +215,7 @@ class Executable(Compiled):
         assert self._direct is not None
         if binding.arena_base != self._arena_base:
             self._use_arena(binding)
-        results = self._direct.bind(binding, addresses)
+        results = self._direct.bind(binding, addresses, self._results)
         if results is not None:
             for host in self.hosts:
                 host(binding.table, binding.sizes)  # type: ignore[operator]
@@ -253,7 +254,8 @@ class _Call(Run):
         for buffer in self.plan.buffers:
             if buffer.place is Place.OUTPUT:
                 shape, strides = self.binding.shapes[buffer.position]
-                self.hold(buffer.position, empty_result(shape, strides, buffer.type.dtype))
+                made = self.executable._results.empty(buffer.position, shape, strides, buffer.type.dtype)
+                self.hold(buffer.position, made)
         for position, (result, offset) in self.binding.lent.items():
             self.binding.addresses[position] = self.binding.addresses[result] + offset
         return super().run()

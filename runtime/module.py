@@ -266,7 +266,9 @@ class CompiledModule(nn.Module):
 
     def _latest(self) -> tuple[Entry, ...]:
         if not self.entries:
-            raise CaptureError(f"{self._captures.name} was not captured yet: call it once")
+            split: SplitModel | None = self._split
+            why = "was not captured yet: call it once" if split is None else f"has no graph of ours: {split.reason}"
+            raise CaptureError(f"{self._captures.name} {why}")
         return self.entries if self._split is not None else self.entries[-1:]
 
     # --- weights ------------------------------------------------------------------------------------------------------

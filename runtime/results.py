@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,3 +35,42 @@ def empty_result(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtyp
     if result.nbytes >= LARGE_BYTES and HUGE_PAGES is not None:
         advise(result.data_ptr(), result.untyped_storage().nbytes(), HUGE_PAGES)
     return result
+
+
+class ResultMemory:
+    """The memory of large results, for the next calls once nobody has any of them any more.
+
+    Of each result the last one's is kept. Not safe to use from several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Tensor] = {}  # a tensor of our own in the same memory
+
+    def empty(self, position: int, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor for the result at a position of a plan."""
+        result = empty_result(shape, strides, dtype)
+        if result.nbytes < LARGE_BYTES:
+            return result
+        with torch.no_grad():
+            kept = self._kept.get(position)
+            if kept is not None and _is_free(kept, result.untyped_storage().nbytes()):
+                return result.set_(kept.untyped_storage(), 0, shape, strides)
+            self._kept[position] = result.detach()
+        return result
+
+
+def _is_free(kept: Tensor, nbytes: int) -> bool:
+    """Whether nobody else has a tensor in the memory of one, or its storage, and no other process may read it."""
+    if _holders(kept) != ALONE:
+        return False
+    storage = kept.untyped_storage()
+    return storage.nbytes() == nbytes and not storage.is_shared()
+
+
+def _holders(tensor: Tensor) -> tuple[int, int]:
+    """How many references there are to a tensor's storage in Python, and to its memory."""
+    storage = tensor.untyped_storage()
+    return sys.getrefcount(storage), int(torch._C._storage_Use_Count(storage._cdata))
+
+
+ALONE = _holders(torch.empty(1, device="cpu"))  # of a tensor that nobody else has

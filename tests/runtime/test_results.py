@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.runtime.results import HUGE_PAGE, HUGE_PAGES, LARGE_BYTES, empty_result
+from smelt.runtime.results import HUGE_PAGE, HUGE_PAGES, LARGE_BYTES, ResultMemory, empty_result
 
 SMAPS = Path("/proc/self/smaps")
 needs_linux = pytest.mark.skipif(
@@ -72,3 +73,76 @@ def test_results_are_inference_tensors_as_pytorch_s_are(inference: bool) -> None
 def test_results_lie_in_memory_whatever_the_default_device() -> None:
     with torch.device("meta"):
         assert empty_result((3, 4), (4, 1), torch.float32).device == torch.device("cpu")
+
+
+# --- memory of earlier results -------------------------------------------------------------------------------------
+
+
+SHAPE, STRIDES = (8, 1 << 20), (1 << 20, 1)
+
+
+def test_memory_is_taken_again_once_nobody_has_a_result_in_it() -> None:
+    memory = ResultMemory()
+    first = memory.empty(0, SHAPE, STRIDES, torch.float32)
+    address = first.data_ptr()
+    del first
+    again = memory.empty(0, SHAPE, STRIDES, torch.float32)
+    assert again.data_ptr() == address
+    assert (again.shape, again.stride(), again.dtype) == (SHAPE, STRIDES, torch.float32)
+    assert memory.empty(1, SHAPE, STRIDES, torch.float32).data_ptr() != address
+    small = memory.empty(2, (4,), (1,), torch.float32).data_ptr()
+    assert small not in (address, 0)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda x: x,
+        lambda x: x[3, 5:7],
+        lambda x: x.numpy(),
+        lambda x: x.detach(),
+        lambda x: torch.from_dlpack(x),
+        lambda x: x.untyped_storage(),
+        lambda x: (torch.ones(1, requires_grad=True) * x).sum(),  # which keeps it for its gradient
+    ],
+)
+def test_memory_that_somebody_sees_is_not_taken(hold: Callable[[Tensor], object]) -> None:
+    memory = ResultMemory()
+    first = memory.empty(0, SHAPE, STRIDES, torch.float32)
+    address, held = first.data_ptr(), hold(first.fill_(1))
+    del first
+    other = memory.empty(0, SHAPE, STRIDES, torch.float32)
+    assert other.data_ptr() != address
+    del held
+
+
+def test_memory_that_another_process_may_read_is_not_taken() -> None:
+    memory = ResultMemory()
+    memory.empty(0, SHAPE, STRIDES, torch.float32).share_memory_()
+    kept = memory._kept[0].untyped_storage()
+    other = memory.empty(0, SHAPE, STRIDES, torch.float32)
+    assert other.untyped_storage().data_ptr() != kept.data_ptr()
+
+
+def test_memory_of_another_size_is_not_taken() -> None:
+    memory = ResultMemory()
+    memory.empty(0, SHAPE, STRIDES, torch.float32)
+    longer = memory.empty(0, (9, 1 << 20), STRIDES, torch.float32)
+    assert longer.untyped_storage().nbytes() == 9 << 22
+
+
+def test_results_of_calls_are_their_callers() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1 << 16).eval()
+    fast = smelt.compile(model, cache=False)
+    xs = [torch.randn(32, 8) for _ in range(4)]
+    with torch.no_grad():
+        kept = [fast(x) for x in xs]
+        parts = [fast(x)[3, 100:200] for x in xs]
+        for x, whole, part in zip(xs, kept, parts, strict=True):
+            torch.testing.assert_close(whole, model(x))
+            torch.testing.assert_close(part, model(x)[3, 100:200])
+        addresses = {fast(x).data_ptr() for x in xs}
+    assert len(addresses) == 1
+    with torch.inference_mode():
+        assert fast(xs[0]).is_inference()
