@@ -15,7 +15,6 @@ from torch import Tensor, nn
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 _OWN = frozenset(nn.Module().__dict__)  # what every module has: looked at by PyTorch, compared apart
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PLAIN_SET = nn.Module.__setattr__
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
 
 
@@ -121,7 +120,10 @@ def is_plain(module: nn.Module) -> bool:
             or isinstance(part, torch.jit.ScriptModule)
         ):
             return False
-        if type(part).__getattribute__ is not object.__getattribute__ or type(part).__setattr__ is not _PLAIN_SET:
+        if (
+            type(part).__getattribute__ is not object.__getattribute__
+            or type(part).__setattr__ is not nn.Module.__setattr__
+        ):
             return False
         if any(i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for i in dis.get_instructions(type(part).forward)):
             return False
@@ -131,7 +133,7 @@ def is_plain(module: nn.Module) -> bool:
 @contextmanager
 def recorded_reads(module: nn.Module) -> Iterator[Reads]:
     """Record what code running in this thread reads of a module (that :func:`is_plain`) and of those inside of it."""
-    reads, thread = Reads(module), threading.get_ident()
+    reads, thread, plain = Reads(module), threading.get_ident(), nn.Module.__setattr__
 
     def __getattribute__(self: Any, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -141,7 +143,7 @@ def recorded_reads(module: nn.Module) -> Iterator[Reads]:
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
         reads.wrote = True
-        _PLAIN_SET(self, name, value)
+        plain(self, name, value)
 
     classes = {type(part) for part in module.modules()}
     for one in classes:

@@ -19,7 +19,7 @@ from ...ir.interpret import interpret
 from ...ir.types import concrete
 from ...runtime.plan import KernelStep, Plan, TorchStep
 from ...runtime.target import Target
-from ...runtime.tensors import dense
+from ...runtime.tensors import CPU, dense
 
 Sizes = Mapping[sympy.Symbol, int]
 Host = Callable[[Tensor, Tensor], Any]
@@ -31,6 +31,7 @@ class InterpretedGraph:
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
         self.timings: dict[str, float] = {}
+        self.device = CPU
 
     def readable(self, tensor: Tensor) -> Tensor:
         """A caller's tensor as :meth:`run` takes it."""
