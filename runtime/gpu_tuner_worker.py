@@ -15,9 +15,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ..codegen.gpu import GpuMachine
-from ..codegen.schedule_data import AnySchedule, schedule_from_dict, schedule_to_dict
-from .child import Answer, Child, NoAnswer, serve
+from ..codegen.schedule_data import AnySchedule, schedule_from_dict
+from .child import Answer, Child, serve
 from .gpu_tuner_task import GpuTask
+from .tuner_client import KernelWorker
 
 KEPT_TASKS = 2  # a task holds copies of its weights
 
@@ -89,8 +90,8 @@ def is_fault(error: BaseException) -> bool:
 # --- who asks ---------------------------------------------------------------------------------------------------------
 
 
-class GpuWorker:
-    """A worker process, started when it is first asked, and again after it died.
+class GpuWorker(KernelWorker):
+    """A worker process with a CUDA context.
 
     Args:
         machine: the GPU that kernels are made for.
@@ -106,38 +107,7 @@ class GpuWorker:
         command: Sequence[str] = (sys.executable, "-m", __name__),
         env: Mapping[str, str | None] | None = None,
     ) -> None:
-        self.machine, self.seconds = machine, seconds
-        self._child = Child(command, env or {})
-
-    def check(self, task: GpuTask, schedule: AnySchedule) -> Answer:
-        """Build the kernel with a schedule, and hold its results to the oracle."""
-        return self._ask(task, [schedule])
-
-    def time(
-        self, task: GpuTask, schedules: Sequence[AnySchedule], rounds: int, turn: float = 0.0, *, keep: bool = False
-    ) -> Answer:
-        """The seconds of a call with each schedule, in rounds in each of which everyone has a turn.
-
-        With ``keep`` the kernels stay built. ``turn`` is for processors.
-        """
-        return self._ask(task, schedules, rounds=rounds, keep=keep)
-
-    def _ask(self, task: GpuTask, schedules: Sequence[AnySchedule], **how: Any) -> Answer:
-        """The answer; its status is ``crash`` or ``hang`` where none came."""
-        request = {
-            "task": task.to_dict(),
-            "machine": asdict(self.machine),
-            "schedules": [schedule_to_dict(s) for s in schedules],
-            **how,
-        }
-        try:
-            return self._child.ask(request, self.seconds)
-        except NoAnswer as none:
-            return {"status": none.kind, "message": none.message}
-
-    def close(self) -> None:
-        """End the process."""
-        self._child.close()
+        super().__init__(Child(command, env or {}), seconds, {"machine": asdict(machine)})
 
 
 if __name__ == "__main__":

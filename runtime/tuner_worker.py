@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..codegen.schedule import Machine, Schedule
-from ..codegen.schedule_data import schedule_from_dict, schedule_to_dict
-from .child import Answer, Child, NoAnswer, serve
+from ..codegen.schedule import Machine
+from ..codegen.schedule_data import schedule_from_dict
+from .child import Answer, Child, serve
 from .target import Target
+from .tuner_client import KernelWorker
 from .tuner_task import Task
 
 MEMORY_BYTES = 8 << 30  # beside what the process takes when it starts
@@ -106,8 +107,8 @@ def target_from_dict(data: Mapping[str, Any]) -> Target:
 # --- who asks ---------------------------------------------------------------------------------------------------------
 
 
-class Worker:
-    """A worker process, started when it is first asked, and again after it died.
+class Worker(KernelWorker):
+    """A worker process for kernels of a processor.
 
     Args:
         target: what kernels are compiled for.
@@ -123,39 +124,8 @@ class Worker:
         memory: int = MEMORY_BYTES,
         command: Sequence[str] = (sys.executable, "-m", __name__),
     ) -> None:
-        self.target, self.seconds, self.memory = target, seconds, memory
-        self._child = Child(command, {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": None})
-
-    def check(self, task: Task, schedule: Schedule) -> Answer:
-        """Build the kernel with a schedule, and hold its results to the oracles."""
-        return self._ask(task, [schedule])
-
-    def time(
-        self, task: Task, schedules: Sequence[Schedule], rounds: int, turn: float = 2e-3, *, keep: bool = False
-    ) -> Answer:
-        """The seconds of a call with each schedule, in rounds in each of which everyone has a turn.
-
-        With ``keep`` the kernels stay built.
-        """
-        return self._ask(task, schedules, rounds=rounds, turn=turn, keep=keep)
-
-    def _ask(self, task: Task, schedules: Sequence[Schedule], **how: Any) -> Answer:
-        """The answer; its status is ``crash`` or ``hang`` where none came."""
-        request = {
-            "task": task.to_dict(),
-            "target": target_to_dict(self.target),
-            "schedules": [schedule_to_dict(s) for s in schedules],
-            "memory": self.memory,
-            **how,
-        }
-        try:
-            return self._child.ask(request, self.seconds)
-        except NoAnswer as none:
-            return {"status": none.kind, "message": none.message}
-
-    def close(self) -> None:
-        """End the process."""
-        self._child.close()
+        child = Child(command, {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": None})
+        super().__init__(child, seconds, {"target": target_to_dict(target), "memory": memory})
 
 
 if __name__ == "__main__":

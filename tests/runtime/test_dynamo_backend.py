@@ -1,7 +1,6 @@
 """The backend of torch.compile, and models that Dynamo splits into several graphs."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,18 +11,11 @@ import smelt
 from smelt.runtime import dynamo_backend
 from smelt.runtime.dynamo_backend import backend
 
-pytestmark = pytest.mark.filterwarnings(
-    # Dynamo's own remarks on what it imports
-    "ignore::DeprecationWarning",
-    "ignore:.*isinstance.*LeafSpec.*:FutureWarning",
-)
+from .dynamo import QUIET, fresh_dynamo
 
+__all__ = ["fresh_dynamo"]  # which every test here has
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = QUIET
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Compiled modules and artifacts that are called while PyTorch traces, compiles or transforms what calls them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import smelt
 
-pytestmark = pytest.mark.filterwarnings(
-    # Dynamo's own remarks on what it imports
-    "ignore::DeprecationWarning",
-    "ignore:.*isinstance.*LeafSpec.*:FutureWarning",
-)
+from .dynamo import QUIET, fresh_dynamo
 
+__all__ = ["fresh_dynamo"]  # which every test here has
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")

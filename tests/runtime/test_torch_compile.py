@@ -3,7 +3,7 @@
 import copy
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,18 +15,11 @@ from smelt.runtime import dynamo_backend, graph_function
 from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.graph_function import GraphFunction
 
-pytestmark = pytest.mark.filterwarnings(
-    # Dynamo's own remarks on what it imports
-    "ignore::DeprecationWarning",
-    "ignore:.*isinstance.*LeafSpec.*:FutureWarning",
-)
+from .dynamo import QUIET, fresh_dynamo
 
+__all__ = ["fresh_dynamo"]  # which every test here has
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = QUIET
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What ``torch.compile`` with this backend and eager were found to differ in, each as small as it can be."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,18 +14,11 @@ from smelt.runtime import dynamo_backend
 from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.fx_weights import WeightWatch
 
-pytestmark = pytest.mark.filterwarnings(
-    # Dynamo's own remarks on what it imports
-    "ignore::DeprecationWarning",
-    "ignore:.*isinstance.*LeafSpec.*:FutureWarning",
-)
+from .dynamo import QUIET, fresh_dynamo
 
+__all__ = ["fresh_dynamo"]  # which every test here has
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = QUIET
 
 
 def mlp() -> nn.Module:
