@@ -11,7 +11,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as script
 
-from . import vmath
+from . import activations, vmath
 
 Expr = Any  # tvm has no type stubs
 
@@ -220,5 +220,6 @@ FUNCTIONS = {
     },
     **COMPARISONS,
     **vmath.FUNCTIONS,
+    **activations.FUNCTIONS,
     "pow": vmath.pow,
 }

@@ -13,6 +13,7 @@ from ..program import Format, Param, Program, Skeleton
 from ..schedule import Schedule, panel_layout, scratch
 from .attention import emit_attention
 from .expression import ERROR_PARAM, Scope, index_text
+from .idioms import with_idioms
 from .map import emit_map
 from .native import tvm_version
 from .product import emit_product
@@ -38,7 +39,7 @@ def kernel_text(name: str, program: Program, schedule: Schedule) -> str:
     Raises:
         UnsupportedError: the program has something that this backend cannot write.
     """
-    src = Source()
+    program, src = with_idioms(program), Source()
     buffers = (*program.params, *scratch(program, schedule))
     pointers = [f'{p.name}_ptr: T.handle("{storage_type(p.type.dtype)}")' for p in buffers]
     pointers.append(f'{ERROR_PARAM}_ptr: T.handle("int64")')

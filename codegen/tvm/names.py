@@ -9,9 +9,11 @@ def _named(words: str) -> frozenset[str]:
 
 # elementary functions of ``vmath``
 ELEMENTARY = _named("exp exp2 expm1 log log2 log1p tanh erf sigmoid sin cos sqrt rsqrt")
+ACTIVATIONS = _named("gelu gelu_tanh")  # of ``activations``; what programs say of them are formulas, see ``idioms``
 _COMPARISONS = _named("eq ne lt le gt ge")
 FLOATS = (
     ELEMENTARY
+    | ACTIVATIONS
     | _COMPARISONS
     | _named("add sub mul div neg reciprocal abs sign maximum minimum isnan fmod remainder floor_div")
     | _named("trunc_div floor ceil round trunc tan atan2 pow")
@@ -22,7 +24,7 @@ INTEGERS = (
 )  # of ``integers``
 BOOLS = _COMPARISONS | _BITS | _named("sign add mul maximum minimum")
 # those that take more time than storing their value and loading it again
-COSTLY = ELEMENTARY - {"sqrt", "rsqrt"} | _named("pow fmod remainder floor_div tan atan2")
+COSTLY = ELEMENTARY - {"sqrt", "rsqrt"} | ACTIVATIONS | _named("pow fmod remainder floor_div tan atan2")
 # those that are calls of libm, which TVM cannot make vectors of
 CALLS = _named("fmod remainder floor_div tan atan2")
 
