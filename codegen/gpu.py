@@ -210,12 +210,7 @@ def default_gpu_schedule(program: Program, machine: GpuMachine) -> GpuSchedule:
 def _recurrence_schedule(program: Program) -> GpuRecurrenceSchedule:
     if any(p.type.dtype == torch.float64 for p in program.params):
         return GpuRecurrenceSchedule(4, 16, 16, dot=False)
-    assert program.recurrence is not None
-    if program.recurrence.kind not in ("tanh", "relu"):
-        return GpuRecurrenceSchedule()
-    # one gate: the assembler spills a few registers to keep others' threads, but not here (`smelt compile-check`)
-    half = any(p.type.dtype.itemsize == 2 for p in program.params)
-    return GpuRecurrenceSchedule(16, 16, 32) if half else GpuRecurrenceSchedule(16, 32, 16)
+    return GpuRecurrenceSchedule()
 
 
 def power_of_two(count: int) -> int:
@@ -423,12 +418,15 @@ def _attention_schedule(program: Program, machine: GpuMachine) -> GpuAttentionSc
         few_keys = max(4096 // head, 16)
         long = not isinstance(keys, int) or keys > 4 * few_keys
         return GpuAttentionSchedule(1, few_keys, True, 8 if long and isinstance(queries, int) else 1, stages=1)
-    most = _attention_blocks(head, program)
+    most = _attention_blocks(head, program, machine)
     return GpuAttentionSchedule(_clamped(queries, 16, most[0]), _clamped(keys, 16, most[1]))
 
 
-def _attention_blocks(head: int, program: Program) -> tuple[int, int]:
+def _attention_blocks(head: int, program: Program, machine: GpuMachine) -> tuple[int, int]:
     """Queries and keys of a block, as many as registers hold without spills (`smelt compile-check`)."""
     if all(p.type.dtype.itemsize != 2 for p in program.inputs):
         return (32, 32) if head <= 64 else (32, 16) if head <= 128 else (16, 16)
-    return (64, 64) if head <= 128 else (32, 32)
+    if head > 128:
+        return (32, 32)
+    # before sm_90 registers hold what tensor cores multiply, too: a third of what the sums and the scores take
+    return (64, 64 if machine.capability >= 90 else 32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -20,9 +20,10 @@ from ..codegen.gpu import GPU_MACHINES, GpuMachine, gpu_schedule_text
 from ..codegen.triton.file import KernelFile
 from ..frontend.capture import Capture
 from ..frontend.export import capture
-from ..ir.errors import BackendError, SmeltError
+from ..ir.errors import BackendError
 from ..rewrites.quantization import Quantization
 from ..runtime.gpu import GpuKernel, GpuModel, gpu_model
+from .compile_check_cache import Known, Unit, kept, key_of, resources, units_of
 from .compile_check_text import summary_of, table_of, text_of
 from .console import busy, counted, emit_json, emit_text
 from .errors import OutputError
@@ -171,11 +172,16 @@ def described(kernel: GpuKernel, calls: int) -> Data:
 
 
 class Compiler:
-    """Compiles kernels, in so many processes of their own; in this one for one."""
+    """Compiles kernels, in so many processes of their own; in this one for one. Equal functions are compiled once.
 
-    def __init__(self, jobs: int) -> None:
+    Args:
+        known: what functions take that were compiled before, by default those of the cache folder.
+    """
+
+    def __init__(self, jobs: int, known: Known | None = None) -> None:
         self._jobs, self._stack = jobs, ExitStack()
         self._pool: ProcessPoolExecutor | None = None
+        self.known = kept() if known is None else known
 
     def __enter__(self) -> Compiler:
         if self._jobs > 1:
@@ -187,17 +193,24 @@ class Compiler:
         self._stack.close()
 
     def compile(self, files: Sequence[KernelFile], machine: GpuMachine) -> list[Data]:
-        """What each kernel takes of the GPU, or why it cannot be compiled."""
-        machines = [machine] * len(files)
-        return list((map if self._pool is None else self._pool.map)(compiled, files, machines))
+        """What each function of each kernel takes of the GPU, or why one of them cannot be compiled."""
+        units = {key_of(*unit): unit for file in files for unit in units_of(file, machine)}
+        new = {key: unit for key, unit in units.items() if self.known.get(key, *unit[:2]) is None}
+        failed: dict[str, str] = {}
+        for key, found in zip(
+            new, (map if self._pool is None else self._pool.map)(resources, new.values()), strict=True
+        ):
+            if isinstance(found, str):
+                failed[key] = found
+            else:
+                self.known.put(key, found)
+        return [self._answer(units_of(file, machine), failed) for file in files]
 
-
-def compiled(file: KernelFile, machine: GpuMachine) -> Data:
-    """What each function of a kernel takes of a GPU, or the error of the first that cannot be compiled."""
-    # imported here: it needs Triton
-    from ..codegen.triton import cubin
-
-    try:
-        return {"functions": [asdict(r) for r in cubin.compile_file(file, machine)], "error": None}
-    except SmeltError as error:
-        return {"functions": [], "error": str(error)}
+    def _answer(self, units: Sequence[Unit], failed: Mapping[str, str]) -> Data:
+        """The functions of a kernel, or the error of the first that cannot be compiled."""
+        keys = [key_of(*unit) for unit in units]
+        error = next((failed[key] for key in keys if key in failed), None)
+        if error is not None:
+            return {"functions": [], "error": error}
+        found = [self.known.get(key, *unit[:2]) for key, unit in zip(keys, units, strict=True)]
+        return {"functions": [asdict(r) for r in found if r is not None], "error": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,7 +10,9 @@ from ...ir.errors import BackendError
 from ..gpu import GpuMachine
 from .expression import ERROR
 from .file import KernelFile, Launch
+from .fitted import fitted
 from .launch import load
+from .machine_code import frame_of, registers_of, spills_of
 from .source import size_name
 from .storage import TYPES
 
@@ -64,7 +65,7 @@ def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
 
 
 def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> Resources:
-    """Compile one function of a kernel, as :func:`compile_file`."""
+    """Compile one function of a kernel as its launches do, as :func:`compile_file`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -78,14 +79,13 @@ def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) ->
     # torch's memory starts at multiples of 16 bytes
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
     source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=aligned)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+    target = GPUTarget("cuda", machine.capability, 32)
     try:
-        compiled: Any = triton.compile(source, target=GPUTarget("cuda", machine.capability, 32), options=options)
+        compiled = fitted(launch, lambda options: triton.compile(source, target=target, options=dict(options)))
     except Exception as error:  # whatever Triton, LLVM or the assembler raises
         raise BackendError(f"Triton cannot compile {launch.function}: {error}") from error
-    code = compiled.asm["cubin"]
-    registers, stack = _used(code)
-    spills = _spilled(compiled.asm["ptx"]) if stack else 0
+    code, ptx = compiled.asm["cubin"], compiled.asm["ptx"]
+    registers, stack, spills = registers_of(code), frame_of(code), spills_of(code, ptx)
     shared = int(compiled.metadata.shared)
     if shared > machine.block_shared_bytes:
         raise BackendError(f"{launch.function} needs {shared} bytes of shared memory of {machine.block_shared_bytes}")
@@ -110,40 +110,3 @@ def occupancy_of(registers: int, shared: int, warps: int, machine: GpuMachine) -
         machine.blocks,
     )
     return min(blocks * warps * 32 / machine.threads, 1.0)
-
-
-def _spilled(ptx: str) -> int:
-    """The bytes of a thread's registers that the assembler stores to memory; arrays are not among them."""
-    import re
-    import subprocess
-    import tempfile
-
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    target = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
-    assert target is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        command = [get_ptxas(int(target[2])).path, "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", text))
-
-
-def _used(code: bytes) -> tuple[int, int]:
-    """The registers of a thread, and its bytes in memory, from the machine code."""
-    import subprocess
-    import tempfile
-
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return _number(text, "REG:"), _number(text, "LOCAL:") + _number(text, "STACK:")
-
-
-def _number(text: str, label: str) -> int:
-    return int(text.split(label, 1)[1].split()[0].split(":")[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ...ir.types import concrete
-from .file import KernelFile
+from .file import KernelFile, Launch
+from .fitted import fitted
 
 DESCRIPTOR = "tl.make_tensor_descriptor"
 
@@ -67,5 +68,22 @@ def run(kernel: KernelFile, buffers: Mapping[str, Tensor], sizes: Mapping[sympy.
         arguments: list[Any] = [buffers[name] for name in launch.buffers]
         arguments += [sizes[s] for s in launch.symbols]
         function = getattr(module, launch.function)
-        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
-        function[(programs,)](*arguments, **options)
+        if interprets():
+            function[(programs,)](*arguments)
+        else:
+            compiled(function, launch, arguments)[(programs, 1, 1)](*arguments)
+
+
+def compiled(function: Any, launch: Launch, arguments: Sequence[Any]) -> Any:
+    """A function compiled for the current device by Triton, which keeps what it compiled.
+
+    ``arguments`` are those of a launch; dtypes may stand for tensors whose memory starts at a multiple of 16 bytes.
+    """
+    return fitted(launch, lambda options: function.warmup(*arguments, grid=(1,), **options))
+
+
+def interprets() -> bool:
+    """Whether Triton interprets kernels in this process: ``TRITON_INTERPRET=1`` was set when it was imported."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)

@@ -16,7 +16,7 @@ from ...ir.errors import BackendError
 from ...ir.types import concrete
 from .expression import ERROR
 from .file import KernelFile, Launch
-from .launch import DESCRIPTOR, lend_descriptors, load
+from .launch import DESCRIPTOR, compiled, interprets, lend_descriptors, load
 
 _loading = threading.Lock()
 SIZE = 1000  # a size, as good as any: kernels are not specialised on them
@@ -81,21 +81,18 @@ class _Part:
             function[(self._programs,)](*arguments, *self._sizes)
             return
         try:
-            compiled = function[(self._programs,)](*arguments, *self._sizes, **options_of(self._launch))
+            found = compiled(function, self._launch, [*arguments, *self._sizes])
+            launcher = found[(self._programs, 1, 1)]
+            launcher(*arguments, *self._sizes)
         except Exception as error:  # whatever Triton, LLVM, the assembler or the driver raises
             raise BackendError(f"Triton cannot compile or load {self._launch.function}: {error}") from error
-        self._launcher = compiled[(self._programs, 1, 1)]
+        self._launcher = launcher
 
 
 def function_of(text: str, launch: Launch) -> Any:
     """A function of a kernel's source. Every thread gets the same, which is compiled once."""
     with _loading:
         return getattr(load(text), launch.function)
-
-
-def options_of(launch: Launch) -> dict[str, Any]:
-    """What a function is compiled with."""
-    return {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
 
 
 def compile_ahead(
@@ -121,11 +118,4 @@ def _compile(kernel: KernelFile, launch: Launch, device: Callable[[], AbstractCo
     function = function_of(kernel.text, launch)
     arguments = [*(dtypes[name] for name in launch.buffers), *([SIZE] * len(launch.symbols))]
     with device():
-        function.warmup(*arguments, grid=(1,), **options_of(launch))
-
-
-def interprets() -> bool:
-    """Whether Triton interprets kernels in this process: ``TRITON_INTERPRET=1`` was set when it was imported."""
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
+        compiled(function, launch, arguments)

@@ -70,7 +70,7 @@ def machine_of(capability: int, properties: Any) -> GpuMachine:
 def _interprets() -> bool:
     if "triton" not in sys.modules:
         return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-    from ...codegen.triton.loaded import interprets  # it needs Triton
+    from ...codegen.triton.launch import interprets  # it needs Triton
 
     return interprets()
 

@@ -1,21 +1,28 @@
 """``smelt compile-check``: what it prints, and with which exit code. No GPU is needed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from smelt.codegen.gpu import GPU_MACHINES
+from smelt.codegen.gpu import GPU_MACHINES, default_gpu_schedule
+from smelt.codegen.triton.file import KernelFile, Launch
+from smelt.codegen.triton.module import emit
 from smelt.ir.errors import BackendError
 from smelt.tools import cli, compile_check
 from smelt.tools import compile_check_page as page
+from smelt.tools.compile_check_cache import Known, key_of, units_of
 from smelt.tools.errors import OutputError
 from smelt.tools.zoo import ZOO
 
 pytest.importorskip("triton")
 
+from ..codegen.rows_cases import CASES
+
 ROOT = Path(__file__).resolve().parents[2]
+H200 = GPU_MACHINES["sm_90"]
 TINY = "zoo:two-layer-mlp:tiny"
 
 
@@ -45,14 +52,44 @@ def test_data() -> None:
             assert f["spills"] == 0
 
 
-def test_a_kernel_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path))  # where nothing is known
+
     def refuse(*_: object) -> None:
         raise BackendError("no such instruction")
 
-    monkeypatch.setattr("smelt.codegen.triton.cubin.compile_file", refuse)
+    monkeypatch.setattr("smelt.codegen.triton.cubin.compile_function", refuse)
     text = run(code=1).stdout
     assert "FAILED" in text
     assert "no such instruction" in text
+
+
+def test_equal_functions_are_compiled_once(tmp_path: Path) -> None:
+    """Within a run, and between runs; another name makes no other function, another source or target does."""
+    (file, launch), (renamed, other) = (source("kernel"), source("k7_sum"))
+    assert key_of(file, launch, H200) == key_of(renamed, other, H200)
+    assert key_of(file, launch, H200) != key_of(file, launch, GPU_MACHINES["sm_80"])
+    assert key_of(file, launch, H200) != key_of(file, replace(launch, warps=8), H200)
+    changed = replace(file, text=file.text.replace("BLOCK: tl.constexpr = 1024", "BLOCK: tl.constexpr = 512"))
+    assert key_of(file, launch, H200) != key_of(changed, launch, H200)
+    with compile_check.Compiler(1, Known(tmp_path)) as compiler:
+        first, second = compiler.compile([file, renamed], H200)
+        assert compiler.known.compiled == len(units_of(file, H200))
+    assert [f["function"] for f in second["functions"]] == ["k7_sum", "k7_sum"]
+    with compile_check.Compiler(1, Known(tmp_path)) as compiler:
+        assert compiler.compile([file], H200) == [first]
+        assert compiler.known.compiled == 0
+    for path in tmp_path.glob("*.json"):
+        path.write_text("{")
+    with compile_check.Compiler(1, Known(tmp_path)) as compiler:
+        assert compiler.compile([file], H200) == [first]
+
+
+def source(name: str) -> tuple[KernelFile, Launch]:
+    """A kernel of one function, of that name."""
+    program = CASES["awkward gelu"].program()
+    file = emit(name, program, default_gpu_schedule(program, H200), CASES["awkward gelu"].region.symbols)
+    return file, file.launches[0]
 
 
 def test_an_unknown_target() -> None:
@@ -91,7 +128,7 @@ def test_a_sample_of_the_zoo_has_no_spills(target: str, monkeypatch: pytest.Monk
     for row in rows:
         assert row["kernels"] > 0
         assert row["failed"] == []
-        assert [name for name, spilled in row["spilling"] if spilled > 8] == []
+        assert row["spilling"] == []
         assert row["shared_bytes"] <= GPU_MACHINES[target].block_shared_bytes
 
 

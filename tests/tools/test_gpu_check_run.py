@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +101,7 @@ def test_a_row_measured_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line[-3].isdigit()
         if row.part == "decode":
             assert "<= 1 graph launches: reached" in line[-1] or row.options["quantize"]
-            assert line[-2].startswith("3 tokens")
+            assert line[-2].startswith("2 tokens")
 
 
 def test_launches_are_told_from_what_a_profiler_lists() -> None:
@@ -276,6 +277,28 @@ def test_time_not_used_is_for_later_parts(tmp_path: Path) -> None:
 
 
 # --- a dry run --------------------------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_dry_run_take_what_time_they_need(tmp_path: Path) -> None:
+    wanted = {name: list(rows_of(name)) for name in PARTS}
+    whole = supervisor.Plan(wanted, tmp_path, time.monotonic() + 540, dry=True)
+    assert [supervisor._until(whole, name) - time.monotonic() for name in PARTS] == [pytest.approx(532, abs=1)] * 6
+
+
+def test_a_dry_run_computes_all_parts_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two processes answers once the other was asked, too."""
+    both = threading.Barrier(2, timeout=10)
+
+    def does(names: list[str], progress: Path) -> Any:
+        both.wait()
+        return timed(names)
+
+    monkeypatch.setattr(supervisor, "Child", lambda *_: Played(does))
+    rows = [Row("decode", name, "decode") for name in "ab"]
+    plan = supervisor.Plan({"decode": rows}, tmp_path, time.monotonic() + 99, dry=True, workers=2)
+    supervisor.run(plan, record.Results(tmp_path / "a.json", True, {}), lambda _: None)
+    assert not both.broken
+
 
 # what PyTorch and Triton need themselves
 ALLOWED = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe"}

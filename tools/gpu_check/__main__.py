@@ -87,7 +87,8 @@ def check(asked: argparse.Namespace, rows: dict[str, list[Row]]) -> int:
     found = {} if asked.dry_run else _gpu(env, out)
     path = asked.json or out / f"{record.name_of(found)}.json"
     results = record.Results(path, asked.dry_run, record.environment(found))
-    workers = 1 if asked.dry_run else max(min(supervisor.MOST_WORKERS, (os.cpu_count() or 1) - 2), 1)
+    free = len(os.sched_getaffinity(0)) if asked.dry_run else (os.cpu_count() or 1) - 2
+    workers = max(min(supervisor.MOST_WORKERS, free), 1)
     plan = supervisor.Plan(rows, out, until, asked.dry_run, env, workers)
     try:
         supervisor.run(plan, results, _say)

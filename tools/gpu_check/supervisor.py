@@ -33,7 +33,7 @@ class Plan:
         out: the folder for logs, kernels and caches.
         until: on the clock of ``time.monotonic``.
         env: of the processes.
-        workers: processes for rows that may be computed side by side.
+        workers: processes for rows that may be computed side by side: all of them in a dry run.
     """
 
     rows: dict[str, list[Row]]
@@ -55,7 +55,12 @@ def run(plan: Plan, results: Results, say: Say) -> None:
 
 
 def _until(plan: Plan, name: str) -> float:
-    """When a part has to end: its share of the time that is left, by the weights of the parts to come."""
+    """When a part has to end: its share of the time that is left, by the weights of the parts to come.
+
+    A dry run times nothing, and its rows are tiny: each part may take all that is left.
+    """
+    if plan.dry:
+        return plan.until - RESERVE
     names = list(plan.rows)
     coming = [PARTS[n].weight for n in names[names.index(name) :]]
     now = time.monotonic()
@@ -112,7 +117,7 @@ def _quick(
     waiting: Queue[Row] = Queue()
     for row in rows:
         waiting.put(row)
-    count = min(plan.workers, len(rows)) if part.parallel else 1
+    count = min(plan.workers, len(rows)) if part.parallel or plan.dry else 1
     # made here: a dictionary is not for several threads
     children = [pool.child(number) for number in range(count)]
     found: dict[str, Answer] = {}
@@ -130,7 +135,8 @@ def _quick(
     work(0)
     for thread in threads:
         thread.join()
-    pool.keep_one()
+    if not plan.dry:
+        pool.keep_one()
     return found
 
 
