@@ -4,7 +4,8 @@ A product's rows: a norm, an activation or any other work over the rows of the l
 row once, before the product begins, and holds it; values of the rows that others read are stored by the way. So nothing
 is computed twice, a kernel is started less, and what only the product reads never leaves the cache.
 
-An attention's queries: each is read once, so that pointwise work on them is done where they are read.
+An attention's queries: each is read once, so that pointwise work on them is done where they are read. Its keys and
+values where they lie in memory in fewer bytes: they become floats where they are read.
 """
 
 from __future__ import annotations
@@ -65,16 +66,33 @@ def _no_reduction(nodes: Iterable[Node]) -> bool:
     return not any(n.has(Trait.REDUCTION, Trait.SCAN) for n in nodes)
 
 
+def widens_cache(attention: Node, operand: Node, nodes: Sequence[Node], alone: bool) -> bool:
+    """Whether ``nodes`` only make floats of keys or values that lie in memory in fewer bytes.
+
+    Fewer bytes are read that way, and nothing as large as the cache is written. The arguments are those of
+    :func:`refuse_queries`.
+    """
+    queries, keys, values, *masks = attention.inputs
+    if not alone or list(nodes) != [operand] or not operand.is_a(ops.cast):
+        return False
+    if operand not in (keys, values) or operand in (through_views(x) for x in (queries, *masks)):
+        return False
+    stored = operand.inputs[0].dtype
+    return stored in ops.HALF and operand.dtype.itemsize > stored.itemsize
+
+
 def refuse_queries(attention: Node, queries: Node, nodes: Sequence[Node], domain: Shape, alone: bool) -> str | None:
-    """Why pointwise ``nodes`` cannot be computed where an attention reads its queries; None where they can.
+    """Why pointwise ``nodes`` cannot be computed where an attention reads its operands; None where they can.
 
     Args:
         attention: what reads them.
-        queries: what it reads of the group, through views.
+        queries: what it reads of the group, through views: its queries, unless they are keys or values of fewer bytes.
         nodes: the group.
         domain: the shape of the group's loops.
         alone: whether nothing else reads a value of the group.
     """
+    if widens_cache(attention, queries, nodes, alone):
+        return None
     q, *others = attention.inputs
     if through_views(q) is not queries or any(through_views(x) in nodes for x in others):
         return "keys, values and masks are read many times"

@@ -32,6 +32,7 @@ def compile(
     quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
+    kv_cache_dtype: Literal["bfloat16"] | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -66,6 +67,10 @@ def compile(
             sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
             rounding.
         graphs: of how many kinds of calls CUDA graphs are held for each capture; 0 for none. The CPU has none.
+        kv_cache_dtype: round the keys and values of a transformers model's cache when they are written, in ``generate``
+            and in loops of your own: ``"bfloat16"``. Caches take fewer bytes; attention computes in float32 as before.
+            Results then differ from the model's: ``smelt.verify`` holds them to the model with rounded caches. See
+            ``docs/generation.md``. CPUs only.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -73,7 +78,8 @@ def compile(
     Raises:
         BackendError: the package of the target's backend, or of ``optimize="search"``, is not installed, or there is no
             GPU.
-        UnsupportedError: there is no such target, or not all of this for it, or the model is TorchScript.
+        UnsupportedError: there is no such target, or not all of this for it, the model is TorchScript, or
+            ``kv_cache_dtype`` is given for a model without such caches.
         QuantizationError: ``quantize`` is none of these, or keeps a layer that the model does not have.
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
@@ -83,8 +89,14 @@ def compile(
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
-    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs)
-    return CompiledModule(plain, options)
+    options = Options(
+        found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, kv_cache_dtype
+    )
+    made = CompiledModule(plain, options)
+    if kv_cache_dtype is not None and not made.takes_cache:
+        what = f"{type(plain).__name__} is no model of transformers with a cache of keys and values"
+        raise UnsupportedError(f"kv_cache_dtype is {kv_cache_dtype!r}, and {what}: leave it out")
+    return made
 
 
 def target_for(spec: str | Target, model: Callable[..., Any]) -> str | Target:

@@ -57,7 +57,7 @@ class CompiledModule(nn.Module):
         state.update(original=original, options=options, __doc__=original.__doc__)
         state["_device"] = options.target.device
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
-        parts = replace(options, expect={})  # which was said of the whole
+        parts = replace(options, expect={}, kv_cache_dtype=None)  # which were said of the whole
         generation = generation_of(original, options, lambda part: CompiledModule(part, parts), self._renew)
         state.update(_generation=generation)
         if isinstance(original, nn.Module):
@@ -185,6 +185,11 @@ class CompiledModule(nn.Module):
                 'as in kwargs={"use_cache": False}. What generate and calls with a cache captured is in report()'
             )
         raise UnsupportedError(f"{self._captures.name} is split into several graphs: {reason}")
+
+    @property
+    def takes_cache(self) -> bool:
+        """Whether the model is one of transformers that is called with a cache of keys and values."""
+        return self._generation is not None
 
     # --- what it did --------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
 TUNE = ("off", "cached", "full")
+KV_CACHE_DTYPES = ("bfloat16",)
 MOST_GRAPHS = 16
 
 
@@ -35,6 +36,7 @@ class Options:
     quantize: Quantization | None = None
     tune: Literal["off", "cached", "full"] = "cached"
     graphs: int = MOST_GRAPHS
+    kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
@@ -49,6 +51,11 @@ class Options:
             raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
         if self.tune == "full" and self.target.kind != "cpu":
             raise UnsupportedError('tune="full" is for CPUs: kernels for GPUs are not tuned yet; say tune="cached"')
+        if self.kv_cache_dtype is not None and self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            names = ", ".join(f'"{name}"' for name in KV_CACHE_DTYPES)
+            raise ValueError(f"kv_cache_dtype is {self.kv_cache_dtype!r}: say {names} or None")
+        if self.kv_cache_dtype is not None and self.target.kind != "cpu":
+            raise UnsupportedError("kv_cache_dtype is for CPUs: on GPUs caches are in the model's dtype; leave it out")
         if self.optimize == "search":
             require_egglog()
         if self.check is not None and self.check not in CHECKS:

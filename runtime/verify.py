@@ -23,6 +23,7 @@ from .state import buffers_of, preserved, same
 from .verify_caches import copied, is_cache, tensors_of
 from .verify_quantized import Judge, Moved, judged
 from .verify_quantized import path_of as _path
+from .verify_rounded import REFERENCE, judged_rounded, rounding
 
 __all__ = ["OutputResult", "VerifyResult", "compare", "verify"]
 
@@ -35,7 +36,7 @@ class VerifyResult:
 
     Attributes:
         reference: how the float64 reference was made.
-        moved: of a quantised model, how far quantisation moved each output from the model's own.
+        moved: how far quantisation, or rounding of its caches, moved each output from the model's own.
     """
 
     outputs: tuple[OutputResult, ...]
@@ -61,7 +62,8 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     """Hold a compiled model's results against eager's and a float64 reference.
 
     The model runs three times on copies of the arguments; buffers that it changes are put back. A quantised model is
-    held to the model with the quantised weights, and the result says how far those moved it from the model.
+    held to the model with the quantised weights, and the result says how far those moved it from the model. A call with
+    a cache of a model compiled with ``kv_cache_dtype`` is held to the model with a cache that rounds as much.
 
     Raises:
         UnsupportedError: the model is quantised and split into several graphs.
@@ -83,6 +85,12 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
         ties = fast.options.quantize.activations is not None
         results, moved = judged(ours.values, eager.values, reference, shown, judge, ties)
         result = VerifyResult(results, "the model with its quantised weights, interpreted in float64", moved)
+    elif _rounds(fast, args, kwargs):
+        calls = fast._generation.calls
+        rounded = _observe(rounding(calls, model), model, args, kwargs).values
+        exact = _double(model, args, kwargs, lambda wide: rounding(calls, wide))
+        results, moved = judged_rounded(ours.values, (rounded, eager.values), (exact, reference), shown)
+        result = VerifyResult(results, REFERENCE, moved)
     else:
         pairs = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
         result = VerifyResult(tuple(compare(*pair) for pair in pairs), how)
@@ -160,10 +168,22 @@ def _reference(
         return {}, f"none ({error})"
 
 
-def _double(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _rounds(fast: CompiledModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes to a cache that is rounded."""
+    asked = getattr(fast, "options", None) is not None and fast.options.kv_cache_dtype is not None
+    return asked and fast._generation.has_cache(args, kwargs)
+
+
+def _double(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    way: Callable[[Any], Callable[..., Any]] = lambda wide: wide,
+) -> dict[str, Any]:
+    """What the model gives in float64; ``way`` makes of that model what is called."""
     wide = copy.deepcopy(model).double() if isinstance(model, nn.Module) else model
     args, kwargs = pytree.tree_map(_widen, (tuple(args), dict(kwargs)))
-    return _observe(wide, wide, args, kwargs).values
+    return _observe(way(wide), wide, args, kwargs).values
 
 
 def _interpreted(fast: CompiledModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,15 +37,20 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Moved:
-    """How far quantisation moved an output: the root mean square of the difference, and of the output before."""
+    """How far quantisation moved an output: the root mean square of the difference, and of the output before.
+
+    Attributes:
+        by: what moved it.
+    """
 
     path: str
     rmse: float
     size: float
+    by: str = "quantisation"
 
     def __str__(self) -> str:
         share = f", {self.rmse / self.size:.2%} of its size" if self.size else ""
-        return f"quantisation moved {self.path} by {self.rmse:.2e} (rms){share}"
+        return f"{self.by} moved {self.path} by {self.rmse:.2e} (rms){share}"
 
 
 class Judge:
@@ -117,7 +122,7 @@ def judged(
         unchanged = compare(path, plain[path], eager[path], model.get(path))
         if not unchanged.passed:
             raise VerifyError(f"the model was changed before its weights were quantised: {unchanged}")
-        how_far = _moved(path, reference.get(path), before.get(path))
+        how_far = moved_by(path, reference.get(path), before.get(path))
         result = compare(path, ours[path], quantised[path], reference.get(path))
         if ties and how_far is not None and result.rmse is not None and result.rmse <= TIES * how_far.rmse:
             result = replace(result, fault=None)
@@ -126,11 +131,12 @@ def judged(
     return tuple(results), tuple(moved)
 
 
-def _moved(path: str, now: Any, before: Any) -> Moved | None:
+def moved_by(path: str, now: Any, before: Any, by: str = "quantisation") -> Moved | None:
+    """How far a value was moved; None where it is not one of floats."""
     if not isinstance(now, Tensor) or not isinstance(before, Tensor) or not now.dtype.is_floating_point:
         return None
     finite = now.isfinite() & before.isfinite()
     if not bool(finite.any()):
         return None
     difference, size = (now - before)[finite], before[finite]
-    return Moved(path, float(difference.square().mean().sqrt()), float(size.square().mean().sqrt()))
+    return Moved(path, float(difference.square().mean().sqrt()), float(size.square().mean().sqrt()), by)

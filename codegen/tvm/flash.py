@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sympy
+import torch
 
 from ...ir.errors import UnsupportedError
 from ..contraction import Contraction, axes_of, contraction
@@ -15,6 +16,7 @@ from .expression import Scope, compute_type, from_storage, index_text, scalar, s
 from .nest import LINE, Nest
 from .prefetch import prefetch_text
 from .source import Source
+from .storage import HALF
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ def split_score(p: Problem) -> tuple[Expr, dict[str, Expr]]:
     return score, {name: expr for expr, name in parts.items()}
 
 
+def as_stored(expr: Expr) -> Expr:
+    """What lies in memory of keys or values: a half type that is cast to float32 is what reading it gives anyway."""
+    widened = isinstance(expr, Apply) and expr.op == "cast" and expr.dtype == torch.float32
+    if widened and isinstance(expr.args[0], Load) and expr.args[0].dtype in HALF:  # type: ignore[union-attr]
+        return expr.args[0]  # type: ignore[union-attr]
+    return expr
+
+
 class Flash(Nest):
     """What both ways of running attention share: operands, their copies, and the order of the passes over a block."""
 
@@ -133,8 +143,9 @@ class Flash(Nest):
         self.scope = Scope(problem.program, src)
         self.kind = compute_type(problem.out.dtype)
         program, half = problem.program, self.HALVES_IN_PLACE
-        self.keys: Strided | None = strided_load(program, problem.scores.right, problem.inner, half=half)
-        self.values: Strided | None = strided_load(program, problem.out.value, problem.value, half=half)
+        keys, values = map(as_stored, (problem.scores.right, problem.out.value))
+        self.keys: Strided | None = strided_load(program, keys, problem.inner, half=half)
+        self.values: Strided | None = strided_load(program, values, problem.value, half=half)
         self.offset: str | None = None
 
     def zero(self) -> str:

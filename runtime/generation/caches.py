@@ -31,6 +31,8 @@ from .memory import (
     nbytes_of,
     tell_sizes,
 )
+from .narrow import class_of, parts_in
+from .storage import PLAIN, Storage
 
 LEAST_ROOM = 64  # slots of a cache that grows
 MOST_ASKED = 4096  # slots made at once for what a call of generate may need
@@ -57,15 +59,16 @@ class DecoderMemory:
         kinds: a letter for each layer, see :mod:`.layers`.
         capacity: how many slots there are.
         slot: the first one that the next call writes.
-        keys, values: of each layer, [B, H, capacity, D].
+        keys, values: of each layer, [B, H, capacity, D], as they are stored.
+        scales: of keys and of values of each layer, [B, H, capacity]; none where ``storage`` has none.
         ranges, shapes, nbytes: the addresses of these tensors, what they are, and their bytes together.
     """
 
-    def __init__(self, cache: Cache, device: torch.device = CPU) -> None:
+    def __init__(self, cache: Cache, device: torch.device = CPU, storage: Storage = PLAIN) -> None:
         check_cache(cache, device)
-        self.layers = [_MEMORY[type(layer)][0](layer) for layer in cache.layers]
-        self.kinds = "".join(_MEMORY[type(layer)][1] for layer in cache.layers)
-        fixed = {int(layer.max_cache_len) for layer in cache.layers if type(layer) is StaticLayer}
+        self.layers = [_MEMORY[class_of(layer)][0](layer, storage) for layer in cache.layers]
+        self.kinds = "".join(_MEMORY[class_of(layer)][1] for layer in cache.layers)
+        fixed = {int(layer.max_cache_len) for layer in cache.layers if class_of(layer) is StaticLayer}
         if len(fixed) > 1:
             raise Unfit("its layers have different lengths")
         self.fixed = fixed.pop() if fixed else None
@@ -98,6 +101,8 @@ class DecoderMemory:
         Raises:
             Unfit: the layers are not at one position, or hold another number of sequences.
         """
+        for layer in self.layers:
+            layer.settle()
         seen = {layer.seen() for layer in self.layers}
         if len(seen) != 1:
             raise Unfit("its layers are at different positions")
@@ -137,10 +142,11 @@ class DecoderMemory:
         return at
 
     def _take_tensors(self) -> None:
-        pairs = [layer.tensors for layer in self.layers if layer.tensors is not None]
-        self.keys, self.values = [keys for keys, _ in pairs], [values for _, values in pairs]
-        both = (*self.keys, *self.values)
-        self.ranges, self.shapes, self.nbytes = Ranges(both), shapes_of(both), sum(map(nbytes_of, both))
+        parts = [layer.tensors for layer in self.layers if layer.tensors is not None]
+        self.keys, self.values = [found[0] for found in parts], [found[1] for found in parts]
+        self.scales = [part for found in parts for part in found[2:]]
+        every = (*self.keys, *self.values, *self.scales)
+        self.ranges, self.shapes, self.nbytes = Ranges(every), shapes_of(every), sum(map(nbytes_of, every))
 
     def reorder(self, rows: Tensor) -> None:
         """Let sequence i continue what was sequence ``rows[i]``."""
@@ -222,10 +228,11 @@ def check_cache(cache: Any, device: torch.device = CPU) -> None:
     if cache.offloading:
         raise Unfit("an offloaded cache moves between devices")
     for layer in cache.layers:
-        if type(layer) not in _MEMORY:
+        if class_of(layer) not in _MEMORY:
             raise Unfit(f"{type(layer).__name__} is a kind of cache that kernels do not write")
-        if layer.is_initialized and isinstance(layer.keys, Tensor) and layer.keys.device != device:
-            raise Unfit(f"its tensors are on {layer.keys.device}")
+        parts = parts_in(layer) if layer.is_initialized else ()
+        if parts and parts[0].device != device:
+            raise Unfit(f"its tensors are on {parts[0].device}")
 
 
 def _window(layer: Any) -> int:

@@ -28,6 +28,7 @@ from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
 from .state import keeps_once
 from .step import CachedStep
+from .storage import storage_for
 
 
 class Uncaptured(Unfit):
@@ -41,6 +42,7 @@ class CachedCalls:
         counts: for the report.
         keeps: what the model keeps on itself from call to call, which no capture can hold; "" as far as is known.
         asked: how many positions caches may need in the end; 0 where nobody knows.
+        storage: how a decoder's own keys and values lie in memory.
     """
 
     def __init__(self, model: Any, options: Options) -> None:
@@ -49,7 +51,9 @@ class CachedCalls:
         self.counts = CacheCounts()
         self.asked = 0
         self.keeps = ""
-        self._step = CachedStep(model)
+        self.storage = storage_for(options.kv_cache_dtype, model.dtype)
+        self.counts.dtype = self.storage.name
+        self._step = CachedStep(model, self.storage)
         share_lock(self._step, model)
         self._reader = CallReader(signature_of(self._step))
         self._arguments = Arguments(model)
@@ -150,17 +154,25 @@ class CachedCalls:
             return False
         return not getattr(config, "add_cross_attention", False) and hasattr(self.model, "generate")
 
-    def _begin(self, given: dict[str, Any]) -> Any:
-        """The output of a call that makes a cache; None where it cannot be compiled with one."""
+    def with_cache(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, with an empty cache where it makes one."""
+        if given.get(CACHE) is not None or not self._makes_cache(given):
+            return given
         own = self.model.config.get_text_config(decoder=True)
         made = DynamicCache(config=own)
         if self._arguments.has_source:
             made = EncoderDecoderCache(made, DynamicCache(config=own))
+        return {**given, CACHE: made}
+
+    def _begin(self, given: dict[str, Any]) -> Any:
+        """The output of a call that makes a cache; None where it cannot be compiled with one."""
         try:
-            return self._compiled({**given, CACHE: made}, 0)
+            return self._compiled(self.with_cache(given), 0)
         except (Uncaptured, UnfitMask) as reason:  # Dynamo would split it where its Python decides by values
             self._count(reason)
-        except Unfit:
+        except Unfit as reason:
+            if self.storage.narrow:  # it was asked for
+                self._count(reason)
             return None
         return self._in_pytorch(**given)
 
@@ -225,7 +237,7 @@ class CachedCalls:
         self._shapes.fill(own)
         memory = self._memory.get(own)
         if memory is None or not memory.matches(own):
-            memory = self._memory[own] = DecoderMemory(own, self.options.target.device)
+            memory = self._memory[own] = DecoderMemory(own, self.options.target.device, self.storage)
         memory.prepare(batch, count, asked, lambda: self._shapes.of(DECODER, own))
         return memory, self._source_of(cache, given, batch) if both else None
 

@@ -8,27 +8,35 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, EncoderDecoderCache, StaticLayer
 
+from .storage import PLAIN, Storage
+
 FULL, SLIDING = "f", "s"
 
 
 class StepLayer(StaticLayer):  # type: ignore[misc]
     """The cache of one layer during one call: keys and values [B, H, capacity, D], written from ``slot`` [] int64 on.
 
+    The model sees all slots as they are stored: what it writes is rounded before it is read.
+
     A slot is a place in these tensors. Causal masks compare slots, which are as far from each other as positions are.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor, storage: Storage = PLAIN) -> None:
         super().__init__(max_cache_len=keys.shape[2])
         self.keys, self.values, self.slot = keys, values, slot
+        self.storage = storage
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write keys and values [B, H, Q, D]; all slots are returned."""
         slots = torch.arange(key_states.shape[2], device=self.device) + self.slot
-        self.keys.index_copy_(2, slots, key_states)
-        self.values.index_copy_(2, slots, value_states)
-        return self.keys, self.values
+        storage, found = self.storage, []
+        for whole, written in ((self.keys, key_states), (self.values, value_states)):
+            for part, new in zip((whole,), storage.encode(written), strict=True):
+                part.index_copy_(2, slots, new)
+            found.append(storage.decode((whole,), written.dtype))
+        return found[0], found[1]
 
     def get_seq_length(self) -> Any:
         """How many slots come before this call's."""
@@ -59,9 +67,9 @@ class SourceLayer(StepLayer):
 _KINDS = {FULL: StepLayer, SLIDING: SlidingStepLayer}
 
 
-def step_cache(keys: list[Tensor], values: list[Tensor], slot: Tensor, kinds: str) -> Cache:
+def step_cache(keys: list[Tensor], values: list[Tensor], slot: Tensor, kinds: str, storage: Storage = PLAIN) -> Cache:
     """The cache of a decoder; ``kinds`` is a letter for each layer."""
-    layers = [_KINDS[kind](k, v, slot) for kind, k, v in zip(kinds, keys, values, strict=True)]
+    layers = [_KINDS[kind](k, v, slot, storage) for kind, k, v in zip(kinds, keys, values, strict=True)]
     return Cache(layers=layers)
 
 

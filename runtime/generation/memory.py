@@ -2,6 +2,8 @@
 
 transformers' layers keep their meaning: ``layer.keys`` holds what it would hold after the same calls in PyTorch. Where
 that grows or slides it is a view of a larger tensor, which kernels write in place: token by token, nothing is copied.
+Where keys and values are stored in fewer bytes (:mod:`.storage`), what the layer holds is a copy, made for who looks
+(:mod:`.narrow`).
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import torch
 from torch import Tensor
 
 from ..tensors import CPU, is_dense
-
-Pair = tuple[Tensor, Tensor]
+from .narrow import NarrowLayer, is_written, narrow, parts_as, parts_in, widen
+from .storage import PLAIN, Parts, Storage, joined
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a layer's tensors are made as: heads, sizes of a key and a value, dtype, device."""
+    """What a layer's tensors are made as: heads, sizes of a key and a value, the model's dtype, device."""
 
     heads: int
     key: int
@@ -30,33 +32,33 @@ class LayerShape:
     dtype: torch.dtype
     device: torch.device = CPU
 
-    def zeros(self, batch: int, slots: int) -> Pair:
-        """Keys and values [B, H, slots, D] of zeros."""
-        sizes = (self.key, self.value)
-        keys, values = (self._zeros((batch, self.heads, slots, size)) for size in sizes)
-        return keys, values
-
-    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+    def zeros(self, batch: int, slots: int, storage: Storage = PLAIN) -> Parts:
+        """Keys and values [B, H, slots, D] of zeros, as they are stored."""
+        shapes = [(batch, self.heads, slots, size) for size in (self.key, self.value)]
+        keys, values = (storage.zeros(shape, self.dtype, self.device) for shape in shapes)
+        return joined(keys, values)
 
 
 class LayerMemory:
     """The keys and values of a ``DynamicLayer``.
 
     Attributes:
-        tensors: keys and values [B, H, capacity, D]; None before the first call.
+        tensors: keys and values [B, H, capacity, D], and their scales where they have any; None before the first call.
+        storage: how these hold numbers.
         start: the slot of the first position that the layer shows.
         copied: bytes that were copied, because the layer's tensors were replaced or there was no room.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, storage: Storage = PLAIN) -> None:
         self.layer = layer
-        self.tensors: Pair | None = None
+        self.storage = storage
+        self.tensors: Parts | None = None
         self.start = 0
         self.copied = 0
         self._high = 0  # the slot after the last one that was ever written
-        self._shown: tuple[weakref.ref[Tensor], weakref.ref[Tensor]] | None = None
-        self._spare: Pair | None = None
+        self._shown: tuple[weakref.ref[Tensor], ...] = ()
+        self._spare: Parts | None = None
+        self._wide: torch.dtype | None = None  # that of the model, once it is known
 
     # --- what the layer says ------------------------------------------------------------------------------------------
 
@@ -66,18 +68,27 @@ class LayerMemory:
 
     def live(self) -> int:
         """How many of them the layer shows."""
-        keys = self.layer.keys
-        return 0 if keys is None or not keys.numel() else int(keys.shape[2])
+        parts = parts_in(self.layer)
+        return 0 if not parts or not parts[0].numel() else int(parts[0].shape[2])
 
     def batch(self) -> int | None:
         """How many sequences the layer holds; None where it has no tensors yet."""
-        keys = self.layer.keys
-        return None if keys is None or not keys.numel() else int(keys.shape[0])
+        parts = parts_in(self.layer)
+        return None if not parts or not parts[0].numel() else int(parts[0].shape[0])
+
+    def settle(self) -> None:
+        """Take what somebody wrote to a copy that the layer let them look at, and hold such copies no longer."""
+        if is_written(self.layer):
+            widen(self.layer)
+        elif isinstance(self.layer, NarrowLayer):
+            self.layer.forget()
 
     def _shows(self) -> bool:
         """Whether the layer still has the very tensors that it was given."""
-        shown = self._shown
-        return shown is not None and self.layer.keys is shown[0]() and self.layer.values is shown[1]()
+        parts = parts_in(self.layer)
+        if not self._shown or len(parts) != len(self._shown):
+            return False
+        return all(part is shown() for part, shown in zip(parts, self._shown, strict=True))
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -88,25 +99,28 @@ class LayerMemory:
             return None
         if self._shows():
             return self.start + live
-        layer, (keys, values) = self.layer, self.tensors
-        start = slot_within(layer.keys, keys)
-        if start is None or start != slot_within(layer.values, values):
+        parts = parts_in(self.layer)
+        if len(parts) != len(self.tensors):
+            return None
+        starts = {slot_within(part, whole) for part, whole in zip(parts, self.tensors, strict=True)}
+        (start,) = starts if len(starts) == 1 else (None,)
+        if start is None:
             return None
         # cropped: whoever holds an earlier view of what is written anew must not see it change
-        if start + live < self._high and (holders(keys) > 2 or holders(values) > 2):
+        if start + live < self._high and any(holders(tensor) > 2 for tensor in self.tensors):
             return None
         self.start = start
         return start + live
 
     def move(self, batch: int, capacity: int, at: int, shape: LayerShape) -> None:
         """Take new memory, with what the layer shows right before slot ``at``."""
-        made, live = shape.zeros(batch, capacity), self.live()
+        made, live = shape.zeros(batch, capacity, self.storage), self.live()
         if live:
-            for new, old in zip(made, (self.layer.keys, self.layer.values), strict=True):
+            for new, old in zip(made, parts_as(self.layer, self.storage), strict=True):
                 new[:, :, at - live : at] = old[:, :, :live]
                 self.copied += nbytes_of(old[:, :, :live])
         self.tensors, self.start, self._high = made, at - live, at
-        self._shown = self._spare = None
+        self._shown, self._spare, self._wide = (), None, shape.dtype
 
     def advance(self, count: int) -> None:
         """Let the layer show what a call wrote, ``count`` positions."""
@@ -119,13 +133,14 @@ class LayerMemory:
 
         The slots that the layer shows go to other tensors, which take turns with these.
         """
+        self.settle()
         if self.tensors is None or not self._shows():
             self.layer.reorder_cache(rows)
             return
         start, live, others = self.start, self.live(), self._spare
         # tensors that someone still looks at are not written again
-        if others is None or holders(others[0]) > 1 or holders(others[1]) > 1:
-            others = (torch.zeros_like(self.tensors[0]), torch.zeros_like(self.tensors[1]))
+        if others is None or any(holders(tensor) > 1 for tensor in others):
+            others = tuple(map(torch.zeros_like, self.tensors))
         for new, old in zip(others, self.tensors, strict=True):
             torch.index_select(old.narrow(2, start, live), 0, rows, out=new.narrow(2, start, live))
             self.copied += nbytes_of(old) * live // old.shape[2]
@@ -134,14 +149,14 @@ class LayerMemory:
 
     def _show_again(self) -> None:
         """Let the layer show the same slots of tensors that were replaced."""
-        self._show(self.start, self.start + int(self.layer.keys.shape[2]))
+        self._show(self.start, self.start + int(parts_in(self.layer)[0].shape[2]))
 
     def _begin(self) -> None:
         """Tell the layer that it has tensors."""
         layer = self.layer
         if not layer.is_initialized:
             assert self.tensors is not None
-            layer.dtype, layer.device = self.tensors[0].dtype, self.tensors[0].device
+            layer.dtype, layer.device = self._wide or self.tensors[0].dtype, self.tensors[0].device
             layer.is_initialized = True
 
     def _first(self, end: int, count: int) -> int:
@@ -150,14 +165,16 @@ class LayerMemory:
 
     def _show(self, start: int, end: int) -> None:
         assert self.tensors is not None
-        keys, values = self.tensors
         self.start, self._high = start, max(end, self._high)
-        self._give(keys.narrow(2, start, end - start), values.narrow(2, start, end - start))
+        self._give(tuple(tensor.narrow(2, start, end - start) for tensor in self.tensors))
 
-    def _give(self, keys: Tensor, values: Tensor) -> None:
+    def _give(self, parts: Parts) -> None:
         """Let the layer have these tensors. Nobody else holds them, so that it shows whether the caller does."""
-        self.layer.keys, self.layer.values = keys, values
-        self._shown = (weakref.ref(keys), weakref.ref(values))
+        if self.storage.narrow:
+            narrow(self.layer, self.storage, parts)
+        else:
+            self.layer.keys, self.layer.values = parts
+        self._shown = tuple(map(weakref.ref, parts))
 
 
 class SlidingMemory(LayerMemory):
@@ -227,29 +244,37 @@ class StaticMemory(LayerMemory):
 
     def end(self) -> int | None:
         """The slot after the last one; None where the tensors are not there yet, or kernels cannot write them."""
-        layer = self.layer
+        parts = parts_in(self.layer)
         if self.tensors is not None and self._shows():
             return self.seen()
-        if not layer.is_initialized or not (is_dense(layer.keys) and is_dense(layer.values)):
+        if self.storage.narrow or isinstance(self.layer, NarrowLayer):
             return None
-        self.tensors = (layer.keys, layer.values)
-        self._give(*self.tensors)
+        if not self.layer.is_initialized or not all(map(is_dense, parts)):
+            return None
+        self.tensors = parts
+        self._give(parts)
         return self.seen()
 
     def move(self, batch: int, capacity: int, at: int, shape: LayerShape) -> None:
         """Let the layer make its tensors, or make dense ones of those that it has."""
         layer = self.layer
         if layer.is_initialized:
-            self.copied += nbytes_of(layer.keys) + nbytes_of(layer.values)
-            self.tensors = (dense_copy(layer.keys), dense_copy(layer.values))
+            parts = parts_as(layer, self.storage)
+            self.copied += sum(map(nbytes_of, parts))
+            self.tensors = tuple(map(dense_copy, parts))
+        elif self.storage.narrow:
+            self.tensors = shape.zeros(batch, capacity, self.storage)
+            layer.dtype, layer.device, layer.is_initialized = shape.dtype, shape.device, True
+            layer.cumulative_length = layer.cumulative_length.to(shape.device)
+            tell_sizes(layer, self.tensors)
         else:
             layer.lazy_initialization(*shape.zeros(batch, 0))
             self.tensors = (layer.keys, layer.values)
-        self._give(*self.tensors)
+        self._give(self.tensors)
 
     def _show_again(self) -> None:
         assert self.tensors is not None
-        self._give(*self.tensors)
+        self._give(self.tensors)
 
     def advance(self, count: int) -> None:
         """Count what a call wrote."""
@@ -282,18 +307,18 @@ class Ranges:
         return any(map(self.holds, other._starts, other._ends))
 
 
-def tell_sizes(layer: Any, tensors: Pair) -> None:
+def tell_sizes(layer: Any, tensors: Parts) -> None:
     """Set what transformers notes of a static layer when it makes its tensors."""
-    keys, values = tensors
+    keys, values = tensors[:2]
     layer.batch_size, layer.num_heads = keys.shape[:2]
     layer.k_head_dim, layer.v_head_dim = keys.shape[3], values.shape[3]
 
 
 def slot_within(part: Tensor, whole: Tensor) -> int | None:
-    """The slot of ``whole`` [B, H, capacity, D] at which ``part`` [B, H, any, D] begins; None where it is elsewhere."""
+    """The slot of ``whole`` [B, H, capacity, …] at which ``part`` [B, H, any, …] begins; None where it is elsewhere."""
     if part.dtype != whole.dtype or part.stride() != whole.stride():
         return None
-    if part.ndim != 4 or (*part.shape[:2], part.shape[3]) != (*whole.shape[:2], whole.shape[3]):
+    if (*part.shape[:2], *part.shape[3:]) != (*whole.shape[:2], *whole.shape[3:]):
         return None
     if part.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
         return None

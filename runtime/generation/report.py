@@ -14,6 +14,7 @@ class CacheCounts:
         calls: how many ran compiled.
         passed: how many ran in PyTorch, by reason.
         nbytes: the bytes of the caches of the last call, all layers and slots.
+        dtype: what they are rounded to when they are written; "" where they are not.
         rewritten: bytes of caches that calls copied after the kernels, because a kernel could not write in place.
         moved: bytes that were copied between calls: of a cache that grew, or that something else replaced.
     """
@@ -23,10 +24,11 @@ class CacheCounts:
     nbytes: int = 0
     rewritten: int = 0
     moved: int = 0
+    dtype: str = ""
 
     def report(self) -> CacheReport:
         """The counts as they are now."""
-        return CacheReport(self.calls, dict(self.passed), self.nbytes, self.rewritten, self.moved)
+        return CacheReport(self.calls, dict(self.passed), self.nbytes, self.rewritten, self.moved, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class CacheReport:
     nbytes: int
     rewritten: int
     moved: int
+    dtype: str = ""
 
     @property
     def copied(self) -> int:
@@ -48,6 +51,7 @@ class CacheReport:
         """Labels and texts."""
         if self.calls:
             how = f"{self.copied:,} bytes copied" + (f" ({self.moved:,} between calls)" if self.moved else "")
-            yield "caches", f"{self.calls:,} calls wrote {self.nbytes:,} bytes of keys and values in place, {how}"
+            what = f"{self.nbytes:,} bytes of keys and values" + (f", rounded to {self.dtype}," if self.dtype else "")
+            yield "caches", f"{self.calls:,} calls wrote {what} in place, {how}"
         for reason, count in self.passed.items():
             yield "passed", f"{count:,} calls with a cache ran in PyTorch: {reason}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from .caches import Unfit
 from .memory import LayerShape
+from .narrow import NarrowLayer, parts_in
 
 DECODER, SOURCE = "decoder", "source"
 
@@ -63,8 +63,10 @@ def shapes_in(cache: Any) -> list[LayerShape]:
     """What a cache's tensors are made as; none where there are none yet."""
     found = []
     for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, Tensor) or not isinstance(values, Tensor) or keys.ndim != 4:
+        parts = parts_in(layer)
+        if not parts or parts[0].ndim != 4:
             return []
-        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device))
+        keys, values = parts[:2]
+        dtype = layer.dtype if isinstance(layer, NarrowLayer) else keys.dtype
+        found.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], dtype, keys.device))
     return found

@@ -9,14 +9,20 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from .layers import step_cache, with_source
+from .storage import PLAIN, Storage
 
 
 class CachedStep(nn.Module):
-    """A transformers model whose cache is given as tensors. It has no state of its own."""
+    """A transformers model whose cache is given as tensors. It has no state of its own.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        storage: how the tensors of the decoder's cache hold numbers.
+    """
+
+    def __init__(self, model: nn.Module, storage: Storage = PLAIN) -> None:
         super().__init__()
         self.model = model
+        self.storage = storage
         self.__name__ = f"{type(model).__name__} with a cache"
         self.training = False
 
@@ -40,7 +46,7 @@ class CachedStep(nn.Module):
             source_keys, source_values: of each layer, [B, H, S, D]; empty for a model without a source. They are
                 written where they are not ``filled``.
         """
-        cache = step_cache(keys, values, slot, kinds)
+        cache = step_cache(keys, values, slot, kinds, self.storage)
         if source_keys:
             cache = with_source(cache, source_keys, source_values, slot, filled)
         inputs = dict(inputs)

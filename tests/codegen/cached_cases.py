@@ -44,7 +44,22 @@ def written_together() -> Case:
     return Case([keys, values, row, *angles, place], puts, [{"b": 1}, {"b": 3}], high=9, low=-9)
 
 
+def stored(queries: object, sizes: list[dict[str, int]], dtype: torch.dtype = torch.bfloat16, **rest: int) -> Case:
+    """Keys and values in half the bytes of the queries, which become floats where they are read."""
+    size = {"head": 32, "width": 32} | rest
+    caches = [operand(1, (B, 2, K, size["head"]), dtype), operand(2, (B, 2, K, size["width"]), dtype)]
+    q = operand(0, (B, 6, queries, size["head"]))  # type: ignore[arg-type]
+    offset = operand(3, (), I64)
+    wide = (ops.cast(x, dtype=torch.float32) for x in caches)
+    out = ops.attention(q, *wide, offset, causal=True, scale=0.2)
+    return Case([q, *caches, offset], [out], sizes, high=60, low=-3, rtol=2e-5)
+
+
 CASES = {
+    "one query, half the bytes": stored(1, STEPS),
+    "float16, awkward sizes": stored(1, STEPS, torch.float16, head=17, width=40),
+    "several queries, half the bytes": stored(4, STEPS),
+    "any number of queries, half the bytes": stored(S, SIZES),
     "one query": from_offset(1, STEPS, 60),
     "one query and a mask": from_offset(1, STEPS, 60, mask=True),
     "several queries": from_offset(4, STEPS, 60),

@@ -43,6 +43,7 @@ def fused(*outputs: Node, report: FusionReport | None = None, fuel: Fuel | None 
     return result
 
 
+HALVED = (torch.float32, torch.bfloat16, torch.bfloat16)
 X = source("x", B, S, 16)
 Y = source("y", B, S, 16)
 W = ops.weight(name="w", shape=(16, 16), dtype=torch.float32)
@@ -133,6 +134,22 @@ def test_norms_over_other_axes_and_computed_weights_stay_apart() -> None:
 def test_a_table_that_is_the_weight_too_is_packed_for_the_product() -> None:
     table, ids = ops.weight(name="table", shape=(50, 16), dtype=torch.float32), source("ids", B, S, dtype=torch.int64)
     assert kernels(fused(ops.linear(ops.exp(ops.embedding(table, ids)), table))) == [["embedding", "exp"], ["linear"]]
+
+
+def test_an_attention_reads_caches_of_half_the_bytes_in_place() -> None:
+    q, k, v = (source(name, 1, 2, S, 16, dtype=dtype) for name, dtype in zip("qkv", HALVED, strict=True))
+    keys, values = (ops.cast(x, dtype=torch.float32) for x in (k, v))
+    found = ops.attention(q, keys, values, scale=0.5)
+    assert kernels(fused(found)) == [["cast", "cast", "attention"]]
+    assert sorted(kernels(fused(ops.attention(q, keys, keys, scale=0.5)))) == [["cast", "attention"]]
+    # what is read elsewhere is stored anyway, and what is more than a cast would be computed many times
+    assert sorted(kernels(fused(found, keys))) == [["cast"], ["cast", "attention"]]
+    assert sorted(kernels(fused(ops.attention(q, ops.tanh(keys), values, scale=0.5)))) == [
+        ["cast", "attention"],
+        ["cast", "tanh"],
+    ]
+    wide = ops.attention(ops.cast(q, dtype=torch.bfloat16), ops.cast(q, dtype=torch.bfloat16), v, scale=0.5)
+    assert sorted(kernels(fused(wide))) == [["attention"], ["cast"]]  # narrower, not wider
 
 
 def test_rotary_positions_join_the_attention_for_queries_only() -> None:
