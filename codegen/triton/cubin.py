@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,7 @@ from ...ir.errors import BackendError
 from ..gpu import GpuMachine
 from .expression import ERROR
 from .file import KernelFile, Launch
-from .launch import load
+from .loaded import function_of, options_of
 from .source import size_name
 from .storage import TYPES
 
@@ -65,6 +68,42 @@ def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
 
 def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> Resources:
     """Compile one function of a kernel, as :func:`compile_file`."""
+    return resources_of(machine_code(kernel, launch, machine), machine)
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """A function as machine code, with what a launch of it takes beside its arguments.
+
+    Attributes:
+        function: its name.
+        code: the cubin.
+        arch: what it was made for, as ``sm_90a``: code with a letter runs on no other GPU than that one.
+        warps: of a program.
+        shared: bytes of a program's shared memory that are asked for when it is launched.
+        scratch: bytes of the GPU's memory that each program is lent, which start at a multiple of ``alignment``.
+        bits: of its index arithmetic.
+        ptx: what the cubin was assembled from.
+    """
+
+    function: str
+    code: bytes
+    arch: str
+    warps: int
+    shared: int
+    scratch: int
+    alignment: int
+    bits: int
+    ptx: str
+
+
+def machine_code(kernel: KernelFile, launch: Launch, machine: GpuMachine) -> MachineCode:
+    """One function of a kernel as machine code. After its arguments it takes the addresses of two scratch buffers.
+
+    Raises:
+        BackendError: Triton is interpreting in this process, refuses the function, or makes one that is launched in
+            another way.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -73,24 +112,58 @@ def compile_function(kernel: KernelFile, launch: Launch, machine: GpuMachine) ->
         raise BackendError(
             "TRITON_INTERPRET is set: this process interprets Triton kernels and compiles none; unset it"
         )
-    function = getattr(load(kernel.text), launch.function)
+    function = function_of(kernel.text, launch)
     signature = signature_of(kernel, launch)
     # torch's memory starts at multiples of 16 bytes
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
     source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=aligned)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+    target = GPUTarget("cuda", machine.capability, 32)
     try:
-        compiled: Any = triton.compile(source, target=GPUTarget("cuda", machine.capability, 32), options=options)
+        compiled: Any = triton.compile(source, target=target, options=options_of(launch))
     except Exception as error:  # whatever Triton, LLVM or the assembler raises
         raise BackendError(f"Triton cannot compile {launch.function}: {error}") from error
-    code = compiled.asm["cubin"]
-    registers, stack = _used(code)
-    spills = _spilled(compiled.asm["ptx"]) if stack else 0
-    shared = int(compiled.metadata.shared)
+    about = compiled.metadata
+    if about.name != launch.function or about.num_ctas != 1 or _is_special(about):
+        raise BackendError(f"Triton made code of {launch.function} that is launched in a way that is not known")
+    shared = int(about.shared)
     if shared > machine.block_shared_bytes:
         raise BackendError(f"{launch.function} needs {shared} bytes of shared memory of {machine.block_shared_bytes}")
-    occupancy = occupancy_of(registers, shared, launch.warps, machine)
-    return Resources(launch.function, registers, spills, stack, shared, launch.warps, occupancy, len(code), kernel.bits)
+    ptx = compiled.asm["ptx"]
+    return MachineCode(
+        launch.function,
+        compiled.asm["cubin"],
+        _arch_of(ptx),
+        int(about.num_warps),
+        shared,
+        int(about.global_scratch_size),
+        int(about.global_scratch_align),
+        kernel.bits,
+        ptx,
+    )
+
+
+def _is_special(about: Any) -> bool:
+    """Whether a launch needs more than a grid and arguments: all programs at once, an early start, a profiler."""
+    return bool(about.launch_cooperative_grid or about.launch_pdl or about.profile_scratch_size)
+
+
+def resources_of(made: MachineCode, machine: GpuMachine) -> Resources:
+    """What a function takes of a GPU."""
+    registers, stack = _used(made.code)
+    spills = _spilled(made.ptx) if stack else 0
+    occupancy = occupancy_of(registers, made.shared, made.warps, machine)
+    size = len(made.code)
+    return Resources(made.function, registers, spills, stack, made.shared, made.warps, occupancy, size, made.bits)
+
+
+@contextmanager
+def without_lines() -> Iterator[None]:
+    """Within it, machine code says nothing of the files that it was made from, in all threads."""
+    from triton import knobs
+
+    with knobs.compilation.scope():
+        knobs.compilation.disable_line_info = True
+        yield
 
 
 def signature_of(kernel: KernelFile, launch: Launch) -> dict[str, str]:
@@ -114,20 +187,26 @@ def occupancy_of(registers: int, shared: int, warps: int, machine: GpuMachine) -
 
 def _spilled(ptx: str) -> int:
     """The bytes of a thread's registers that the assembler stores to memory; arrays are not among them."""
-    import re
     import subprocess
     import tempfile
 
     from triton.backends.nvidia.compiler import get_ptxas
 
-    target = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
-    assert target is not None
+    arch = _arch_of(ptx)
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [get_ptxas(int(target[2])).path, "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"]
+        command = [get_ptxas(int(arch[3:].rstrip("af"))).path, "-v", f"--gpu-name={arch}", file.name, "-o", "/dev/null"]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", text))
+
+
+def _arch_of(ptx: str) -> str:
+    """What the assembler is told to make code for."""
+    found = re.search(r"^\.target (sm_\d+[af]?)", ptx, re.MULTILINE)
+    if found is None:
+        raise BackendError("Triton does not say which GPU its code is for")
+    return found[1]
 
 
 def _used(code: bytes) -> tuple[int, int]:
