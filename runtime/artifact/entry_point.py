@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,8 +104,11 @@ class EntryPoint:
         self.entry.executable.synchronize()
 
     def close(self) -> None:
-        """Let go of the kernels and weights; a call that is running ends first."""
-        self._entry = None
+        """Let go of the kernels and weights; a call that is running ends first, on a GPU too."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            with suppress(IndexError):  # which nobody is left to be told
+                entry.executable.synchronize()
         self._known.clear()
 
     @property

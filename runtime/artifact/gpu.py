@@ -34,7 +34,7 @@ from ..cuda.stored import (
 from ..gpu import GpuKernel, GpuKernelTable, Schedules
 from ..gpu_narrow import narrowed
 from ..kernels import legalise
-from ..plan import Buffer, KernelStep, Plan, TorchStep, make_plan
+from ..plan import Buffer, KernelStep, Place, Plan, TorchStep, make_plan
 from ..saved.plan import plan_data, plan_of
 from ..saved.values import NoForm
 from ..target import usable_cores
@@ -182,7 +182,23 @@ def gpu_plan_of(data: Mapping[str, Any], code: bytes, machine: GpuMachine) -> tu
     plan.steps = [_step(one, torch_steps, kernels, plan.buffers) for one in steps]
     if [step for step in plan.steps if isinstance(step, TorchStep)] != torch_steps:
         raise ArtifactError("a plan does not run every step of PyTorch's once")
+    _check_memory(plan)
     return plan, kernels
+
+
+def _check_memory(plan: Plan) -> None:
+    """That every tensor of a kernel has memory while it runs, and that in the arena none that others have then."""
+    made: set[int] = set()
+    for at, step in enumerate(plan.steps):
+        if isinstance(step, TorchStep):
+            made.update(step.results)
+            continue
+        for buffer in (plan.buffers[i] for i in step.buffers):
+            first, last = plan.live.get(buffer.position, (0, -1))
+            if buffer.place is Place.ARENA and not first <= at <= last:
+                raise ArtifactError("a step uses memory that is another value's by then")
+            if buffer.place is Place.TORCH and buffer.position not in made:
+                raise ArtifactError("a step reads what PyTorch has not computed yet")
 
 
 def _step(

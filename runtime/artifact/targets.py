@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,10 @@ class GpuTargetRecord:
         Raises:
             ArtifactError, KeyError, TypeError: the data is damaged.
         """
-        machine = GpuMachine(**data["machine"])
+        figures = data["machine"]
+        if set(figures) != {field.name for field in fields(GpuMachine)}:
+            raise ArtifactError("a target's GPU is damaged")
+        machine = GpuMachine(**figures)
         capability = number(machine.capability, 1, 999)
         number(machine.block_shared_bytes, 0, MOST_SHARED)
         arch = data["arch"]
