@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils._pytree import tree_map_only
+
 from ..runtime.artifact.export import export
 from ..runtime.artifact.inspect import inspect
 from ..runtime.artifact.load import load
@@ -42,16 +45,22 @@ def inspect_file(path: Path, as_json: bool) -> None:
     emit_json(found.data) if as_json else emit_text(str(found))
 
 
-def verify_file(path: Path, against: str, entry_point: str | None, target: str, as_json: bool) -> None:
-    """Hold an artifact to the model that it was made of.
+def verify_file(
+    path: Path, against: str, entry_point: str | None, target: str, device: str | None, as_json: bool
+) -> None:
+    """Hold an artifact to the model that it was made of, both on the device.
 
     Raises:
         VerifyError: it breaks the numeric contract.
         SmeltError: the artifact or the model cannot be loaded.
     """
-    with load(path, target=target) as loaded:
-        model = load_model(against)
-        result = verify_artifact(loaded, model.model, model.args, model.kwargs, entry_point=entry_point)
-        data = {"file": str(path), "digest": loaded.digest, "against": model.name, "target": loaded.report().target}
-    text = f"{result}\n{path} keeps the numeric contract against {model.name}, with kernels for {data['target']}"
+    with load(path, target=target, device=device) as loaded:
+        found, where = load_model(against), torch.device(loaded.report().device)
+        model, args, kwargs = found.model, found.args, found.kwargs
+        if where.type != "cpu":
+            model = model.to(where) if isinstance(model, torch.nn.Module) else model
+            args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to(where), (args, kwargs))
+        result = verify_artifact(loaded, model, args, kwargs, entry_point=entry_point)
+        data = {"file": str(path), "digest": loaded.digest, "against": found.name, "target": loaded.report().target}
+    text = f"{result}\n{path} keeps the numeric contract against {found.name}, with kernels for {data['target']}"
     emit_json(data | result.to_dict()) if as_json else emit_text(text)

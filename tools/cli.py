@@ -269,7 +269,8 @@ def export(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="auto is this processor; x86-64-v3 any with AVX2, x86-64-v4 with AVX-512. May be given again."
+            help="auto is this processor; x86-64-v3 any with AVX2, x86-64-v4 with AVX-512; sm_80, sm_90, sm_100 are "
+            "GPUs. May be given again."
         ),
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="int8-dynamic, int8 or int4.")] = None,
@@ -301,12 +302,15 @@ def verify(
         str | None, typer.Option(metavar="NAME", help="Which entry point, where several are.")
     ] = None,
     target: Annotated[str, typer.Option(help="Whose kernels: auto, a target of the file, or compile.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU that the file has kernels for.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Hold an artifact's results to the model's own, by the numeric contract; exit code 1 where they break it."""
     from .artifact import verify_file as run
 
-    run(file, against, entry_point, target, as_json)
+    run(file, against, entry_point, target, device, as_json)
 
 
 @app.command()

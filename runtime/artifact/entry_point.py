@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,19 +66,21 @@ class EntryPoint:
 
         Raises:
             InputError: the arguments do not fit the model, or are not a call that it was exported for.
-            UnsupportedError: autocast is on, the default device is not the CPU, or PyTorch traces the call.
+            UnsupportedError: autocast is on, the default device is another one, or PyTorch traces the call.
             ArtifactError: the artifact was closed.
-            IndexError: an index was out of range.
+            IndexError: an index was out of range; on a GPU, in this call or an earlier one of this thread.
+            OutOfMemoryError: the GPU has not enough memory.
         """
         entry = self._entry
         if entry is None:
             raise ArtifactError(f"the artifact was closed: {self.name} cannot be called")
-        if torch.is_autocast_enabled("cpu"):
+        device = entry.executable.device
+        if torch.is_autocast_enabled(device.type):
             raise UnsupportedError(
                 "torch.autocast is on, and artifacts keep their own dtypes: leave autocast, or export a converted "
                 "model, as of model.to(torch.bfloat16)"
             )
-        check_surroundings()
+        check_surroundings(device)
         call = self._reader.read(args, kwargs)
         sizes = self._sizes(entry, call)
         try:
@@ -91,9 +94,21 @@ class EntryPoint:
     # what torch.compiler.disable sets, which takes a second to import: Dynamo would trace into the runtime
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
+    def synchronize(self) -> None:
+        """Wait until all calls are done on the device.
+
+        Raises:
+            ArtifactError: the artifact was closed.
+            IndexError: in a call of this thread an index was out of range, and it was not raised yet.
+        """
+        self.entry.executable.synchronize()
+
     def close(self) -> None:
-        """Let go of the kernels and weights; a call that is running ends first."""
-        self._entry = None
+        """Let go of the kernels and weights; a call that is running ends first, on a GPU too."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            with suppress(IndexError):  # which nobody is left to be told
+                entry.executable.synchronize()
         self._known.clear()
 
     @property
@@ -125,7 +140,7 @@ class EntryPoint:
             return found
         for place, leaf in enumerate(call.leaves):
             if isinstance(leaf, Tensor):
-                check_tensor(self._reader.names(call.spec)[place], leaf)
+                check_tensor(self._reader.names(call.spec)[place], leaf, entry.executable.device)
         try:
             sizes = entry.match(self._tree(entry.capture, call.spec), call.leaves)
         except Mismatch as mismatch:

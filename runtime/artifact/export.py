@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from ...codegen.gpu import GpuMachine
 from ...ir import ops
 from ...ir.collection import no_collection
-from ...ir.errors import ArtifactError
+from ...ir.errors import ArtifactError, BackendError
 from ...ir.graph import Graph, Mutation
 from ...ir.text import print_graph
 from ...rewrites.quantization import Quantization, quantization_of
 from ..cache import KernelCache
-from ..captures import build_entry
+from ..captures import build_entry, weights_of
 from ..compile import compile
 from ..entry import Entry
 from ..module import CompiledModule
@@ -35,7 +37,7 @@ from .kernels import Kernels, kernels_for, kernels_of, plan_for
 from .manifest import EntryRecord, KernelMembers, Manifest
 from .names import identifier
 from .store import Store, storage_of
-from .targets import TargetRecord, named_target
+from .targets import AnyRecord, GpuTargetRecord, TargetRecord, named_target
 from .weights import weights_source
 
 DEFAULT = "forward"  # the entry point of a model that is given alone
@@ -66,7 +68,7 @@ class Artifact:
 
     Attributes:
         entry_points: the ways to call it, by name.
-        targets: the processors that it has kernels for.
+        targets: the processors and GPUs that it has kernels for.
         weights: the tensors of all entry points, each once, by name; they are the model's own, are read when the
             artifact is saved, and must be until then what they were, but for state.
         settings: what ``export`` was asked for, for people.
@@ -75,7 +77,7 @@ class Artifact:
     """
 
     entry_points: Mapping[str, EntryPoint]
-    targets: tuple[TargetRecord, ...]
+    targets: tuple[AnyRecord, ...]
     weights: Mapping[str, Tensor]
     settings: Mapping[str, str]
     choices: tuple[Choice, ...] = ()
@@ -122,12 +124,15 @@ def _entry_sources(name: str, entry: EntryPoint, sources: list[Source]) -> Entry
         texts[f"{folder}/kernels.py"] = made.source
         library = None
         if made.library is not None:
-            library = f"{folder}/kernels.so"
+            library = f"{folder}/{_LIBRARIES[made.kind]}"
             sources.append(Source.of(library, made.library))
         kernels[target] = KernelMembers(f"{folder}/plan.json", library, f"{folder}/kernels.py")
     sources.extend(Source.of(member, text) for member, text in texts.items())
     graph, calls, report = (f"{name}/{file}" for file in ("graph.txt", "calls.json", "report.txt"))
     return EntryRecord(entry.report.model, graph, calls, report, entry.state, kernels)
+
+
+_LIBRARIES = {"cpu": "kernels.so", "cuda": "kernels.cubins"}
 
 
 def _json(data: Any) -> str:
@@ -155,7 +160,9 @@ def export(
             ``(model, args, kwargs)``. Weights that they share are kept once, and so is state.
         args, kwargs: a call to capture the model by. Sizes may differ later as ``dynamic`` says.
         target: which processors to make kernels for, one or several: ``"auto"`` is this machine's, ``"x86-64-v3"`` any
-            with AVX2, ``"x86-64-v4"`` any with AVX-512; other names are LLVM's. Where none fits, loading compiles anew.
+            with AVX2, ``"x86-64-v4"`` any with AVX-512; other names are LLVM's. ``"sm_80"``, ``"sm_90"`` and
+            ``"sm_100"`` are NVIDIA's GPUs, of which none need be there; ``"cuda"`` is this machine's. Where none fits,
+            loading compiles anew.
         threads: how many threads schedules are made for; ``smelt.load`` says how many run.
         dynamic, fallback, cache, optimize, quantize, tune: as for ``smelt.compile``.
 
@@ -166,7 +173,7 @@ def export(
     """
     models = _models(model, args, kwargs)
     specs = [target] if isinstance(target, str | Target) else list(target)
-    targets = list(dict.fromkeys(named_target(spec, threads) for spec in specs))
+    targets = list(dict.fromkeys(_where(named_target(spec, threads), models) for spec in specs))
     if not targets:
         raise ArtifactError("target names no processor")
     fast = {
@@ -211,6 +218,13 @@ def _models(
     return found
 
 
+def _where(target: Target, models: Mapping[str, tuple[Any, ...]]) -> Target:
+    """A GPU's target with the device that the models are captured on: where they are."""
+    tensors = [t for model, *call in models.values() for t in (*weights_of(model).values(), *tree_leaves(call))]
+    device = next((t.device for t in tensors if isinstance(t, Tensor) and t.device.type == "cuda"), None)
+    return target if target.kind != "cuda" or device is None else replace(target, device=device)
+
+
 @dataclass(frozen=True)
 class _Captured:
     entry: Entry
@@ -237,10 +251,11 @@ class _Exporter:
         self.captured = {name: self._aware(name, one, state) for name, one in captured.items()}
         self.store = Store(state)
         self.chosen: dict[str, Choice] = {}
+        self.gpus: dict[str, GpuTargetRecord] = {}
 
     def artifact(self, settings: Mapping[str, str]) -> Artifact:
         entries = {name: self._entry_point(name, one) for name, one in self.captured.items()}
-        records = tuple(map(TargetRecord.of, self.targets))
+        records = tuple(self.gpus[t.cpu] if t.kind == "cuda" else TargetRecord.of(t) for t in self.targets)
         chosen = tuple(self.chosen.values())
         return Artifact(entries, records, self.store.tensors, settings, chosen, self.store.digests)
 
@@ -278,11 +293,26 @@ class _Exporter:
 
     def _kernels(self, graph: Graph, target: Target, one: _Captured) -> Kernels:
         off = next(iter(self.fast.values())).options.tune == "off"
+        if target.gpu is not None:
+            return self._gpu_kernels(graph, target.gpu, off)
         tuned = None if off else Tuned(target, self.known, one.sizes)
         plan = plan_for(graph, target, tuned)
         keys = {key_of(kernel.program, target) for kernel in kernels_of(plan)} if tuned is not None else set()
         self.chosen.update((choice.key, choice) for choice in self.known if choice.key in keys)
         return kernels_for(plan, target, self.cache)
+
+    def _gpu_kernels(self, graph: Graph, machine: GpuMachine, off: bool) -> Kernels:
+        # only who asks for a GPU needs them
+        from ..gpu_tuner import gpu_tuned
+        from .gpu import gpu_kernels_for, gpu_plan_for
+
+        plan = gpu_plan_for(graph, machine, None if off else gpu_tuned(machine, self.cache))
+        made, record = gpu_kernels_for(plan, machine)
+        known = self.gpus.get(record.name)
+        if known is not None and known.arch != record.arch and made.library is not None:
+            raise BackendError(f"Triton makes code for {known.arch} and for {record.arch} of one target")
+        self.gpus[record.name] = record if known is None else known.with_shared(record.shared)
+        return made
 
 
 def _state_of(entry: Entry) -> dict[str, Tensor]:

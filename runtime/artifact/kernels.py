@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ...codegen.program import Program
 from ...codegen.schedule import Schedule
@@ -29,17 +29,18 @@ class Kernels:
 
     Attributes:
         plan: as JSON.
-        library: the native code, a shared library; None where PyTorch runs everything.
-        source: the kernels as TVMScript.
+        library: the native code, a shared library or cubins; None where PyTorch runs everything.
+        source: the kernels as TVMScript, or as Python with Triton's functions.
     """
 
     plan: dict[str, Any]
     library: bytes | None
     source: str
+    kind: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)
-class _Planned:
+class Planned:
     """What ``plan_data`` reads of an executable."""
 
     plan: Plan
@@ -64,7 +65,7 @@ def kernels_for(plan: Plan, target: Target, cache: KernelCache | None) -> Kernel
     """
     hosts = [segment if isinstance(segment, TorchStep) else None for segment in plan.segments()]
     try:
-        data = plan_data(_Planned(plan, hosts, {}))  # type: ignore[arg-type]
+        data = plan_data(Planned(plan, hosts, {}))  # type: ignore[arg-type]
     except NoForm as error:
         raise UnsupportedError(f"an artifact cannot hold this model: {error}") from None
     source = "\n".join(kernel.source for kernel in kernels_of(plan))

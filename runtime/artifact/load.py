@@ -1,4 +1,7 @@
-"""``smelt.load``: an artifact made ready to be called, without the model's code and without a compiler."""
+"""``smelt.load``: an artifact made ready to be called, without the model's code and without a compiler.
+
+What is the same on all devices is here, and processors; ``gpu_load.py`` is GPUs.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ from ...ir.collection import no_collection
 from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedError
 from ...ir.graph import Graph
 from ...ir.node import through_views
+from ..compiled import Compiled
 from ..entry import Entry
 from ..plan import Place, Plan, TorchStep
 from ..saved.plan import plan_of
+from ..tensors import CPU
 from .calls import capture_of
 from .container import Container
 from .entry_point import EntryPoint, SharingExecutable
@@ -30,7 +35,7 @@ from .graphs import check_graph, read_graph
 from .loaded import LoadedArtifact, LoadReport
 from .manifest import EntryRecord, KernelMembers, Manifest, read_manifest
 from .names import identifier
-from .targets import TargetRecord, best, threads_of
+from .targets import AnyRecord, GpuTargetRecord, TargetRecord, best, threads_of
 from .weights import WEIGHTS, Weights, check_types
 
 # what reading damaged data raises, whatever stumbles over it
@@ -54,10 +59,13 @@ class ArtifactWarning(UserWarning):
 def load(
     path: str | os.PathLike[str],
     *,
+    device: str | torch.device | None = None,
     target: str = "auto",
     threads: int | None = None,
     digest: str | None = None,
     verify_weights: bool = True,
+    recompile: bool = True,
+    graphs: int = 16,
 ) -> LoadedArtifact:
     """Load what ``smelt.export(...).save(path)`` wrote.
 
@@ -66,51 +74,109 @@ def load(
 
     Args:
         path: the artifact. It is mapped into memory: replace it by renaming while it is loaded, never in place.
-        target: ``"auto"`` takes the kernels that fit this processor best, and compiles where none do; the name of one
+        device: where it runs: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. None is PyTorch's current GPU where there is one
+            and the file has kernels for GPUs, and the processor elsewhere.
+        target: ``"auto"`` takes the kernels that fit the device best, and compiles where none do; the name of one
             of the artifact's targets takes those; ``"compile"`` compiles, and runs no machine code of the file's.
         threads: how many threads kernels may use; by default all cores that this process may run on.
         digest: the SHA-256 of the manifest, in hexadecimal.
         verify_weights: whether weights too are held to their digests. False saves time; everything else is always held.
+        recompile: whether kernels are compiled where none of the file's fit; otherwise that is an ArtifactError.
+        graphs: on a GPU, of how many kinds of calls of each entry point CUDA graphs are held.
 
     Raises:
-        ArtifactError: the file is damaged, no artifact, not the one of ``digest``, or has no such target.
-        BackendError: the package that runs kernels, or the compiler where one is needed, is not installed.
-        ValueError: the number of threads is not positive.
+        ArtifactError: the file is damaged, no artifact, not the one of ``digest``, or has no such target, or none that
+            fits while ``recompile`` is off.
+        BackendError: there is no such GPU; its driver refuses the machine code; the package that runs kernels, or the
+            compiler where one is needed, is not installed.
+        UnsupportedError: there is no such device.
+        ValueError: the number of threads is not positive, or that of graphs is negative.
     """
-    number = threads_of(threads)
+    number, where = threads_of(threads), None if device is None else str(device)
+    if isinstance(graphs, bool) or not isinstance(graphs, int) or graphs < 0:
+        raise ValueError(f"graphs is {graphs!r}: give a whole number from 0")
     container = Container(path)
     try:
         if digest is not None and str(digest).lower() != container.digest:
             raise ArtifactError(f"{container.path} has the digest {container.digest}, not {digest}")
         # what is made outlives the call
         with torch.inference_mode(False), torch.device("cpu"), no_collection():
-            return _Loader(container, target, number, verify_weights).run()
+            return _loader(container, where, (target, number, verify_weights, recompile), graphs).run()
     finally:
         container.close()
+
+
+def _loader(container: Container, device: str | None, how: tuple[str, int, bool, bool], graphs: int) -> Loader:
+    """What loads the file on a device."""
+    manifest = read_manifest(container)
+    on_gpu = device not in (None, "cpu") or any(isinstance(t, GpuTargetRecord) for t in manifest.targets)
+    if on_gpu:
+        # only who has a GPU needs them
+        from .gpu_load import GpuLoader, find_gpu, wanted_gpu
+
+        wanted = wanted_gpu(manifest, device, how[0])
+        if wanted is not None:
+            loader = GpuLoader(container, manifest, *how)
+            loader.gpu, loader.graphs = find_gpu(wanted), graphs
+            return loader
+    return Loader(container, manifest, *how)
 
 
 Hosts = list[Any]
 
 
-class _Loader:
-    def __init__(self, container: Container, target: str, threads: int, verify_weights: bool) -> None:
+class Loader:
+    """Loads an artifact on this processor.
+
+    Attributes:
+        record: the target whose kernels run; None where they are compiled.
+        device: where weights, arguments and results lie.
+    """
+
+    here = "this processor"
+    record: AnyRecord | None
+
+    def __init__(
+        self,
+        container: Container,
+        manifest: Manifest,
+        target: str,
+        threads: int,
+        verify_weights: bool,
+        recompile: bool,
+    ) -> None:
         self.container, self.threads, self.verify_weights = container, threads, verify_weights
-        self.asked = target
+        self.manifest, self.asked, self.recompile = manifest, target, recompile
         self.seconds: dict[str, float] = {}
         self.packed: dict[Any, Tensor] = {}
         self.targets: dict[str, str] = {}  # of each entry point
 
+    @property
+    def device(self) -> torch.device:
+        """Where weights, arguments and results lie."""
+        return CPU
+
+    def threads_text(self) -> str:
+        """What the report says of where it runs."""
+        return f"{self.threads} threads"
+
+    def placed_weights(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights where kernels read them."""
+        return values
+
     def run(self) -> LoadedArtifact:
-        with self._step("manifest"):
-            self.manifest = read_manifest(self.container)
-            self.record = self._choose(self.manifest)
-        with self._step("check"):
+        """The artifact, ready to be called."""
+        with self.step("manifest"):
+            self.record = self.choose(self.manifest)
+        with self.step("check"):
             self._check_members()
             weights = self._weights()
-        with self._step("plans"), self._reading():
+        with self.step("plans"), self.reading():
             names = {name for entry in self.manifest.entries.values() for name in entry.state}
-            state = {name: weights.copy(name) for name in sorted(names)}
-            values = {name: state[name] if name in state else weights.tensor(name) for name in weights}
+            state = {name: weights.copy(name).to(self.device) for name in sorted(names)}
+            values = self.placed_weights(
+                {name: state[name] if name in state else weights.tensor(name) for name in weights}
+            )
         lock = threading.Lock() if state else None
         found = {name: self._entry(name, entry, values, lock) for name, entry in self.manifest.entries.items()}
         reports = {name: self.container.text(entry.report) for name, entry in self.manifest.entries.items()}
@@ -118,21 +184,32 @@ class _Loader:
 
     # --- which kernels ------------------------------------------------------------------------------------------------
 
-    def _choose(self, manifest: Manifest) -> TargetRecord | None:
+    def choose(self, manifest: Manifest) -> AnyRecord | None:
         """The target whose kernels run; None where they are compiled, which is said."""
-        names = [record.name for record in manifest.targets]
         if self.asked == "compile":
             return None
-        if self.asked != "auto" and self.asked not in names:
-            raise ArtifactError(f'there is no target {self.asked!r} in it: say "auto", "compile" or {", ".join(names)}')
+        self.check_asked(manifest)
         wanted = [record for record in manifest.targets if self.asked in ("auto", record.name)]
-        chosen, reason = best(wanted), manifest.unusable()
+        chosen, reason = best([r for r in wanted if isinstance(r, TargetRecord)]), manifest.unusable()
         if chosen is not None and reason is None:
             return chosen
-        self._say(reason or f"has kernels for {', '.join(map(str, wanted))} and none that run on this processor")
+        self.say(reason or f"has kernels for {', '.join(map(str, wanted))} and none that run on this processor")
         return None
 
-    def _say(self, reason: str) -> None:
+    def check_asked(self, manifest: Manifest) -> None:
+        """Raise ArtifactError where the file has not the target that is asked for."""
+        names = [record.name for record in manifest.targets]
+        if self.asked != "auto" and self.asked not in names:
+            raise ArtifactError(f'there is no target {self.asked!r} in it: say "auto", "compile" or {", ".join(names)}')
+
+    def say(self, reason: str) -> None:
+        """Say why kernels are compiled.
+
+        Raises:
+            ArtifactError: they may not be.
+        """
+        if not self.recompile:
+            raise ArtifactError(f"{self.container.path} {reason}, and recompile is off")
         text = f"{self.container.path} {reason}: its kernels are compiled anew from its graphs"
         warnings.warn(text, ArtifactWarning, stacklevel=5)
 
@@ -145,7 +222,7 @@ class _Loader:
                 self.container.read(name)
 
     def _weights(self) -> Weights:
-        with self._reading():
+        with self.reading():
             weights = Weights(self.container)
             if self.verify_weights:
                 weights.verify()
@@ -154,10 +231,10 @@ class _Loader:
     def _entry(
         self, name: str, record: EntryRecord, values: Mapping[str, Tensor], lock: threading.Lock | None
     ) -> EntryPoint:
-        kept = None if self.record is None else self._kept(record.kernels[self.record.name])
-        self.targets[name] = "this processor, compiled anew" if kept is None else str(self.record)
-        plan, hosts = kept or self._compiled(record)
-        with self._step("plans"), self._reading():
+        kept = None if self.record is None else self.kept(record.kernels[self.record.name])
+        self.targets[name] = f"{self.here}, compiled anew" if kept is None else str(self.record)
+        plan, hosts = kept or self.compiled(record)
+        with self.step("plans"), self.reading():
             capture = capture_of(self.container.json(record.calls), plan.graph, values)
             buffers = [b for b in plan.buffers if b.place is Place.WEIGHT]
             targets = [through_views(m.target) for m in plan.graph.mutations]
@@ -168,27 +245,27 @@ class _Loader:
             if missing:
                 raise self.container.fault(f"there is no weight {ascii(min(missing))[:80]}")
             check_types(values, {b.name: (tuple(map(int, b.type.shape)), b.type.dtype) for b in buffers})
-        with self._step("pack"), self._reading():
-            executable = self._executable(plan, hosts, {b.name: values[b.name] for b in buffers}, capture.fallbacks)
+        with self.step("pack"), self.reading():
+            executable = self.executable(plan, hosts, {b.name: values[b.name] for b in buffers}, capture.fallbacks)
         return EntryPoint(name, record.model, Entry(capture, executable), lock)
 
-    def _kept(self, made: KernelMembers) -> tuple[Plan, Hosts] | None:
+    def kept(self, made: KernelMembers) -> tuple[Plan, Any] | None:
         """The plan that the artifact holds and what runs its segments; None where its native code cannot be loaded."""
-        with self._step("plans"):
+        with self.step("plans"):
             plan, names = self._plan(made)
         hosts = self._linked(made, names)
         return None if hosts is None else (plan, hosts)
 
     def _plan(self, made: KernelMembers) -> tuple[Plan, Hosts]:
         """The plan that the artifact holds, and what runs its segments, native ones by name."""
-        with self._reading():
+        with self.reading():
             plan, hosts, derived = plan_of(self.container.json(made.plan))
             if derived:
                 raise self.container.fault("a plan computes weights")
             steps = [step.node for step in plan.steps if isinstance(step, TorchStep)]
             graph = plan.graph
             check_graph(Graph(graph.inputs, (*graph.outputs, *steps), graph.mutations, graph.symbols))
-            _check_places(plan)
+            check_places(plan)
             for host in hosts:
                 if isinstance(host, str):
                     identifier(host, "the name of native code")
@@ -201,7 +278,7 @@ class _Loader:
             return hosts
         if made.library is None:
             raise self.container.fault("a plan has no native code")
-        with self._step("link"):
+        with self.step("link"):
             code = self.container.read(made.library)
             try:
                 library = _load_library(code, names)
@@ -209,22 +286,23 @@ class _Loader:
                 raise
             except Exception as error:  # whatever the dynamic linker raises
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                self._say(f"has native code that cannot be loaded here ({reason[0][:200]})")
+                self.say(f"has native code that cannot be loaded here ({reason[0][:200]})")
                 return None
         return [library[host] if isinstance(host, str) else host for host in hosts]
 
-    def _compiled(self, record: EntryRecord) -> tuple[Plan, Hosts]:
+    def compiled(self, record: EntryRecord) -> tuple[Plan, Any]:
         """The plan and hosts for this processor, from the graph."""
-        with self._step("compile"):
-            with self._reading():
+        with self.step("compile"):
+            with self.reading():
                 graph = read_graph(self.container.text(record.graph))
             from .recompile import compiled  # only who needs it pays for the compiler
 
             return compiled(graph, self.threads, self.container.text(self.manifest.tuning))
 
-    def _executable(
+    def executable(
         self, plan: Plan, hosts: Hosts, weights: Mapping[str, Tensor], fallbacks: tuple[Any, ...]
-    ) -> SharingExecutable:
+    ) -> Compiled:
+        """What runs a plan."""
         native = any(not isinstance(host, TorchStep) for host in hosts)
         return SharingExecutable(
             plan=plan,
@@ -241,13 +319,14 @@ class _Loader:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """Turn what damaged data raises into the error that says so."""
         try:
             yield
@@ -258,23 +337,26 @@ class _Loader:
             raise self.container.fault(f"{type(error).__name__}: {ascii(text[0])[1:-1][:200]}") from None
 
     def _report(self, values: Mapping[str, Tensor], reports: Mapping[str, str]) -> LoadReport:
+        held = getattr(values, "held", values)  # those on a GPU
         made = {tensor.data_ptr(): tensor for (_, packing), tensor in self.packed.items() if packing is not None}
         return LoadReport(
             path=str(self.container.path),
             digest=self.container.digest,
             targets=dict(self.targets),
             threads=self.threads,
+            device=str(self.device),
+            where=self.threads_text(),
             seconds=dict(self.seconds),
             weights=len(values),
             file_bytes=self.container.size,
-            weight_bytes=sum(tensor.nbytes for tensor in values.values()),
+            weight_bytes=sum(tensor.nbytes for tensor in held.values()),
             packed_bytes=sum(tensor.nbytes for tensor in made.values()),
             versions=dict(self.manifest.versions),
             entry_points=dict(reports),
         )
 
 
-def _check_places(plan: Plan) -> None:
+def check_places(plan: Plan) -> None:
     """Raise ArtifactError where a plan names a buffer that it does not have."""
     steps = [position for step in plan.steps if isinstance(step, TorchStep) for position in step.results]
     named = [*plan.live, *plan.written, *plan.reuse, *plan.reuse.values(), *steps]

@@ -21,9 +21,10 @@ class LoadReport:
 
     Attributes:
         targets: for each entry point, whose kernels run, or that they were compiled.
+        device, where: where weights, arguments and results lie, as PyTorch calls it; the same for people.
         seconds: what each step took.
-        weights, file_bytes, weight_bytes, packed_bytes: how many weights there are; bytes of the file, of its weights,
-            and of the copies that kernels read.
+        weights, file_bytes, weight_bytes, packed_bytes: how many weights there are; bytes of the file, of the weights
+            that are used, and of the copies that kernels read.
         versions: what the artifact was made with.
         entry_points: the report on each, as it was when the artifact was made.
     """
@@ -32,6 +33,8 @@ class LoadReport:
     digest: str
     targets: Mapping[str, str]
     threads: int
+    device: str
+    where: str
     seconds: Mapping[str, float]
     weights: int
     file_bytes: int
@@ -56,7 +59,7 @@ class LoadReport:
         lines = [
             f"{self.path}: {self.file_bytes / 1e6:.1f} MB, digest {self.digest}",
             f"made with {made}",
-            f"kernels for {self.target}; {self.threads} threads",
+            f"kernels for {self.target}; {self.where}",
             f"{self.weights} weights of {self.weight_bytes / 1e6:.1f} MB, {self.packed_bytes / 1e6:.1f} MB in panels",
             f"loaded in {sum(self.seconds.values()):.3f} s: {steps}",
         ]
@@ -112,6 +115,16 @@ class LoadedArtifact:
     def state(self) -> Mapping[str, Tensor]:
         """What calls change, by name: the tensors themselves."""
         return dict(self._state)
+
+    def synchronize(self) -> None:
+        """Wait until all calls are done on the device.
+
+        Raises:
+            ArtifactError: the artifact was closed.
+            IndexError: in a call of this thread an index was out of range, and it was not raised yet.
+        """
+        for entry in self.entry_points.values():
+            entry.synchronize()
 
     def reset(self) -> None:
         """Put all state back to what the file holds.

@@ -20,17 +20,20 @@ from ...codegen.tvm.host import ABI
 from ...ir.errors import ArtifactError
 from .container import Container, Member
 from .names import identifier, member_name, tensor_name
-from .targets import TargetRecord
+from .targets import AnyRecord, GpuTargetRecord, record_of
 
-FORMAT = 1
+FORMAT, GPU_FORMAT = 1, 2  # of files for CPUs, and of those that have kernels for GPUs
 MOST_ENTRIES = 256
 MOST_TARGETS = 32
-_PACKAGES = {"torch": "torch", "tvm": "apache-tvm", "transformers": "transformers"}
+_PACKAGES = {"torch": "torch", "tvm": "apache-tvm", "triton": "triton", "transformers": "transformers"}
 
 
 @dataclass(frozen=True)
 class KernelMembers:
-    """The members of an entry point that are for one target; no library where PyTorch runs everything."""
+    """The members of an entry point that are for one target; no library where PyTorch runs everything.
+
+    The library is a shared one, or the cubins of a GPU.
+    """
 
     plan: str
     library: str | None
@@ -62,13 +65,13 @@ class Manifest:
 
     Attributes:
         versions: of smelt, Python and the packages that the artifact was made with.
-        layout: the form of packed weights that the kernels expect, and what they are called with.
+        layout: the form of packed weights that a CPU's kernels expect, and what they are called with.
         settings: what ``export`` was asked for, for people.
         tuning: the member that holds records of tuning.
     """
 
     entries: Mapping[str, EntryRecord]
-    targets: tuple[TargetRecord, ...]
+    targets: tuple[AnyRecord, ...]
     versions: Mapping[str, str]
     layout: str
     settings: Mapping[str, str]
@@ -78,7 +81,7 @@ class Manifest:
     def make(
         cls,
         entries: Mapping[str, EntryRecord],
-        targets: Sequence[TargetRecord],
+        targets: Sequence[AnyRecord],
         settings: Mapping[str, str],
         tuning: str,
     ) -> Manifest:
@@ -88,7 +91,7 @@ class Manifest:
     def text(self, members: Sequence[Member]) -> bytes:
         """The manifest as JSON, with the members before it."""
         data = {
-            "format": FORMAT,
+            "format": GPU_FORMAT if any(isinstance(t, GpuTargetRecord) for t in self.targets) else FORMAT,
             "versions": dict(self.versions),
             "layout": self.layout,
             "settings": dict(self.settings),
@@ -100,7 +103,7 @@ class Manifest:
         return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
     def unusable(self) -> str | None:
-        """Why the native code cannot be used with the versions that are installed; None where it can."""
+        """Why a CPU's native code cannot be used with the versions that are installed; None where it can."""
         if self.layout != layout_version():
             return f"made with smelt {self.versions.get('smelt')}, whose kernels are called in another way"
         made, here = self.versions.get("tvm", "none"), versions_here().get("tvm", "none")
@@ -116,9 +119,10 @@ def read_manifest(container: Container) -> Manifest:
         ArtifactError: it is damaged, or of another format.
     """
     data = container.manifest
-    if data.get("format") != FORMAT:
+    found = data.get("format")
+    if type(found) is not int or found not in (FORMAT, GPU_FORMAT):
         raise ArtifactError(
-            f"{container.path} has the format {ascii(data.get('format'))[:40]}, this smelt reads {FORMAT}: "
+            f"{container.path} has the format {ascii(found)[:40]}, this smelt reads {FORMAT} and {GPU_FORMAT}: "
             "export the model again"
         )
     try:
@@ -130,7 +134,7 @@ def read_manifest(container: Container) -> Manifest:
 
 
 def _manifest(data: Mapping[str, Any], container: Container) -> Manifest:
-    targets = tuple(map(TargetRecord.from_dict, _list(data["targets"], MOST_TARGETS)))
+    targets = tuple(map(record_of, _list(data["targets"], MOST_TARGETS)))
     known = {record.name for record in targets}
     if len(known) < len(targets):
         raise container.fault("two targets have one name")

@@ -84,7 +84,7 @@ def weights_source(tensors: Mapping[str, Tensor], digests: Mapping[str, bytes] |
 def bytes_of(tensor: Tensor) -> Any:
     """The bytes of a tensor, row-major, as a NumPy array."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy()
+    return plain.view(torch.uint8).cpu().numpy()
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ..target import usable_cores
 from .errors import OutOfMemoryError, amount
 
 Launch = Callable[[Sequence[Tensor]], None]
-Launcher = Callable[[GpuKernel, Sizes], tuple[Launch, int]]
+Launcher = Callable[[Any, Sizes], tuple[Launch, int]]  # of kernels of one kind
 
 
 class Event(Protocol):
@@ -110,19 +110,32 @@ def names_of(kernel: GpuKernel) -> list[str]:
     return [*(p.name for p in params), ERROR]
 
 
+def _by_triton(kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
+    # imported here: it needs Triton
+    from ...codegen.triton.loaded import Loaded
+
+    loaded = Loaded(kernel.file, names_of(kernel), sizes)
+    return loaded, loaded.launches
+
+
 # --- a GPU ------------------------------------------------------------------------------------------------------------
 
 _captures = threading.Lock()  # one capture at a time in a process
 
 
-def torch_device(index: int) -> Device:
-    """A GPU by ``torch.cuda``."""
-    return _TorchDevice(index)
+def torch_device(index: int, launcher: Launcher | None = None) -> Device:
+    """A GPU by ``torch.cuda``.
+
+    Args:
+        index: its number.
+        launcher: what launches kernels that need no compiling; by default Triton compiles and launches them.
+    """
+    return _TorchDevice(index, launcher)
 
 
 class _TorchDevice:
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, launcher: Launcher | None) -> None:
+        self.index, self._launcher = index, launcher
         self.device = torch.device("cuda", index)
         found = int(getattr(torch.cuda.get_device_properties(index), "L2_cache_size", 0))
         self.cache_bytes = found or None
@@ -140,6 +153,8 @@ class _TorchDevice:
         raise out_of_memory(last * dtype.itemsize, self, reason)
 
     def compile(self, kernels: Sequence[GpuKernel]) -> None:
+        if self._launcher is not None:
+            return
         # imported here: it needs Triton
         from ...codegen.triton.loaded import compile_ahead
 
@@ -147,11 +162,7 @@ class _TorchDevice:
         compile_ahead([kernel.file for kernel in kernels], usable_cores(), lambda: torch.cuda.device(self.index))
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
-        # imported here: it needs Triton
-        from ...codegen.triton.loaded import Loaded
-
-        loaded = Loaded(kernel.file, names_of(kernel), sizes)
-        return loaded, loaded.launches
+        return (self._launcher or _by_triton)(kernel, sizes)
 
     def stream(self) -> Any:
         return torch.cuda.current_stream(self.index)
@@ -299,14 +310,6 @@ class _HostDevice:
 
     def release(self) -> None:
         pass
-
-
-def _by_triton(kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
-    # imported here: it needs Triton
-    from ...codegen.triton.loaded import Loaded
-
-    loaded = Loaded(kernel.file, names_of(kernel), sizes)
-    return loaded, loaded.launches
 
 
 class _Done:

@@ -1,10 +1,10 @@
-"""The error of a GPU whose memory is full."""
+"""The errors of a GPU: its memory is full, or its driver refuses something."""
 
 from __future__ import annotations
 
 import torch
 
-from ...ir.errors import SmeltError
+from ...ir.errors import BackendError, SmeltError
 
 
 class OutOfMemoryError(SmeltError, torch.OutOfMemoryError):
@@ -20,6 +20,18 @@ class OutOfMemoryError(SmeltError, torch.OutOfMemoryError):
     def __init__(self, message: str, needed: int | None, free: int | None) -> None:
         super().__init__(message)
         self.needed, self.free = needed, free
+
+
+class DriverError(BackendError):
+    """The CUDA driver refused a call.
+
+    Attributes:
+        function, code, name: what was called, the driver's number of the error, and its name.
+    """
+
+    def __init__(self, function: str, code: int, name: str) -> None:
+        super().__init__(f"the CUDA driver refused {function}: {name}")
+        self.function, self.code, self.name = function, code, name
 
 
 def amount(nbytes: int | None) -> str:

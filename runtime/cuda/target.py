@@ -28,7 +28,7 @@ _FIGURES = {
 
 
 def cuda_target(index: int | None = None) -> Target:
-    """The target of a GPU, by default of PyTorch's current one.
+    """The target of a GPU, by default of PyTorch's current one, for which Triton compiles kernels.
 
     Without a GPU, and with ``TRITON_INTERPRET=1`` since Triton was imported, kernels run on the CPU, interpreted.
 
@@ -39,9 +39,19 @@ def cuda_target(index: int | None = None) -> Target:
     if find_spec("triton") is None:
         raise BackendError("the CUDA target needs the package triton, which is not installed; run: pip install triton")
     if not torch.cuda.is_available():
-        if _interprets():
+        if interprets():
             return Target("cuda", "sm_90", (), 1, Machine(threads=1), GPU_MACHINES["sm_90"], CPU)
-        raise BackendError(f'target="cuda" needs a GPU, and {_why_none()}; say target="cpu", or leave it out')
+        raise BackendError(f'target="cuda" needs a GPU, and {why_none()}; say target="cpu", or leave it out')
+    return present_gpu(index)
+
+
+def present_gpu(index: int | None = None) -> Target:
+    """The target of a GPU that PyTorch finds, by default of its current one.
+
+    Raises:
+        BackendError: PyTorch finds no such GPU.
+        UnsupportedError: the GPU is older than those that kernels are written for.
+    """
     if torch.version.hip is not None:
         raise UnsupportedError("kernels are written for NVIDIA's GPUs, and this PyTorch is built for AMD's")
     count = torch.cuda.device_count()
@@ -67,15 +77,17 @@ def machine_of(capability: int, properties: Any) -> GpuMachine:
     return replace(known, capability=capability, **{name: value for name, value in told.items() if value})
 
 
-def _interprets() -> bool:
+def interprets() -> bool:
+    """Whether Triton interprets in this process, or will."""
     if "triton" not in sys.modules:
         return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-    from ...codegen.triton.launch import interprets  # it needs Triton
+    from ...codegen.triton import launch  # it needs Triton
 
-    return interprets()
+    return launch.interprets()
 
 
-def _why_none() -> str:
+def why_none() -> str:
+    """Why PyTorch finds no GPU."""
     if torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is built without CUDA"
     return "PyTorch finds none: see nvidia-smi, and CUDA_VISIBLE_DEVICES"

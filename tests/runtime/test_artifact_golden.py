@@ -1,7 +1,8 @@
 """Artifacts that were written once and are kept: each must be read as it was meant, or refused by its format's number.
 
-A change of what an artifact holds that these tests do not pass with needs another number, ``manifest.FORMAT``. Then
-``python tests/runtime/test_artifact_golden.py`` writes the file of that format beside the others.
+A change of what an artifact holds that these tests do not pass with needs another number, ``manifest.FORMAT`` for files
+for processors, ``manifest.GPU_FORMAT`` for those that have kernels for GPUs as well. Then
+``python -m smelt.tests.runtime.test_artifact_golden`` writes the files of those formats beside the others.
 """
 
 import json
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 import smelt
 from smelt.runtime.artifact.load import ArtifactWarning
-from smelt.runtime.artifact.manifest import FORMAT
+from smelt.runtime.artifact.manifest import FORMAT, GPU_FORMAT
+
+from .fake_cuda_driver import playing_driver
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEPT = sorted(GOLDEN.glob("artifact-*.smelt"))
@@ -46,13 +49,26 @@ def call(rows: int) -> tuple[Tensor, Tensor]:
 
 
 def write() -> None:
-    """Write the file of the present format."""
+    """Write the files of the present formats, but for those that are there."""
     entries = {"plain": (Kept().eval(), call(3)[:1]), "masked": (Kept().eval(), call(3))}
-    smelt.export(entries, target="x86-64-v3").save(GOLDEN / f"artifact-{FORMAT}.smelt")
+    for number, targets in ((FORMAT, ("x86-64-v3",)), (GPU_FORMAT, ("x86-64-v3", "sm_90"))):
+        path = GOLDEN / f"artifact-{number}.smelt"
+        if not path.exists():
+            smelt.export(entries, target=targets).save(path)
 
 
-def test_the_present_format_is_kept() -> None:
-    assert GOLDEN / f"artifact-{FORMAT}.smelt" in KEPT
+def test_the_present_formats_are_kept() -> None:
+    assert {GOLDEN / f"artifact-{number}.smelt" for number in (FORMAT, GPU_FORMAT)} <= set(KEPT)
+
+
+def test_launches_of_the_file_for_gpus_are_read() -> None:
+    """What they compute is for ``test_artifact_gpu.py``; here the records of an old file are still understood."""
+    with playing_driver() as driver:
+        loaded = smelt.load(GOLDEN / f"artifact-{GPU_FORMAT}.smelt", device="cuda", recompile=False)
+        for rows in (3, 9):
+            driver.launches.clear()
+            loaded.entry_points["plain"](call(rows)[0])
+            assert driver.launches
 
 
 @pytest.mark.parametrize("target", ["auto", "x86-64-v3", "compile"])
@@ -75,9 +91,11 @@ def test_it_is_read_or_refused(path: Path, target: str) -> None:
 
 
 def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smelt.runtime.artifact.manifest.FORMAT", FORMAT + 1)
-    with pytest.raises(smelt.ArtifactError, match=f"has the format {FORMAT}, this smelt reads {FORMAT + 1}: export"):
-        smelt.load(KEPT[-1])
+    monkeypatch.setattr("smelt.runtime.artifact.manifest.FORMAT", 8)
+    monkeypatch.setattr("smelt.runtime.artifact.manifest.GPU_FORMAT", 9)
+    for path in KEPT:
+        with pytest.raises(smelt.ArtifactError, match=r"has the format \d, this smelt reads 8 and 9: export"):
+            smelt.load(path)
 
 
 def test_kernels_that_are_called_in_another_way_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:

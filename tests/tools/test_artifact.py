@@ -113,3 +113,18 @@ def test_a_damaged_file_is_one_line(written: dict[str, Any], folder: Path) -> No
         code = 2 if command[0] == "verify" else 1
         result = run(command[0], f"{folder}/short.smelt", *command[1:], code=code)
         assert "damaged or not an artifact" in " ".join(result.output.split())
+
+
+def test_a_file_for_a_gpu(folder: Path) -> None:
+    pytest.importorskip("triton")
+    path = f"{folder}/gpu.smelt"
+    run("export", f"{folder}/model.py:make_model", "-o", path, "--target", "x86-64-v3", "--target", "sm_90")
+    text = run("inspect", path).stdout
+    assert "sm_90, sm_90a code: there is no GPU here" in text
+    assert "registers, 0 bytes spilled" in text
+    found = json.loads(run("inspect", path, "--json").stdout)
+    (functions,) = found["entry_points"]["forward"]["functions"].values()
+    assert {"function", "bits", "warps", "registers", "spills", "shared_bytes"} <= set(functions[0])
+    refused = run("verify", path, "--against", f"{folder}/model.py:make_model", "--device", "cuda", code=2)
+    assert 'say device="cpu"' in refused.output
+    run("verify", path, "--against", f"{folder}/model.py:make_model")

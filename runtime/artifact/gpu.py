@@ -1,0 +1,246 @@
+"""Kernels of an artifact for one GPU: made without one, by Triton, and read back without Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from ...codegen.gpu import GpuMachine
+from ...codegen.triton.file import KernelFile, Launch
+from ...ir import ops
+from ...ir.errors import ArtifactError, BackendError, UnsupportedError
+from ...ir.graph import Graph
+from ...ir.node import Node
+from ...rewrites.fusion import fuse
+from ...rewrites.inplace import update_in_place
+from ..cuda.device import names_of
+from ..cuda.stored import (
+    MOST_ALIGNMENT,
+    MOST_SCRATCH,
+    CodeWriter,
+    ScratchArgument,
+    SizeArgument,
+    StoredKernel,
+    StoredLaunch,
+    TensorArgument,
+    kernel_data,
+    kernel_of,
+    number,
+)
+from ..gpu import GpuKernel, GpuKernelTable, Schedules
+from ..gpu_narrow import narrowed
+from ..kernels import legalise
+from ..plan import Buffer, KernelStep, Place, Plan, TorchStep, make_plan
+from ..saved.plan import plan_data, plan_of
+from ..saved.values import NoForm
+from ..target import usable_cores
+from .kernels import Kernels, Planned
+from .targets import GpuTargetRecord
+
+MOST_KERNELS = 100_000
+
+
+def gpu_plan_for(graph: Graph, machine: GpuMachine, schedules: Schedules | None = None) -> Plan:
+    """The plan of a rewritten graph for a GPU."""
+    fused = narrowed(fuse(graph))
+    table = GpuKernelTable(machine, schedules)
+    legal = legalise(fused, table)
+    final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
+    return make_plan(final, table, reuse=False)  # as runtime.cuda.build does
+
+
+# --- made -------------------------------------------------------------------------------------------------------------
+
+
+def gpu_kernels_for(plan: Plan, machine: GpuMachine) -> tuple[Kernels, GpuTargetRecord]:
+    """The kernels of a plan, compiled, and what a GPU must be to run them.
+
+    Raises:
+        UnsupportedError: the plan calls an operator that is not PyTorch's own.
+        BackendError: Triton is not there, interprets, or refuses a kernel.
+    """
+    kernels = list({step.kernel.name: step.kernel for step in plan.steps if isinstance(step, KernelStep)}.values())
+    steps = [step for step in plan.steps if isinstance(step, TorchStep)]
+    try:
+        data = plan_data(Planned(plan, steps, {}))  # type: ignore[arg-type]
+    except NoForm as error:
+        raise UnsupportedError(f"an artifact cannot hold this model: {error}") from None
+    stored, arch = _compiled(kernels, machine)  # type: ignore[arg-type]
+    code = CodeWriter()
+    data["kernels"] = [kernel_data(stored[kernel.name], code) for kernel in kernels]
+    numbers = {kernel.name: i for i, kernel in enumerate(kernels)}
+    torch_steps = iter(range(len(steps)))
+    data["hosts"] = [
+        [numbers[step.kernel.name], list(step.buffers)] if isinstance(step, KernelStep) else next(torch_steps)
+        for step in plan.steps
+    ]
+    shared = max((launch.shared for kernel in stored.values() for launch in kernel.launches), default=0)
+    made = Kernels(data, bytes(code.data) if kernels else None, "\n".join(_sources(kernels)), "cuda")  # type: ignore[arg-type]
+    return made, GpuTargetRecord.of(machine, arch, shared)
+
+
+def _sources(kernels: Sequence[GpuKernel]) -> Iterator[str]:
+    for kernel in kernels:
+        for file in _files(kernel):
+            yield f"# {kernel.name}, offsets of {file.bits} bits\n{file.text}"
+
+
+def _files(kernel: GpuKernel) -> list[KernelFile]:
+    return [kernel.file] if kernel.file.narrow is None else [kernel.file.narrow, kernel.file]
+
+
+def _compiled(kernels: Sequence[GpuKernel], machine: GpuMachine) -> tuple[dict[str, StoredKernel], str]:
+    """Every function of the kernels as machine code, several at a time; and what that was made for."""
+    if find_spec("triton") is None:
+        raise BackendError("kernels for GPUs need the package triton, which is not installed; run: pip install triton")
+    # imported here: it needs Triton
+    from ...codegen.triton.cubin import MachineCode, Resources, machine_code, resources_of, without_lines
+
+    work = [(kernel, file, launch) for kernel in kernels for file in _files(kernel) for launch in file.launches]
+
+    def compiled(kernel: GpuKernel, file: KernelFile, launch: Launch) -> tuple[MachineCode, Resources]:
+        made = machine_code(file, launch, machine)
+        return made, resources_of(made, machine)
+
+    with without_lines(), ThreadPoolExecutor(max(min(usable_cores(), len(work)), 1)) as pool:
+        done = iter(list(pool.map(compiled, *zip(*work, strict=True))) if work else [])
+    arches = set[str]()
+
+    def launches(kernel: GpuKernel, file: KernelFile) -> tuple[StoredLaunch, ...]:
+        found = []
+        for launch in file.launches:
+            made, resources = next(done)
+            arches.add(made.arch)
+            found.append(_stored_launch(kernel, launch, made, resources))
+        return tuple(found)
+
+    stored = {}
+    for kernel in kernels:  # in the order of the work
+        file = kernel.file
+        narrow = None if file.narrow is None else launches(kernel, file.narrow)
+        wide = launches(kernel, file)
+        stored[kernel.name] = StoredKernel(
+            kernel.name, _dtypes(kernel), kernel.checks_indices, wide, narrow, file.bounds
+        )
+    if len(arches) > 1:
+        raise UnsupportedError(f"Triton makes code for {', '.join(sorted(arches))} of one target")
+    return stored, next(iter(arches), f"sm_{machine.capability}")
+
+
+def _stored_launch(kernel: GpuKernel, launch: Launch, made: Any, resources: Any) -> StoredLaunch:
+    """A launch as data. After tensors and sizes, functions of Triton take the addresses of two scratch buffers."""
+    if made.scratch > MOST_SCRATCH or made.alignment > MOST_ALIGNMENT:
+        raise UnsupportedError(f"{launch.function} needs {made.scratch} bytes of scratch memory for each program")
+    place = {name: i for i, name in enumerate(names_of(kernel))}
+    return StoredLaunch(
+        launch.function,
+        made.code,
+        launch.programs,
+        made.warps,
+        made.shared,
+        (
+            *(TensorArgument(place[name]) for name in launch.buffers),
+            *(SizeArgument(symbol, made.bits) for symbol in launch.symbols),
+            ScratchArgument(made.scratch, made.alignment),
+            ScratchArgument(0, 1),
+        ),
+        resources.registers,
+        resources.spills,
+        resources.stack,
+    )
+
+
+def _dtypes(kernel: GpuKernel) -> tuple[torch.dtype, ...]:
+    program = kernel.program
+    params = (*program.inputs, *program.outputs, *kernel.scratch)
+    return (*(p.type.dtype for p in params), torch.int64)
+
+
+# --- read -------------------------------------------------------------------------------------------------------------
+
+
+def gpu_plan_of(data: Mapping[str, Any], code: bytes, machine: GpuMachine) -> tuple[Plan, tuple[StoredKernel, ...]]:
+    """The plan that :func:`gpu_kernels_for` made, and its kernels.
+
+    Raises:
+        ArtifactError: the data is damaged, or does not fit the machine code.
+        ParseError, KeyError, TypeError, ValueError, IndexError: the data is damaged.
+    """
+    plan, _, derived = plan_of({**data, "hosts": []})
+    if derived:
+        raise ArtifactError("a plan computes weights")
+    given, steps = data["kernels"], data["hosts"]
+    if not isinstance(given, list) or not isinstance(steps, list) or len(given) > MOST_KERNELS:
+        raise ArtifactError("a plan has no kernels or no steps")
+    symbols = [r.symbol for r in plan.graph.symbols]
+    kernels = tuple(kernel_of(one, code, symbols, machine) for one in given)
+    torch_steps: list[TorchStep] = [step for step in plan.steps if isinstance(step, TorchStep)]
+    plan.steps = [_step(one, torch_steps, kernels, plan.buffers) for one in steps]
+    if [step for step in plan.steps if isinstance(step, TorchStep)] != torch_steps:
+        raise ArtifactError("a plan does not run every step of PyTorch's once")
+    _check_memory(plan)
+    return plan, kernels
+
+
+def _check_memory(plan: Plan) -> None:
+    """That every tensor of a kernel has memory while it runs, and that in the arena none that others have then."""
+    made: set[int] = set()
+    for at, step in enumerate(plan.steps):
+        if isinstance(step, TorchStep):
+            made.update(step.results)
+            continue
+        for buffer in (plan.buffers[i] for i in step.buffers):
+            first, last = plan.live.get(buffer.position, (0, -1))
+            if buffer.place is Place.ARENA and not first <= at <= last:
+                raise ArtifactError("a step uses memory that is another value's by then")
+            if buffer.place is Place.TORCH and buffer.position not in made:
+                raise ArtifactError("a step reads what PyTorch has not computed yet")
+
+
+def _step(
+    data: Any, steps: Sequence[TorchStep], kernels: Sequence[StoredKernel], buffers: Sequence[Buffer]
+) -> KernelStep | TorchStep:
+    match data:
+        case [chosen, [*positions]]:
+            kernel = kernels[number(chosen, 0, len(kernels) - 1)]
+            places = tuple(number(position, 0, len(buffers) - 1) for position in positions)
+            if tuple(buffers[i].type.dtype for i in places) != kernel.dtypes:
+                raise ArtifactError(f"a step gives {kernel.name} tensors of other dtypes")
+            return KernelStep(kernel, places, _stand_in(kernel))  # type: ignore[arg-type]
+    return steps[number(data, 0, len(steps) - 1)]
+
+
+def _stand_in(kernel: StoredKernel) -> Node:
+    """A source in the place of what a kernel computes, which a plan that is kept does not say."""
+    return ops.input(name=kernel.name, shape=(), dtype=torch.bool)
+
+
+# --- devices in graphs ------------------------------------------------------------------------------------------------
+
+
+def on_device(node: Node, device: torch.device) -> Node:
+    """A call of PyTorch's with this device for any that it names: graphs are captured on one, and run on another."""
+    if not node.is_a(ops.aten_call):
+        return node
+    args, kwargs = _moved(node.attrs["args"], device), _moved(node.attrs["kwargs"], device)
+    if (args, kwargs) == (node.attrs["args"], node.attrs["kwargs"]):
+        return node
+    return ops.aten_call(*node.inputs, **{**node.attrs, "args": args, "kwargs": kwargs}).keep_origin(node.origin)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_moved(x, device) for x in value)
+    return device if isinstance(value, torch.device) else value
+
+
+def graph_on(graph: Graph, device: torch.device) -> Graph:
+    """A graph whose calls of PyTorch name this device."""
+    transform: Callable[[Node, tuple[Node, ...]], Node] = lambda node, inputs: on_device(  # noqa: E731
+        node.with_inputs(inputs), device
+    )
+    return graph.rebuild(transform)
