@@ -307,8 +307,10 @@ def _is_half(program: Program, stage: Stage) -> bool:
 
 
 def _is_narrow(expr: Expr, program: Program) -> bool:
-    """Whether an operand is of a type of two bytes or one, or whole numbers of few bits times a scale."""
+    """Whether an operand is of a type of two bytes or one, or numbers of few bits times a scale."""
     if expr.dtype.itemsize <= 2:
+        return True
+    if isinstance(expr, Apply) and expr.op == "float8_value":
         return True
     if isinstance(expr, Ref):  # rows that are computed first
         return _is_narrow(program.stage(expr.stage).value, program)
