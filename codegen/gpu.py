@@ -140,12 +140,15 @@ class GpuAttentionSchedule:
     Attributes:
         few: one query in a program, by sums of products; otherwise many by ``tl.dot``.
         splits: parts of the keys that programs of their own take, for few queries; a second kernel puts them together.
+        alone: how many queries of all heads together are enough programs, so that each takes all keys of one, without
+            a second kernel; 0 where parts are always taken.
     """
 
     queries: int = 64
     keys: int = 64
     few: bool = False
     splits: int = 1
+    alone: int = 0
     warps: int = 4
     stages: int = 2
 
@@ -178,7 +181,7 @@ def gpu_schedule_text(schedule: GpuSchedule) -> str:
     return f"gpu_{kind}({', '.join(shown)})"
 
 
-_RARE: Mapping[str, int] = {"splits": 1, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
+_RARE: Mapping[str, int] = {"splits": 1, "alone": 0, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
@@ -187,6 +190,9 @@ MOST_SPLITS = 16
 RESIDENT_WARPS = (
     20  # of products of few rows that a processor runs at a time, by their registers (`smelt compile-check`)
 )
+# programs of attention of one query that keep a processor's memory busy: each has 8 kB of keys or values under way, of
+# the 26 kB that it gives in the 800 ns that one takes to come
+BUSY = 4
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -424,7 +430,12 @@ def _attention_schedule(program: Program, machine: GpuMachine) -> GpuAttentionSc
     if (isinstance(queries, int) and queries <= FEW_QUERIES) or not dots(scores.dtype):
         few_keys = max(4096 // head, 16)
         long = not isinstance(keys, int) or keys > 4 * few_keys
-        return GpuAttentionSchedule(1, few_keys, True, 8 if long and isinstance(queries, int) else 1, stages=1)
+        if not long or not isinstance(queries, int):
+            return GpuAttentionSchedule(1, few_keys, True, stages=1)
+        points, enough = product(a.size for a in weighed.axes[:-1]), BUSY * machine.processors
+        if isinstance(points, int):
+            return GpuAttentionSchedule(1, few_keys, True, 1 if points >= enough else 8, stages=1)
+        return GpuAttentionSchedule(1, few_keys, True, 8, enough, stages=1)
     most = _attention_blocks(head, program)
     return GpuAttentionSchedule(_clamped(queries, 16, most[0]), _clamped(keys, 16, most[1]))
 

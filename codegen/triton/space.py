@@ -193,7 +193,7 @@ def _powers(least: int, most: int) -> list[int]:
 def _attention(program: Program, default: GpuAttentionSchedule, machine: GpuMachine) -> Iterator[GpuAttentionSchedule]:
     if default.few:
         for keys, splits, warps in combinations((16, 32, 64, 128, 256), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8)):
-            yield replace(default, keys=keys, splits=splits, warps=warps)
+            yield replace(default, keys=keys, splits=splits, warps=warps, alone=0)
         return
     for queries, keys, warps, stages in combinations((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
         yield replace(default, queries=queries, keys=keys, warps=warps, stages=stages)
