@@ -26,6 +26,7 @@ from .program import (
     postorder,
     program_roots,
 )
+from .prologue import phases
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class GpuMatmulSchedule:
         streams: programs that share the blocks of terms of all tiles evenly (stream-K), whatever tiles they are of, and
             a second kernel that adds up; 0 for none. Not together with ``splits``.
         persistent: programs that take tiles in turns; 0 for a program for each tile.
+        statistics: compute the statistics of rows that are computed first (a norm) in every program, without a launch
+            of their own, where a tile by ``tl.dot`` has all rows.
         tma: read blocks of matrices by tensor descriptors, where they are in order for it (sm_90 and later).
         specialize: warps of their own for loads and for products, as Triton sees fit (sm_100).
     """
@@ -129,6 +132,7 @@ class GpuMatmulSchedule:
     splits: int = 1
     streams: int = 0
     persistent: int = 0
+    statistics: bool = False
     tma: bool = False
     specialize: bool = False
 
@@ -181,7 +185,15 @@ def gpu_schedule_text(schedule: GpuSchedule) -> str:
     return f"gpu_{kind}({', '.join(shown)})"
 
 
-_RARE: Mapping[str, int] = {"splits": 1, "alone": 0, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
+_RARE: Mapping[str, int] = {
+    "splits": 1,
+    "alone": 0,
+    "streams": 0,
+    "persistent": 0,
+    "statistics": False,
+    "tma": False,
+    "specialize": False,
+}
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
@@ -193,6 +205,9 @@ RESIDENT_WARPS = (
 # programs of attention of one query that keep a processor's memory busy: each has 8 kB of keys or values under way, of
 # the 26 kB that it gives in the 800 ns that one takes to come
 BUSY = 4
+MOST_OWN_ROWS = 16  # of a product by ``tl.dot`` whose programs compute the statistics of the rows
+OWN_ELEMENTS = 32  # of the rows in a thread at a time, for the statistics
+OWN_STEPS = 4  # blocks of so many that are read for the statistics, one after the other
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -297,6 +312,10 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     made = GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
     if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(terms, int):
         return made
+    if rows <= MOST_OWN_ROWS and computes_statistics(program):
+        own = _own_rows(replace(made, warps=4), columns, rows * terms, machine)
+        if own is not None:
+            return own
     if half and -(-rows // 128) * -(-columns // 128) >= machine.processors:
         return replace(made, block_m=128, block_n=128, warps=8)
     while -(-rows // block_m) * -(-columns // block_n) < machine.processors and max(block_m, block_n) > 32:
@@ -304,6 +323,27 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     tiles, warps = -(-rows // block_m) * -(-columns // block_n), _matmul_warps(block_m * block_n, half)
     splits = _splits(tiles, terms, 8 * block_k, machine)
     return replace(made, block_m=block_m, block_n=block_n, warps=warps, splits=splits)
+
+
+def computes_statistics(program: Program) -> bool:
+    """Whether a product needs something of whole rows first."""
+    computed = phases(program)
+    return computed is not None and bool(computed.rows.stages)
+
+
+def _own_rows(made: GpuMatmulSchedule, columns: int, elements: int, machine: GpuMachine) -> GpuMatmulSchedule | None:
+    """One launch for a norm and its product: narrow tiles of all rows, whose programs compute the statistics.
+
+    None where the rows are more than a program reads in a few steps, each of which waits for the cache, or where there
+    are too few tiles for all processors: then rows come first.
+    """
+    found = replace(made, block_n=16, statistics=True)
+    if elements > OWN_STEPS * OWN_ELEMENTS * 32 * found.warps or -(-columns // 16) < machine.processors:
+        return None
+    while found.block_n < made.block_n and columns >= 4 * found.block_n * machine.processors:
+        found = replace(found, block_n=2 * found.block_n)
+    most, tiles = machine.processors * RESIDENT_WARPS // found.warps, -(-columns // found.block_n)
+    return found if tiles <= 2 * most else replace(found, persistent=-(-tiles // -(-tiles // most)))
 
 
 def _is_half(program: Program, stage: Stage) -> bool:
