@@ -26,6 +26,7 @@ from .program import (
     postorder,
     program_roots,
 )
+from .prologue import phases
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class GpuMatmulSchedule:
         streams: programs that share the blocks of terms of all tiles evenly (stream-K), whatever tiles they are of, and
             a second kernel that adds up; 0 for none. Not together with ``splits``.
         persistent: programs that take tiles in turns; 0 for a program for each tile.
+        statistics: compute the statistics of rows that are computed first (a norm) in every program, without a launch
+            of their own, where a tile by ``tl.dot`` has all rows.
         tma: read blocks of matrices by tensor descriptors, where they are in order for it (sm_90 and later).
         specialize: warps of their own for loads and for products, as Triton sees fit (sm_100).
     """
@@ -129,6 +132,7 @@ class GpuMatmulSchedule:
     splits: int = 1
     streams: int = 0
     persistent: int = 0
+    statistics: bool = False
     tma: bool = False
     specialize: bool = False
 
@@ -140,12 +144,15 @@ class GpuAttentionSchedule:
     Attributes:
         few: one query in a program, by sums of products; otherwise many by ``tl.dot``.
         splits: parts of the keys that programs of their own take, for few queries; a second kernel puts them together.
+        alone: how many queries of all heads together are enough programs, so that each takes all keys of one, without
+            a second kernel; 0 where parts are always taken.
     """
 
     queries: int = 64
     keys: int = 64
     few: bool = False
     splits: int = 1
+    alone: int = 0
     warps: int = 4
     stages: int = 2
 
@@ -178,7 +185,15 @@ def gpu_schedule_text(schedule: GpuSchedule) -> str:
     return f"gpu_{kind}({', '.join(shown)})"
 
 
-_RARE: Mapping[str, int] = {"splits": 1, "streams": 0, "persistent": 0, "tma": False, "specialize": False}
+_RARE: Mapping[str, int] = {
+    "splits": 1,
+    "alone": 0,
+    "streams": 0,
+    "persistent": 0,
+    "statistics": False,
+    "tma": False,
+    "specialize": False,
+}
 AT_ONCE = 8192  # elements of a row that are held in registers
 FEW_QUERIES = 4
 FEW_ROWS = 4
@@ -187,6 +202,12 @@ MOST_SPLITS = 16
 RESIDENT_WARPS = (
     20  # of products of few rows that a processor runs at a time, by their registers (`smelt compile-check`)
 )
+# programs of attention of one query that keep a processor's memory busy: each has 8 kB of keys or values under way, of
+# the 26 kB that it gives in the 800 ns that one takes to come
+BUSY = 4
+MOST_OWN_ROWS = 16  # of a product by ``tl.dot`` whose programs compute the statistics of the rows
+OWN_ELEMENTS = 32  # of the rows in a thread at a time, for the statistics
+OWN_STEPS = 4  # blocks of so many that are read for the statistics, one after the other
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -286,6 +307,10 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     made = GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
     if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(terms, int):
         return made
+    if rows <= MOST_OWN_ROWS and computes_statistics(program):
+        own = _own_rows(replace(made, warps=4), columns, rows * terms, machine)
+        if own is not None:
+            return own
     if half and -(-rows // 128) * -(-columns // 128) >= machine.processors:
         return replace(made, block_m=128, block_n=128, warps=8)
     while -(-rows // block_m) * -(-columns // block_n) < machine.processors and max(block_m, block_n) > 32:
@@ -295,6 +320,27 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     return replace(made, block_m=block_m, block_n=block_n, warps=warps, splits=splits)
 
 
+def computes_statistics(program: Program) -> bool:
+    """Whether a product needs something of whole rows first."""
+    computed = phases(program)
+    return computed is not None and bool(computed.rows.stages)
+
+
+def _own_rows(made: GpuMatmulSchedule, columns: int, elements: int, machine: GpuMachine) -> GpuMatmulSchedule | None:
+    """One launch for a norm and its product: narrow tiles of all rows, whose programs compute the statistics.
+
+    None where the rows are more than a program reads in a few steps, each of which waits for the cache, or where there
+    are too few tiles for all processors: then rows come first.
+    """
+    found = replace(made, block_n=16, statistics=True)
+    if elements > OWN_STEPS * OWN_ELEMENTS * 32 * found.warps or -(-columns // 16) < machine.processors:
+        return None
+    while found.block_n < made.block_n and columns >= 4 * found.block_n * machine.processors:
+        found = replace(found, block_n=2 * found.block_n)
+    most, tiles = machine.processors * RESIDENT_WARPS // found.warps, -(-columns // found.block_n)
+    return found if tiles <= 2 * most else replace(found, persistent=-(-tiles // -(-tiles // most)))
+
+
 def _is_half(program: Program, stage: Stage) -> bool:
     """Whether tensor cores multiply the operands in types of two bytes or one."""
     assert isinstance(stage.value, Apply)
@@ -302,8 +348,10 @@ def _is_half(program: Program, stage: Stage) -> bool:
 
 
 def _is_narrow(expr: Expr, program: Program) -> bool:
-    """Whether an operand is of a type of two bytes or one, or whole numbers of few bits times a scale."""
+    """Whether an operand is of a type of two bytes or one, or numbers of few bits times a scale."""
     if expr.dtype.itemsize <= 2:
+        return True
+    if isinstance(expr, Apply) and expr.op == "float8_value":
         return True
     if isinstance(expr, Ref):  # rows that are computed first
         return _is_narrow(program.stage(expr.stage).value, program)
@@ -417,7 +465,12 @@ def _attention_schedule(program: Program, machine: GpuMachine) -> GpuAttentionSc
     if (isinstance(queries, int) and queries <= FEW_QUERIES) or not dots(scores.dtype):
         few_keys = max(4096 // head, 16)
         long = not isinstance(keys, int) or keys > 4 * few_keys
-        return GpuAttentionSchedule(1, few_keys, True, 8 if long and isinstance(queries, int) else 1, stages=1)
+        if not long or not isinstance(queries, int):
+            return GpuAttentionSchedule(1, few_keys, True, stages=1)
+        points, enough = product(a.size for a in weighed.axes[:-1]), BUSY * machine.processors
+        if isinstance(points, int):
+            return GpuAttentionSchedule(1, few_keys, True, 1 if points >= enough else 8, stages=1)
+        return GpuAttentionSchedule(1, few_keys, True, 8, enough, stages=1)
     most = _attention_blocks(head, program, machine)
     return GpuAttentionSchedule(_clamped(queries, 16, most[0]), _clamped(keys, 16, most[1]))
 

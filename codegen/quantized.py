@@ -76,7 +76,11 @@ def _weight(lowering: Lowering, node: Node, n: Dim, k: sympy.Symbol) -> Expr:
     wanted += [(node.inputs[3], n, at)] if node.attrs["zeros"] else []
     wanted += [(node.inputs[2], n, at)] if grouped else []
     q, *rest = _elements(lowering, wanted)
-    value = Apply("cast", (q if bits == 8 else _place_of(q, k),), dtype)
+    if node.attrs["float8"]:
+        value = Apply("float8_value", (q,), torch.float32)
+        value = value if dtype == torch.float32 else Apply("cast", (value,), dtype)
+    else:
+        value = Apply("cast", (q if bits == 8 else _place_of(q, k),), dtype)
     if node.attrs["zeros"]:
         value = Apply("sub", (value, Apply("cast", (rest[0],), dtype)), dtype)
     elif bits == 4:

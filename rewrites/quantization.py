@@ -11,7 +11,7 @@ from ..ir.errors import QuantizationError
 from ..ir.node import Node
 
 LEAST_GROUP = 16
-_BITS = {"int8": 8, "int4": 4}
+_BITS = {"int8": 8, "int4": 4, "fp8": 8}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Quantization:
     """Weights of linear layers in few bits, and rows of their inputs as int8 if asked for.
 
     Attributes:
-        weights: ``"int8"`` or ``"int4"``.
+        weights: ``"int8"``, ``"int4"`` or ``"fp8"`` (float8_e4m3fn, which is symmetric).
         group_size: how many terms of a row share a scale, a multiple of 16; None for one scale for each row, that is
             for each output of the layer.
         symmetric: a number is ``q * scale``; otherwise ``(q - zero) * scale``, with a zero for each scale.
@@ -32,7 +32,7 @@ class Quantization:
         QuantizationError: a setting is none of these, or they do not go together.
     """
 
-    weights: Literal["int8", "int4"] = "int8"
+    weights: Literal["int8", "int4", "fp8"] = "int8"
     group_size: int | None = None
     symmetric: bool = True
     activations: Literal["int8"] | None = None
@@ -40,11 +40,13 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.weights not in _BITS:
-            raise QuantizationError(f'weights is {self.weights!r}: say "int8" or "int4"')
+            raise QuantizationError(f'weights is {self.weights!r}: say "int8", "int4" or "fp8"')
         if self.group_size is not None and not _is_group(self.group_size):
             raise QuantizationError(f"group_size is {self.group_size!r}: say a multiple of {LEAST_GROUP}, or None")
         if not isinstance(self.symmetric, bool):
             raise QuantizationError(f"symmetric is {self.symmetric!r}: say True or False")
+        if self.float8 and not self.symmetric:
+            raise QuantizationError('weights="fp8" takes symmetric=True: its numbers have a sign of their own')
         if self.activations not in (None, "int8"):
             raise QuantizationError(f'activations is {self.activations!r}: say "int8" or None')
         if not _are_names(self.keep):
@@ -60,6 +62,11 @@ class Quantization:
     def bits(self) -> int:
         """The bits of a weight."""
         return _BITS[self.weights]
+
+    @property
+    def float8(self) -> bool:
+        """Whether weights are floating-point numbers of eight bits, not whole ones."""
+        return self.weights == "fp8"
 
     def kept(self, names: Iterable[str]) -> str | None:
         """The pattern by which a layer of one of these names is to stay as it is; None where it is not."""
@@ -93,6 +100,7 @@ NAMED: Mapping[str, Quantization] = {
     "int8": Quantization("int8"),
     "int4": Quantization("int4", group_size=128),
     "int8-dynamic": Quantization("int8", activations="int8"),
+    "fp8": Quantization("fp8"),
 }
 
 
@@ -118,7 +126,7 @@ class QuantizedWeight:
         name: of the layers that read it.
         definition: the weight before, on the model's own weights: [N, K].
         parts: the names of q, scale and the zeros that there may be, among the derived weights.
-        bits, group: see ``ir.ops.quantize``.
+        bits, group, float8: see ``ir.ops.quantize``.
     """
 
     name: str
@@ -126,6 +134,7 @@ class QuantizedWeight:
     parts: tuple[Node, ...]
     bits: int
     group: int
+    float8: bool = False
 
     @property
     def bytes_before(self) -> int:

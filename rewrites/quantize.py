@@ -102,8 +102,9 @@ class _Quantizer:
             y = ops.int8_linear(ops.quantize_rows(x, rows), rows, *parts, *bias)
         else:
             x = x if dtype == wide else ops.cast(x, dtype=wide)
-            how = {"bits": self.settings.bits, "group": self.group_of(layer), "zeros": not self.settings.symmetric}
-            y = ops.quantized_linear(x, *parts, *bias, **how)
+            settings = self.settings
+            how = {"bits": settings.bits, "zeros": not settings.symmetric, "float8": settings.float8}
+            y = ops.quantized_linear(x, *parts, *bias, **how, group=self.group_of(layer))
         return y if dtype == wide else ops.cast(y, dtype=dtype)
 
     def group_of(self, layer: Node) -> int:
@@ -118,13 +119,13 @@ class _Quantizer:
         if weight in self.made:
             return self.made[weight]
         settings, definition, group = self.settings, self.definition(weight), self.group_of(layer)
-        how = {"bits": settings.bits, "group": group}
-        scale = self.as_weight(ops.weight_scale(definition, **how, zeros=not settings.symmetric))
+        how, float8 = {"bits": settings.bits, "group": group}, settings.float8
+        scale = self.as_weight(ops.weight_scale(definition, **how, zeros=not settings.symmetric, float8=float8))
         zeros = () if settings.symmetric else (self.as_weight(ops.weight_zero(definition, scale, **how)),)
-        q = self.as_weight(ops.quantize_weight(definition, scale, *zeros, **how))
+        q = self.as_weight(ops.quantize_weight(definition, scale, *zeros, **how, float8=float8))
         parts = self.made[weight] = (q, scale, *zeros)
         name = together(n for n in self.names_of(layer)[1:] if n) or layer.origin.module
-        self.record.weights.append(QuantizedWeight(name, definition, parts, settings.bits, group))
+        self.record.weights.append(QuantizedWeight(name, definition, parts, settings.bits, group, float8))
         return parts
 
     def as_weight(self, definition: Node) -> Node:

@@ -85,7 +85,8 @@ def _report(weight: QuantizedWeight, error: float) -> WeightReport:
 def _error(executable: Compiled, weight: QuantizedWeight) -> float:
     (before,) = evaluate([weight.definition], executable.weights)
     parts = [executable.values[str(part.attrs["name"])] for part in weight.parts]
-    after = ops.dequantize.evaluate(*parts, bits=weight.bits, group=weight.group, features=before.shape[1])
+    how = {"bits": weight.bits, "group": weight.group, "float8": weight.float8}
+    after = ops.dequantize.evaluate(*parts, **how, features=before.shape[1])
     size = before.double().norm()
     return float((after.double() - before.double()).norm() / size) if size else 0.0
 

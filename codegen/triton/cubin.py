@@ -64,7 +64,7 @@ def compile_file(kernel: KernelFile, machine: GpuMachine) -> list[Resources]:
     Raises:
         BackendError: Triton is interpreting in this process, or refuses a function.
     """
-    files = [kernel] if kernel.narrow is None else [kernel.narrow, kernel]
+    files = kernel.all
     return [compile_function(file, launch, machine) for file in files for launch in file.launches]
 
 

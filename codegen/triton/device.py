@@ -131,6 +131,42 @@ def pow(a, b):
 
 
 @triton.jit
+def float8_half(bits):
+    """The number whose bits in float8_e4m3fn these are, as a half: in whole registers, on any GPU.
+
+    Triton's own conversion needs sm_89. The bits but the sign, moved, are a half of a 256th of the number; where all of
+    them are one, one more carries into the highest bit of the exponent, which makes a NaN.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+            .reg .b32 first, second, size, more, by;
+            mov.b32 by, 0x5C005C00;
+            prmt.b32 first, $2, 0, 0x1404;
+            prmt.b32 second, $2, 0, 0x3424;
+            shr.b32 size, first, 1;
+            and.b32 size, size, 0x3F803F80;
+            add.u32 more, size, 0x00800080;
+            lop3.b32 size, size, more, 0x40004000, 0xF8;
+            lop3.b32 size, size, first, 0x80008000, 0xF8;
+            mul.f16x2 $0, size, by;
+            shr.b32 size, second, 1;
+            and.b32 size, size, 0x3F803F80;
+            add.u32 more, size, 0x00800080;
+            lop3.b32 size, size, more, 0x40004000, 0xF8;
+            lop3.b32 size, size, second, 0x80008000, 0xF8;
+            mul.f16x2 $1, size, by;
+        }
+        """,
+        "=r,=r,r",
+        [bits],
+        dtype=tl.float16,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
 def dot(a, b, acc):
     """a @ b + acc of half types, in float32."""
     return tl.dot(a, b, acc)

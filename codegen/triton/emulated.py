@@ -45,6 +45,13 @@ fmod = _function(torch.fmod)
 pow = _function(torch.pow)
 
 
+def float8_half(bits):
+    """The number whose bits in float8_e4m3fn these are, as a half."""
+    data = torch.from_numpy(np.array(bits.handle.data)).view(torch.float8_e4m3fn).to(torch.float16).numpy()
+    kind = tl.block_type(tl.float16, list(data.shape)) if bits.type.is_block() else tl.float16
+    return tl.tensor(TensorHandle(data, tl.float16), kind)
+
+
 def product_of(x, axis):
     """The product along an axis, which stays; the interpreter's own takes one element at a time."""
     axis = getattr(axis, "value", axis)

@@ -1,4 +1,4 @@
-"""Weights of few bits in a product: whole numbers, which any half type holds exactly, times a scale.
+"""Weights of few bits in a product: numbers that any half type holds exactly (whole ones, float8), times a scale.
 
 So where the left operand is of a half type, the product of the two is taken on tensor cores in that type and loses
 nothing; the scale of a group of terms multiplies their sum. Words of eight numbers are read once each.
@@ -21,10 +21,10 @@ _BYTES = (torch.int8, torch.uint8)
 
 @dataclass(frozen=True)
 class FewBits:
-    """A right operand that is whole numbers times a scale.
+    """A right operand that is numbers of few bits times a scale.
 
     Attributes:
-        numbers: a float32 expression whose value is a whole number of at most 255.
+        numbers: a float32 expression whose value is a whole number of at most 255, or one of float8.
         scale: the load of a factor that ``group`` terms share, None where there is none.
         group: how many terms in a row share it; 1 where some have their own.
     """
@@ -56,6 +56,8 @@ def _is_small(expr: Expr) -> bool:
     """Whether a float32 expression is a number of eight bits, or the difference of two that are not negative."""
     if not isinstance(expr, Apply) or expr.dtype != torch.float32:
         return False
+    if expr.op == "float8_value":
+        return isinstance(expr.args[0], Load)
     if expr.op == "sub":
         first, second = expr.args
         return _is_whole(first, signed=False) and (second == Const(8.0, torch.float32) or _is_whole(second, False))

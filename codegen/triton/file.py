@@ -57,6 +57,9 @@ class KernelFile:
         bits: of its index arithmetic.
         narrow: the same with 32 bits, for sizes at which they suffice; None where ``bits`` is 32, or sizes are numbers.
         bounds: what must fit 32 bits for that one.
+        alone: the same with 32 bits and fewer launches, for sizes at which they suffice and there are programs enough
+            without the others; None where there is one way.
+        points, enough: the programs that one of its launches has, and how many of them are enough.
     """
 
     name: str
@@ -67,20 +70,35 @@ class KernelFile:
     bits: int
     narrow: KernelFile | None = None
     bounds: tuple[sympy.Expr, ...] = ()
+    alone: KernelFile | None = None
+    points: Dim = 0
+    enough: int = 0
     _chosen: dict[tuple[tuple[str, int], ...], KernelFile] = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, sizes: Mapping[sympy.Symbol, int]) -> KernelFile:
-        """The file whose functions are launched at some sizes: this one, or the one with offsets of 32 bits.
+        """The file whose functions are launched at some sizes: this one, the one of fewer launches, or either narrow.
 
         Decided once for each sizes, from them alone.
         """
-        if self.narrow is None:
+        if self.narrow is None and self.alone is None:
             return self
         key = tuple(sorted((str(s), n) for s, n in sizes.items()))
         if key not in self._chosen:
-            most = max((concrete(bound, sizes) for bound in self.bounds), default=0)
-            self._chosen[key] = self.narrow if most + SPARE <= NARROW_LIMIT else self
+            self._chosen[key] = self._choose(sizes)
         return self._chosen[key]
+
+    def _choose(self, sizes: Mapping[sympy.Symbol, int]) -> KernelFile:
+        most = max((concrete(bound, sizes) for bound in self.bounds), default=0)
+        if self.bits == 64 and most + SPARE > NARROW_LIMIT:
+            return self
+        if self.alone is not None and concrete(self.points, sizes) >= self.enough:
+            return self.alone
+        return self.narrow or self
+
+    @property
+    def all(self) -> tuple[KernelFile, ...]:
+        """Every file that may be launched, of two widths of offsets the narrower first."""
+        return tuple(file for file in (self.narrow, self, self.alone) if file is not None)
 
 
 @dataclass

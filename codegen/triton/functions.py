@@ -49,6 +49,7 @@ INTEGER: Mapping[str, str] = {
     "bit_and": "({0} & {1})",
     "bit_or": "({0} | {1})",
     "bit_xor": "({0} ^ {1})",
+    "float8_value": "lib.float8_value({0})",
     "bit_not": "(-{0} - 1)",  # of uint8, ~ does not run under the interpreter of Triton 3.7
 }
 BOOL: Mapping[str, str] = {

@@ -22,6 +22,7 @@ if INTERPRETED:
         exp,
         exp2,
         expm1,
+        float8_half,
         fmod,
         log,
         log1p,
@@ -45,6 +46,7 @@ else:
         exp,
         exp2,
         expm1,
+        float8_half,
         fmod,
         log,
         log1p,
@@ -68,6 +70,7 @@ __all__ = [
     "exp",
     "exp2",
     "expm1",
+    "float8_half",
     "fmod",
     "log",
     "log1p",
@@ -167,6 +170,12 @@ def int_remainder(a, b):
     """The remainder with the sign of the divisor; Triton's own has that of the dividend."""
     r = a % b
     return tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r).to(a.dtype)
+
+
+@triton.jit
+def float8_value(bits):
+    """The number whose bits in float8_e4m3fn these are, as float32; any half type holds it as well."""
+    return float8_half(bits).to(tl.float32)
 
 
 # --- reductions -------------------------------------------------------------------------------------------------------

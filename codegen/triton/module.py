@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...ir.types import SymbolRange
-from ..gpu import GpuSchedule
+from ..gpu import GpuAttentionSchedule, GpuSchedule
 from ..program import Program, Skeleton
 from .attention import emit_attention
 from .file import FileWriter, KernelFile
@@ -40,10 +40,22 @@ def emit(name: str, program: Program, schedule: GpuSchedule, ranges: Iterable[Sy
     Raises:
         UnsupportedError: the program has something that this backend cannot write.
     """
-    found = _written(name, program, schedule, tuple(ranges), 0)
+    ranges = tuple(ranges)
+    found = _of_both_widths(name, program, schedule, ranges)
+    if not isinstance(schedule, GpuAttentionSchedule) or not schedule.alone or schedule.splits == 1:
+        return found
+    if found.bits == 64 and found.narrow is None:
+        return found
+    alone = _written(f"{name}_alone", program, replace(schedule, splits=1, alone=0), ranges, 32)
+    (launch,) = alone.launches
+    return replace(found, alone=alone, points=launch.programs, enough=schedule.alone)
+
+
+def _of_both_widths(name: str, program: Program, schedule: GpuSchedule, ranges: tuple[SymbolRange, ...]) -> KernelFile:
+    found = _written(name, program, schedule, ranges, 0)
     if found.bits == 32 or not program.symbols:
         return found
-    narrow = _written(name, program, schedule, tuple(ranges), 32)
+    narrow = _written(name, program, schedule, ranges, 32)
     return replace(found, narrow=narrow, bounds=bounds_of(program, narrow.scratch))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.types import product
 from ..contraction import contraction
-from ..gpu import GpuMatmulSchedule, GpuRowsSchedule, power_of_two
+from ..gpu import OWN_ELEMENTS, GpuMatmulSchedule, GpuRowsSchedule, power_of_two
 from ..program import (
     Axis,
     Combiner,
@@ -30,8 +30,6 @@ from ..prologue import HELD, Phases
 from ..rewrite import map_expressions, with_operands
 from .rows import row_writer
 from .scope import Scope, Value
-
-ELEMENTS = 32  # of the rows in a thread at a time
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class OwnRows:
         """Write the statistics, and the stores of the rows for program ``number`` of 0.
 
         Returns:
-            the scope of the product, with the statistics as blocks of [rows, 1, 1].
+            the scope of the product, with the statistics as blocks of [rows, 1, 1], or of [rows, 1] for ``tl.dot``.
         """
         src = scope.src
         writer = row_writer(
@@ -74,13 +72,14 @@ class OwnRows:
         if self.rows.stores:
             with src.block(f"if {number} == 0"):
                 writer.finish(here.inner())
-        values = {s.name: src.let(s.name, f"({here.refs[s.name].typed})[:, :, None]") for s in self.rows.stages}
+        wide = "" if schedule.dot else "[:, :, None]"
+        values = {s.name: src.let(s.name, f"({here.refs[s.name].typed}){wide}") for s in self.rows.stages}
         known = {name: Value(text, frozenset({0})) for name, text in values.items()}
         return replace(scope, program=self.product).knowing(known)
 
     def _schedule(self, s: GpuMatmulSchedule) -> GpuRowsSchedule:
         """All rows, whole where the registers of a program hold them."""
-        most = max(ELEMENTS * 32 * s.warps // s.block_m, 32)
+        most = max(OWN_ELEMENTS * 32 * s.warps // s.block_m, 32)
         size = self.terms.size
         if isinstance(size, int) and power_of_two(size) <= most:
             return GpuRowsSchedule(s.block_m, power_of_two(size), True, s.warps)
@@ -92,10 +91,13 @@ def own_rows(computed: Phases, schedule: GpuMatmulSchedule) -> OwnRows | None:
 
     Args:
         computed: the product in two phases.
-        schedule: that of the product: sums one by one of whole tiles, each with all rows.
+        schedule: that of the product: whole tiles, each with all rows; of sums one by one, or by ``tl.dot`` where it
+            asks for the statistics.
     """
     count = product(a.size for a in computed.axes)
-    if schedule.dot or schedule.splits > 1 or schedule.streams or not isinstance(count, int):
+    if (schedule.dot and not schedule.statistics) or schedule.splits > 1 or schedule.streams:
+        return None
+    if not isinstance(count, int):
         return None
     if count > schedule.block_m or not all(_is_of_rows(s) for s in computed.rows.stages):
         return None

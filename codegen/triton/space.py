@@ -19,6 +19,7 @@ from ...ir.ops.quantize import WORD
 from ...ir.types import concrete, product
 from ..contraction import contraction
 from ..gpu import (
+    MOST_OWN_ROWS,
     GpuAttentionSchedule,
     GpuMachine,
     GpuMapSchedule,
@@ -26,6 +27,7 @@ from ..gpu import (
     GpuRecurrenceSchedule,
     GpuRowsSchedule,
     GpuSchedule,
+    computes_statistics,
     default_gpu_schedule,
     dots,
     power_of_two,
@@ -120,9 +122,13 @@ def _matmul(program: Program, machine: GpuMachine, sizes: Sizes) -> list[GpuSche
 
 
 def _products(program: Program, p: GpuProduct, machine: GpuMachine) -> Iterator[GpuMatmulSchedule]:
-    stage = dot_stage(program)
+    stage, has_statistics = dot_stage(program), computes_statistics(program)
     if dots(stage.dtype) or p.kind == "int8":
-        yield from _tiles(program, p, machine)
+        for tile in _tiles(program, p, machine):
+            yield tile
+            whole = p.rows <= min(tile.block_m, MOST_OWN_ROWS) and tile.splits == 1 and not tile.streams
+            if whole and has_statistics:
+                yield replace(tile, statistics=True)
     if p.rows <= MOST_FEW_ROWS or not dots(stage.dtype):
         yield from _sums(p, machine)
 
@@ -193,7 +199,7 @@ def _powers(least: int, most: int) -> list[int]:
 def _attention(program: Program, default: GpuAttentionSchedule, machine: GpuMachine) -> Iterator[GpuAttentionSchedule]:
     if default.few:
         for keys, splits, warps in combinations((16, 32, 64, 128, 256), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8)):
-            yield replace(default, keys=keys, splits=splits, warps=warps)
+            yield replace(default, keys=keys, splits=splits, warps=warps, alone=0)
         return
     for queries, keys, warps, stages in combinations((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
         yield replace(default, queries=queries, keys=keys, warps=warps, stages=stages)

@@ -10,6 +10,8 @@ from typing import Any
 
 from tvm import tirx
 
+from .float8 import float8_value
+
 Expr = Any  # tvm has no type stubs
 
 
@@ -92,6 +94,7 @@ INTEGER: dict[str, Callable[..., Expr]] = {
     "bit_or": lambda a, b: a | b,
     "bit_xor": lambda a, b: a ^ b,
     "bit_not": lambda a: ~a,
+    "float8_value": float8_value,
 }
 BOOL: dict[str, Callable[..., Expr]] = {
     "eq": lambda a, b: tirx.Not(_differ(a, b)),

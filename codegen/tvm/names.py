@@ -20,7 +20,9 @@ FLOATS = (
 )  # of ``floats``
 _BITS = _named("bit_and bit_or bit_xor bit_not")
 INTEGERS = (
-    _COMPARISONS | _BITS | _named("add sub mul neg abs sign maximum minimum floor_div trunc_div remainder fmod")
+    _COMPARISONS
+    | _BITS
+    | _named("add sub mul neg abs sign maximum minimum floor_div trunc_div remainder fmod float8_value")
 )  # of ``integers``
 BOOLS = _COMPARISONS | _BITS | _named("sign add mul maximum minimum")
 # those that take more time than storing their value and loading it again

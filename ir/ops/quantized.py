@@ -27,14 +27,35 @@ def _flops(node: Node) -> Dim:
 # --- weights as numbers again -----------------------------------------------------------------------------------------
 
 
-def _check_stored(name: str, parts: tuple[TensorType, ...], features: Dim, bits: int, group: int) -> None:
+def _float8_type(x: TensorType, *, dtype: torch.dtype) -> TensorType:
+    require(x.dtype == torch.uint8, f"float8_value: {x} are not the bits of float8")
+    require(dtype == torch.float32, f"float8_value: numbers of {dtype}: they are float32")
+    return x.with_dtype(dtype)
+
+
+def _float8_value(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return x.contiguous().view(torch.float8_e4m3fn).to(dtype)
+
+
+# float8_value(bits uint8) -> float32: the number whose bits in float8_e4m3fn they are
+float8_value = declare(
+    "float8_value",
+    infer=_float8_type,
+    evaluate=_float8_value,
+    attrs={"dtype": torch.float32},
+    traits={Trait.POINTWISE},
+    flops=per_element(1),
+)
+
+
+def _check_stored(name: str, parts: tuple[TensorType, ...], features: Dim, bits: int, group: int, float8: bool) -> None:
     """Raise TypeRuleError unless q, scale and the zeros that there may be belong together."""
     q, scale, *zero = parts
     check_matrix(name, q)
-    check_settings(name, bits, group)
+    check_settings(name, bits, group, bool(zero), float8)
     require(isinstance(features, int) and features > 0, f"{name}: a weight of {features} features")
     rows = int(q.shape[0])
-    held = TensorType(stored_shape(rows, int(features), bits), stored_dtype(bits, bool(zero)))
+    held = TensorType(stored_shape(rows, int(features), bits), stored_dtype(bits, bool(zero), float8))
     require(q == held, f"{name}: {q} is no weight of {bits} bits with {features} features: that is {held}")
     require_dtype(name, scale, is_float)
     shape = (rows, groups_of(int(features), group))
@@ -43,8 +64,8 @@ def _check_stored(name: str, parts: tuple[TensorType, ...], features: Dim, bits:
         require(z == TensorType(shape, torch.uint8), f"{name}: zeros {z} in groups of {group} terms")
 
 
-def _dequantize_type(*parts: TensorType, bits: int, group: int, features: int) -> TensorType:
-    _check_stored("dequantize", parts, features, bits, group)
+def _dequantize_type(*parts: TensorType, bits: int, group: int, features: int, float8: bool) -> TensorType:
+    _check_stored("dequantize", parts, features, bits, group, float8)
     return TensorType((parts[0].shape[0], features), parts[1].dtype)
 
 
@@ -63,7 +84,8 @@ def _each_term(x: Node, group: int, features: int) -> Node:
     return slice_(reshape(wide, shape=(n, count * group)), dim=1, stop=features)
 
 
-def _dequantize(q: Node, scale: Node, *zero: Node, bits: int, group: int, features: int) -> Node:
+def _dequantize(q: Node, scale: Node, *zero: Node, bits: int, group: int, features: int, float8: bool) -> Node:
+    q = float8_value(q) if float8 else q
     whole = cast(_unpacked(q, features) if bits == 4 else q, dtype=scale.dtype)
     if zero:
         whole = sub(whole, cast(_each_term(zero[0], group, features), dtype=scale.dtype))
@@ -79,8 +101,16 @@ def _numbers(scale: torch.Tensor, q: torch.Tensor, *zero: torch.Tensor, bits: in
 
 
 def _dequantize_value(
-    q: torch.Tensor, scale: torch.Tensor, *zero: torch.Tensor, bits: int, group: int, features: int
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    *zero: torch.Tensor,
+    bits: int,
+    group: int,
+    features: int,
+    float8: bool = False,
 ) -> torch.Tensor:
+    if float8:
+        q = _float8_value(q)
     if bits == 4:
         q = torch.stack([q >> 4 * place & 15 for place in range(WORD)], 2).flatten(1)[:, :features]
     return _numbers(scale, q, *zero, bits=bits, group=group)
@@ -92,7 +122,7 @@ dequantize = declare(
     infer=_dequantize_type,
     evaluate=_dequantize_value,
     arity=(2, 3),
-    attrs={"bits": REQUIRED, "group": REQUIRED, "features": REQUIRED},
+    attrs={"bits": REQUIRED, "group": REQUIRED, "features": REQUIRED, "float8": False},
     traits={Trait.COMPOSITE},
     flops=per_element(2),
     decompose=lambda q, scale, *zero, **attrs: cast(_dequantize(q, _up(scale), *zero, **attrs), dtype=scale.dtype),
@@ -107,28 +137,30 @@ def _up(x: Node) -> Node:
 # --- products with such weights ---------------------------------------------------------------------------------------
 
 
-def _quantized_type(x: TensorType, *rest: TensorType, bits: int, group: int, zeros: bool) -> TensorType:
+def _quantized_type(x: TensorType, *rest: TensorType, bits: int, group: int, zeros: bool, float8: bool) -> TensorType:
     count = 3 if zeros else 2
     require(count <= len(rest) <= count + 1, f"quantized_linear: {1 + len(rest)} operands with zeros={zeros}")
     weight, bias = rest[:count], rest[count:]
     require_dtype("quantized_linear", x, is_float)
     require(x.rank >= 1, f"quantized_linear: {x} has no features")
-    _check_stored("quantized_linear", weight, x.shape[-1], bits, group)
+    _check_stored("quantized_linear", weight, x.shape[-1], bits, group, float8)
     for b in bias:
         require(b.shape == (weight[0].shape[0],), f"quantized_linear: bias {b} does not fit {weight[0]}")
     return TensorType((*x.shape[:-1], weight[0].shape[0]), same_dtype("quantized_linear", (x, weight[1], *bias)))
 
 
-def _quantized(x: Node, *rest: Node, bits: int, group: int, zeros: bool) -> Node:
+def _quantized(x: Node, *rest: Node, bits: int, group: int, zeros: bool, float8: bool) -> Node:
     count = 3 if zeros else 2
-    weight = dequantize(*rest[:count], bits=bits, group=group, features=x.shape[-1])
+    weight = dequantize(*rest[:count], bits=bits, group=group, features=x.shape[-1], float8=float8)
     return linear(x, weight, *rest[count:])
 
 
-def _quantized_value(x: torch.Tensor, *rest: torch.Tensor, bits: int, group: int, zeros: bool) -> torch.Tensor:
+def _quantized_value(
+    x: torch.Tensor, *rest: torch.Tensor, bits: int, group: int, zeros: bool, float8: bool
+) -> torch.Tensor:
     count = 3 if zeros else 2
     q, scale, *zero = rest[:count]
-    weight = _dequantize_value(q, scale, *zero, bits=bits, group=group, features=x.shape[-1])
+    weight = _dequantize_value(q, scale, *zero, bits=bits, group=group, features=x.shape[-1], float8=float8)
     return F.linear(x, weight, *rest[count:])
 
 
@@ -138,7 +170,7 @@ quantized_linear = declare(
     infer=_quantized_type,
     evaluate=_quantized_value,
     arity=(3, 5),
-    attrs={"bits": REQUIRED, "group": REQUIRED, "zeros": False},
+    attrs={"bits": REQUIRED, "group": REQUIRED, "zeros": False, "float8": False},
     traits={Trait.COMPOSITE, Trait.CONTRACTION},
     flops=_flops,
     decompose=_quantized,

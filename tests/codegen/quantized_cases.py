@@ -27,6 +27,7 @@ def few_bits(
     rows: tuple[object, ...] = (M,),
     packed: bool = True,
     norm: bool = False,
+    float8: bool = False,
     sizes: object = ROWS,
 ) -> Case:
     """A product of ``rows`` with a weight [columns, terms] of few bits; ``group=None`` is one scale for each column."""
@@ -34,15 +35,15 @@ def few_bits(
     count = groups_of(terms, group)
     x = operand(0, (*rows, terms))  # type: ignore[arg-type]
     weight = [
-        operand(1, stored_shape(columns, terms, bits), stored_dtype(bits, zeros)),
+        operand(1, stored_shape(columns, terms, bits), stored_dtype(bits, zeros, float8)),
         operand(2, (columns, count)),
         *([operand(3, (columns, count), U8)] if zeros else []),
     ]
     inputs = [x, *weight, *([operand(len(weight) + 1, (columns,))] if bias else [])]
     left = ops.rms_norm(x) if norm else x
-    y = ops.quantized_linear(left, *inputs[1:], bits=bits, group=group, zeros=zeros)
+    y = ops.quantized_linear(left, *inputs[1:], bits=bits, group=group, zeros=zeros, float8=float8)
     weights = frozenset(range(1, len(weight) + 1)) if packed else frozenset()
-    given = {"low": -127, "high": 128} if not zeros else {"low": 0, "high": 256}
+    given = {"low": -127, "high": 128} if not zeros and not float8 else {"low": 0, "high": 256}
     given = given if bits == 8 else {"low": -(2**31), "high": 2**31}
     return Case(inputs, [y], sizes, weights=weights, rtol=1e-4, **given)  # type: ignore[arg-type]
 
@@ -77,15 +78,32 @@ def cases() -> dict[str, Case]:
     found["no rows"] = few_bits(100, 50, 4, 32, rows=(), sizes=[{}])
     found["norm"] = few_bits(100, 50, 4, 32, norm=True)
     found["norm 8"] = few_bits(100, 50, 8, norm=True)
+    found.update(float8_cases())
     for terms, columns in [(1, 1), (65, 50), (600, 48)]:
         found[f"int8 {terms}x{columns}"] = int8(terms, columns)
     found["int8 not packed"] = int8(65, 50, packed=False)
     return found
 
 
+def float8_cases() -> dict[str, Case]:
+    """Products with weights of float8."""
+    return {
+        "float8 65x50": few_bits(65, 50, 8, float8=True),
+        "float8 100x50 by 32": few_bits(100, 50, 8, 32, float8=True),
+        "float8 one number": few_bits(1, 1, 8, float8=True),
+        "float8 many terms": few_bits(600, 17, 8, float8=True),
+        "float8 one column": few_bits(257, 1, 8, 128, float8=True),
+        "float8 and a rest": few_bits(43, 16, 8, 16, float8=True),
+        "float8 not packed": few_bits(70, 33, 8, float8=True, packed=False),
+        "float8 norm": few_bits(100, 50, 8, norm=True, float8=True),
+    }
+
+
 def tensors_of(case: Case, sizes: dict[str, int]) -> list[Tensor]:
     """Operands whose products are of moderate size."""
     found = case.tensors(sizes)
+    if case.inputs[1].dtype == U8:  # float8 or whole numbers, a NaN nowhere
+        found[1] = torch.where(found[1] & 127 == 127, 126, found[1])
     scale = next(i for i, x in enumerate(case.inputs) if x.dtype == F32 and i > 1)
     found[scale] *= 1 / (64 * case.inputs[0].shape[-1] ** 0.5)  # type: ignore[operator]
     if case.inputs[0].dtype == I8:

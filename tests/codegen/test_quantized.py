@@ -44,7 +44,7 @@ def test_infinities_and_nan_reach_their_rows(kernels: dict[str, Kernel]) -> None
     torch.testing.assert_close(y[0], eager[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["4 bits 100x50 by 32", "8 bits 65x50"])
+@pytest.mark.parametrize("name", ["4 bits 100x50 by 32", "8 bits 65x50", "float8 65x50"])
 def test_every_schedule(name: str) -> None:
     case = cases()[name]
     schedules = candidates(case.program(), Machine())[1:]  # the first is what all others are tried with

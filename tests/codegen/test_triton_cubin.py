@@ -25,8 +25,9 @@ H200 = GPU_MACHINES["sm_90"]
 def test_machine_code(name: str, target: str) -> None:
     file, _ = written(name)
     found = compile_file(file, GPU_MACHINES[target])
-    files = [f for f in (file.narrow, file) if f is not None]
-    assert [(r.function, r.bits) for r in found] == [(x.function, f.bits) for f in files for x in f.launches]
+    assert [(r.function, r.bits) for r in found] == [(x.function, f.bits) for f in file.all for x in f.launches]
+    names = {f"kernel_{part}" for part in ("parts", "whole", "alone")} if name == "decode" else {"kernel"}
+    assert {r.function for r in found} == names
     for r in found:
         assert 0 < r.registers <= 255
         assert r.spills == 0

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.gpu import GpuMatmulSchedule
+from smelt.codegen.gpu import GPU_MACHINES, GpuMatmulSchedule
+from smelt.codegen.triton.cubin import compile_file
 from smelt.codegen.triton.module import emit
 from smelt.ir import ops
 from smelt.ir.ops.quantize import groups_of, stored_dtype, stored_shape
@@ -26,15 +27,27 @@ SUM = GpuMatmulSchedule(1, 16, 32, dot=False)
 FEW = ({"m": 0}, {"m": 17})
 
 
-def half(terms: int, columns: int, bits: int, group: int, dtype: torch.dtype, *, zeros: bool, norm: bool) -> Case:
+def half(
+    terms: int,
+    columns: int,
+    bits: int,
+    group: int,
+    dtype: torch.dtype,
+    *,
+    zeros: bool,
+    norm: bool,
+    float8: bool = False,
+) -> Case:
     """Rows of a half type, widened for a product with a weight of few bits, rounded afterwards."""
     count = groups_of(terms, group)
     x = operand(0, (M, terms), dtype)
-    q = operand(1, stored_shape(columns, terms, bits), stored_dtype(bits, zeros))
+    q = operand(1, stored_shape(columns, terms, bits), stored_dtype(bits, zeros, float8))
     inputs = [x, q, operand(2, (columns, count)), *([operand(3, (columns, count), U8)] if zeros else [])]
     left = ops.cast(ops.rms_norm(x) if norm else x, dtype=F32)
-    y = ops.cast(ops.quantized_linear(left, *inputs[1:], bits=bits, group=group, zeros=zeros), dtype=dtype)
-    low, high = (-(2**31), 2**31) if bits == 4 else (0, 256) if zeros else (-127, 128)
+    y = ops.cast(
+        ops.quantized_linear(left, *inputs[1:], bits=bits, group=group, zeros=zeros, float8=float8), dtype=dtype
+    )
+    low, high = (-(2**31), 2**31) if bits == 4 else (0, 256) if zeros or float8 else (-127, 128)
     # the norm is rounded to the half type, which float64 is not
     return Case(inputs, [y], FEW, low=low, high=high, rtol=4e-2 if norm else None)
 
@@ -51,7 +64,9 @@ def test_every_kind(name: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", [DOT, WIDE, SUM], ids=["dot", "wide", "sum"])
-@pytest.mark.parametrize("name", ["4 bits zeros 100x50 by 32", "8 bits zeros 100x50 by 32", "4 bits 65x50", "norm"])
+@pytest.mark.parametrize(
+    "name", ["4 bits zeros 100x50 by 32", "8 bits zeros 100x50 by 32", "4 bits 65x50", "norm", "float8 65x50"]
+)
 def test_every_way(name: str, schedule: GpuMatmulSchedule) -> None:
     kernel = build(CASES[name], schedule)
     check(kernel, {"m": 17})
@@ -66,6 +81,25 @@ def test_half_types_multiply_whole_numbers(bits: int, group: int, zeros: bool, d
     assert "input_precision" not in kernel.file.text
     for m in (1, 17):
         check(kernel, {"m": m})
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize("dtype", [BF16, F16])
+@pytest.mark.parametrize("group", [104, 32])
+def test_half_types_multiply_float8(group: int, dtype: torch.dtype, norm: bool) -> None:
+    kernel = build(half(100, 33, 8, group, dtype, zeros=False, norm=norm, float8=True), DOT)
+    assert "lib.dot(" in kernel.file.text
+    assert "input_precision" not in kernel.file.text
+    for m in (1, 17):
+        check(kernel, {"m": m})
+
+
+def test_float8_of_nan_is_nan() -> None:
+    kernel = build(CASES["float8 65x50"], SUM)
+    x, q, *rest = cpu.tensors_of(kernel.case, {"m": 3})
+    q[7, 3], q[9, 64] = 0x7F, 0xFF
+    (y,) = kernel.run([x, q, *rest], {"m": 3})
+    assert y.isnan().any(0).nonzero().flatten().tolist() == [7, 9]
 
 
 def test_rows_are_held_in_their_half_type() -> None:
@@ -97,3 +131,19 @@ def test_source_of_few_bits(golden: object) -> None:
     case = half(256, 64, 4, 32, BF16, zeros=False, norm=False)
     file = emit("kernel", case.program(), GpuMatmulSchedule(64, 64, 32), case.region.symbols)
     golden("triton/few-bits.txt", file.text)  # type: ignore[operator]
+
+
+def test_source_of_float8(golden: object) -> None:
+    case = half(256, 64, 8, 256, BF16, zeros=False, norm=False, float8=True)
+    file = emit("kernel", case.program(), GpuMatmulSchedule(64, 64, 32), case.region.symbols)
+    golden("triton/float8.txt", file.text)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_float8_on_every_gpu(target: str) -> None:
+    case = half(4096, 4096, 8, 4096, BF16, zeros=False, norm=False, float8=True)
+    program = case.program()
+    for schedule in (GpuMatmulSchedule(64, 64, 32), GpuMatmulSchedule(4, 8, 128, dot=False)):
+        file = emit("kernel", program, schedule, case.region.symbols)
+        for found in compile_file(file, GPU_MACHINES[target]):
+            assert found.spills == 0

@@ -7,16 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.gpu import GpuMachine, GpuMatmulSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GPU_MACHINES, GpuMachine, GpuMatmulSchedule, default_gpu_schedule
+from smelt.codegen.triton.module import emit
 from smelt.ir import ops
+from smelt.ir.ops.quantize import groups_of, stored_dtype, stored_shape
 from smelt.ir.types import symbol
 
 from .cases import Case, operand
 from .prologue_cases import doubled, norm_case
+from .quantized_cases import tensors_of
 from .regions import I64
 from .triton_harness import build
 
 pytest.importorskip("triton")
+
+from smelt.codegen.triton.cubin import compile_file
 
 SUM = GpuMatmulSchedule(4, 8, 16, dot=False, stages=1)
 ONE = [{}]
@@ -67,6 +72,78 @@ def test_one_launch(name: str) -> None:
     assert len(kernel.file.launches) == 1
     assert not kernel.file.scratch
     kernel.check({})
+
+
+DOT = GpuMatmulSchedule(16, 16, 16, statistics=True)
+DOTS = {
+    "five rows": few(5),
+    "nine rows": few(9, terms=64, columns=64),
+    "sixteen rows": few(16, terms=600, columns=40),
+    "row axes": norm_case(rows=(2, 4), sizes=ONE),
+    "half types": few(7, dtype=BF16, before=doubled, stored=lambda x, n: [x]),
+    "float16": few(16, columns=33, dtype=F16, stored=lambda x, n: [n]),
+    "long rows": few(16, terms=1500, columns=33, stored=lambda x, n: [n]),
+    "statistics are stored": few(11, stored=lambda x, n: [ops.mean(x, dims=(1,))]),
+    "much is stored": few(13, columns=48, before=doubled, stored=lambda x, n: [ops.tanh(n), ops.add(x, n)]),
+}
+
+
+@pytest.mark.parametrize("name", DOTS)
+def test_one_launch_by_dot(name: str) -> None:
+    kernel = build(DOTS[name], DOT)
+    assert len(kernel.file.launches) == 1
+    assert not kernel.file.scratch
+    assert "dot(" in kernel.file.text
+    kernel.check({})
+    turns = build(DOTS[name], replace(DOT, block_n=32, persistent=2))
+    assert [x.programs for x in turns.file.launches] == [2]
+    turns.check({})
+
+
+@pytest.mark.parametrize("quantize", [{"bits": 4, "group": 32}, {"bits": 8, "group": 96, "float8": True}])
+def test_one_launch_on_weights_in_few_bits(quantize: dict[str, int]) -> None:
+    bits, group, float8 = quantize["bits"], quantize["group"], bool(quantize.get("float8"))
+    x = operand(0, (6, 96), BF16)
+    q = operand(1, stored_shape(40, 96, bits), stored_dtype(bits, False, float8))
+    scale = operand(2, (40, groups_of(96, group)))
+    left = ops.cast(ops.rms_norm(x), dtype=torch.float32)
+    y = ops.cast(ops.quantized_linear(left, q, scale, **quantize), dtype=BF16)
+    case = Case([x, q, scale], [y], low=0 if float8 else -(2**31), high=127 if float8 else 2**31, rtol=4e-2)
+    kernel = build(case, DOT)
+    assert len(kernel.file.launches) == 1
+    assert "lib.dot(" in kernel.file.text
+    kernel.check({}, tensors_of(case, {}))
+
+
+def test_rows_of_others_stay_as_they_are_by_dot() -> None:
+    case = few(9, before=doubled, stored=lambda x, n: [x])
+    tensors = case.tensors({})
+    tensors[0][4] = float("nan")
+    found = build(case, DOT).run(tensors, {})[0].isnan().any(1)
+    assert found.tolist() == [row == 4 for row in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "terms", "columns", "one"),
+    [(8, 1024, 4096, True), (16, 1024, 4096, True), (16, 4096, 4096, False), (8, 1024, 512, False)],
+)
+def test_rows_that_are_read_in_a_few_steps(rows: int, terms: int, columns: int, one: bool) -> None:
+    found = default_gpu_schedule(few(rows, terms=terms, columns=columns, dtype=BF16).program(), GpuMachine())
+    assert isinstance(found, GpuMatmulSchedule)
+    assert found.statistics == one
+    assert found.splits == 1 or not one
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_no_spills(dtype: torch.dtype, target: str) -> None:
+    case = few(16, terms=1024, columns=4096, dtype=dtype, before=doubled, stored=lambda x, n: [x])
+    program, machine = case.program(), GPU_MACHINES[target]
+    schedule = default_gpu_schedule(program, machine)
+    assert isinstance(schedule, GpuMatmulSchedule)
+    assert schedule.statistics
+    (found,) = compile_file(emit("kernel", program, schedule, ()), machine)
+    assert found.spills == 0
 
 
 @pytest.mark.parametrize("persistent", [1, 3, 50])

@@ -82,6 +82,10 @@ CASES: list[tuple[str, Callable[[], Node]]] = [
     ("dequantize", lambda: ops.dequantize(t("u8 2 7"), t("f32 2 2"), bits=8, group=4, features=7)),
     ("dequantize", lambda: ops.dequantize(t("i32 2 1"), t("f32 2 2"), bits=4, group=8, features=7)),
     ("dequantize", lambda: ops.dequantize(t("i32 2 2"), t("f32 2 2"), t("u8 2 1"), bits=4, group=8, features=11)),
+    ("float8_value", lambda: ops.float8_value(t("i8 2 7"))),
+    ("weight_scale", lambda: ops.weight_scale(t("f32 2 8"), bits=4, group=8, float8=True)),
+    ("weight_scale", lambda: ops.weight_scale(t("f32 2 8"), bits=8, group=8, zeros=True, float8=True)),
+    ("dequantize", lambda: ops.dequantize(t("i8 2 7"), t("f32 2 1"), bits=8, group=8, features=7, float8=True)),
     ("quantized_linear", lambda: ops.quantized_linear(t("f32 3 6"), t("i8 2 7"), t("f32 2 1"), bits=8, group=7)),
     ("quantized_linear", lambda: ops.quantized_linear(t("bf16 3 7"), t("i8 2 7"), t("f32 2 1"), bits=8, group=7)),
     (

@@ -150,6 +150,11 @@ SAMPLES = [
     sample("weight_zero", "5 7", "5 2", bits=8, group=4),
     sample("quantize_weight", "5 7", "5 2", bits=8, group=4),
     sample("quantize_weight", "5 11", "5 2", "byte: 5 2", bits=4, group=8),
+    sample("float8_value", "byte: s 7"),
+    sample("weight_scale", "5 7", bits=8, group=4, float8=True),
+    sample("quantize_weight", "5 7", "5 2", bits=8, group=4, float8=True),
+    sample("dequantize", "byte: 5 7", "5 2", bits=8, group=4, features=7, float8=True),
+    sample("quantized_linear", "s 7", "byte: 5 7", "5 2", "5", bits=8, group=4, float8=True),
     sample("dequantize", "int8: 5 7", "5 2", bits=8, group=4, features=7),
     sample("dequantize", "word: 5 2", "5 2", bits=4, group=8, features=11),
     sample("dequantize", "word: 5 1", "5 1", "byte: 5 1", bits=4, group=8, features=8),
@@ -213,7 +218,7 @@ PRIMITIVES = words("""
 input weight full arange
 add sub mul div floor_div trunc_div remainder fmod pow maximum minimum atan2 neg abs sign reciprocal
 floor ceil round trunc exp exp2 expm1 log log1p log2 sqrt rsqrt sin cos tan tanh sigmoid erf
-eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast
+eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast float8_value
 sum prod amax amin any all argmax argmin cumsum matmul recurrence weight_scale weight_zero quantize_weight
 reshape permute expand slice flip concat pad index gather index_put scatter slice_put
 item fused aten.call

@@ -56,6 +56,8 @@ def record(context: Context) -> Quantized:
         {"activations": "int8", "weights": "int4"},
         {"activations": "int8", "group_size": 32},
         {"activations": "int8", "symmetric": False},
+        {"weights": "fp8", "symmetric": False},
+        {"weights": "fp8", "activations": "int8"},
     ],
 )
 def test_settings_that_are_refused(wrong: dict[str, Any]) -> None:
@@ -66,9 +68,10 @@ def test_settings_that_are_refused(wrong: dict[str, Any]) -> None:
 def test_names() -> None:
     assert quantization_of(None) is None
     assert quantization_of("int4") == Quantization("int4", group_size=128)
+    assert quantization_of("fp8") == Quantization("fp8")
     assert quantization_of("int8-dynamic") == Quantization("int8", activations="int8")
     with pytest.raises(QuantizationError, match="int8-dynamic"):
-        quantization_of("fp8")
+        quantization_of("fp6")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,8 @@ def quantised_layers(graph: Graph) -> list[Node]:
         (Quantization("int4", 16, symmetric=False), [(24, 5), (24, 3), (24, 3)]),
         (Quantization("int4", 64), [(24, 5), (24, 1)]),
         (Quantization(activations="int8"), [(24, 40), (24, 1)]),
+        (Quantization("fp8"), [(24, 40), (24, 1)]),
+        (Quantization("fp8", 16), [(24, 40), (24, 3)]),
     ],
 )
 def test_a_layer_means_the_one_on_its_dequantised_weight(settings: Quantization, shapes: list[tuple[int, ...]]) -> None:
@@ -121,12 +126,27 @@ def test_a_layer_means_the_one_on_its_dequantised_weight(settings: Quantization,
     for name, node in context.derived.items():
         (values[name],) = evaluate([node], values)
     parts = [values[str(p.attrs["name"])] for p in found.parts]
-    rebuilt = ops.dequantize.evaluate(*parts, bits=found.bits, group=found.group, features=40)
+    rebuilt = ops.dequantize.evaluate(*parts, bits=found.bits, group=found.group, features=40, float8=found.float8)
     (y,) = interpret(graph, [x], values).outputs
     expected = torch.nn.functional.linear(x, rebuilt, values["layers.0.up.bias"])
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=0.1 if settings.activations else 1e-5)
-    step = 0.02 if settings.bits == 8 else 0.4
+    step = 0.4 if settings.bits == 4 else 0.13 if settings.float8 else 0.02
     assert float((rebuilt - values["layers.0.up.weight"]).abs().max()) < step
+
+
+def test_float8_weights_at_their_edges() -> None:
+    w = torch.zeros(5, 40)
+    w[1] = torch.linspace(-448, 448, 40)
+    w[2, 3], w[3, 4], w[4] = float("nan"), float("inf"), 1e-45
+    scale = ops.weight_scale.evaluate(w, bits=8, group=40, zeros=False, float8=True)
+    q = ops.quantize_weight.evaluate(w, scale, bits=8, group=40, float8=True)
+    assert not (q & 127 == 127).any()  # no NaN among the bits
+    rebuilt = ops.dequantize.evaluate(q, scale, bits=8, group=40, features=40, float8=True)
+    assert not rebuilt[0].any()
+    assert scale[1] == 1
+    assert torch.equal(rebuilt[1], w[1].to(torch.float8_e4m3fn).float())
+    assert not rebuilt[2:4].isfinite().any()
+    assert (rebuilt[4] - w[4]).abs().max() <= 1e-44
 
 
 def test_a_weight_that_two_layers_read_is_held_once() -> None:

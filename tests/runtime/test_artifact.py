@@ -324,14 +324,15 @@ def test_views_of_state_are_refused() -> None:
         smelt.export(Views().eval(), torch.randn(8))
 
 
-def test_a_model_of_few_bits_holds_few_bytes(folder: Path) -> None:
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_a_model_of_few_bits_holds_few_bytes(folder: Path, quantize: Any) -> None:
     model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).eval()
     x = torch.randn(3, 256)
-    path = folder / "int8.smelt"
-    artifact = smelt.export(model, x, quantize="int8")
+    path = folder / f"{quantize}.smelt"
+    artifact = smelt.export(model, x, quantize=quantize)
     artifact.save(path)
     assert artifact.nbytes < 0.3 * sum(p.nbytes for p in model.parameters())
-    expected = smelt.compile(model, quantize="int8")(x)
+    expected = smelt.compile(model, quantize=quantize)(x)
     assert torch.equal(smelt.load(path)(x), expected)
     torch.testing.assert_close(smelt.load(path, target="compile")(x), expected)
 

@@ -66,7 +66,7 @@ def test_recurrent_layers_read_weights_as_they_are(gpu: FakeGpu, kind: Any) -> N
     assert executable_of(fast).graph_report().replays
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
 def test_weights_in_few_bits(gpu: FakeGpu, quantize: Any) -> None:
     model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 128)).eval()
     fast = smelt.compile(model, target=TARGET, quantize=quantize)

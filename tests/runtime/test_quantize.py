@@ -15,7 +15,7 @@ from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.executable import Executable
 from smelt.tools.zoo import ZOO
 
-KINDS: tuple[Any, ...] = ("int8", "int4", "int8-dynamic", smelt.Quantization("int4", 32, symmetric=False))
+KINDS: tuple[Any, ...] = ("int8", "int4", "int8-dynamic", "fp8", smelt.Quantization("int4", 32, symmetric=False))
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
@@ -49,7 +49,7 @@ def test_a_model_of_the_zoo() -> None:
     assert not capture.fallbacks
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8-dynamic"])
+@pytest.mark.parametrize("kind", ["int4", "int8-dynamic", "fp8"])
 def test_half_types(kind: Any) -> None:
     model = mlp().to(torch.bfloat16)
     fast = smelt.compile(model, quantize=kind, fallback="error")
@@ -138,6 +138,21 @@ def test_new_weights_are_quantised_anew() -> None:
     smelt.verify(fast, x)
 
 
+def test_report_of_float8() -> None:
+    model = mlp()
+    fast = smelt.compile(model, quantize="fp8")
+    fast(torch.randn(3, 48))
+    report = fast.report().captures[0].quantization
+    assert report is not None
+    assert [(w.shape, w.bits) for w in report.weights] == [((70, 48), 8), ((33, 70), 8)]
+    assert report.bytes_after == 70 * 48 + 33 * 70 + 4 * (70 + 33)
+    weight = model[1].weight.detach()  # type: ignore[index, union-attr]
+    scale = weight.abs().amax(1, keepdim=True) / 448
+    changed = (weight / scale).to(torch.float8_e4m3fn).float() * scale - weight
+    assert report.weights[0].error == pytest.approx(float(changed.norm() / weight.norm()), rel=1e-4)
+    assert "2 weights: fp8 weights, a scale for each row" in str(fast.report())
+
+
 def test_rows_with_infinities_and_nan() -> None:
     x = torch.randn(4, 48)
     x[1, 3], x[2, 4], x[3] = float("nan"), float("inf"), 0
@@ -154,10 +169,14 @@ def test_rows_with_infinities_and_nan() -> None:
 def _spoil(executable: Executable, dtype: torch.dtype) -> None:
     """Change one packed weight of a dtype: a kernel then reads something else than it should."""
     packed = next(t for t in executable._packed.values() if t.dtype == dtype and t.ndim == 4)
-    packed[0, -1, :8] = packed[0, -2, :8].clone() + 3
+    other = packed[0, -2, :8].clone()
+    packed[0, -1, :8] = other ^ 128 if dtype == torch.uint8 else other + 3  # of float8, the sign
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8), ("fp8", torch.uint8)],
+)
 def test_a_wrong_kernel_is_found(kind: Any, dtype: torch.dtype) -> None:
     fast = smelt.compile(mlp(), quantize=kind)
     x = torch.randn(3, 48)

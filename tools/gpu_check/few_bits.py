@@ -40,6 +40,7 @@ def stands_for(weight: Tensor, settings: Quantization) -> tuple[Tensor, int]:
     whole = features + -features % ops.quantize.WORD
     how = {"bits": settings.bits, "group": min(settings.group_size or whole, whole)}
     w = ops.weight(name="w", shape=tuple(weight.shape), dtype=weight.dtype)
+    how["float8"] = settings.float8
     scale = ops.weight_scale(w, **how, zeros=False)
     q = ops.quantize_weight(w, scale, **how)
     numbers = ops.dequantize(q, scale, **how, features=features)
