@@ -193,3 +193,16 @@ def test_a_mask_of_three_axes_runs_in_pytorch(model: Any) -> None:
         torch.testing.assert_close(ours, eager)
     assert fast.report().caches.passed == {"the attention mask has 3 axes": 1}  # type: ignore[union-attr]
     assert not fast.is_split
+
+
+@torch.no_grad()
+def test_a_mask_of_three_axes_without_a_cache(model: Any) -> None:
+    """Dynamo, which would split the model there, fails at it."""
+    fast: Any = smelt.compile(model)
+    mask = torch.ones(*IDS.shape, IDS.shape[1])
+    with pytest.warns(UserWarning, match="no one graph in such a call.* run in PyTorch"):
+        ours = fast(IDS, attention_mask=mask, use_cache=False).logits
+    torch.testing.assert_close(ours, model(IDS, attention_mask=mask, use_cache=False).logits)
+    with pytest.raises(NotImplementedError, match="for 'Float'"):  # the model's own error
+        fast(IDS, attention_mask=mask.tril(), use_cache=False)
+    assert not fast.is_split
