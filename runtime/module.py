@@ -26,6 +26,7 @@ from .options import Options
 from .paths import MISS
 from .report import Report, make_report
 from .split import SplitModel, Untraceable
+from .stateful import kept_of
 from .tensors import check_surroundings
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -138,7 +139,11 @@ class CompiledModule(nn.Module):
     def _run_split(self, split: SplitModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call that Dynamo splits; PyTorch's of all calls of a kind that Dynamo fails at."""
         try:
-            result = split(args, kwargs)
+            if self._captures.entries:  # which may hold as constants what other calls set
+                with kept_of(self.original).watching(self.original):
+                    result = split(args, kwargs)
+            else:
+                result = split(args, kwargs)
         except Untraceable as error:
             reason = f"{self._captures.name} is no one graph in such a call, and Dynamo fails at it: {error}"
             self._untraceable[kind_of(self._reader.read(args, kwargs))] = reason
@@ -173,7 +178,7 @@ class CompiledModule(nn.Module):
             self.reset()
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), kept_of(self.original).watching(self.original):
             result = self.original(*args, **kwargs)
         if reason not in self._told:
             self._told.add(reason)
@@ -306,6 +311,7 @@ class CompiledModule(nn.Module):
 
     def reset(self) -> None:
         """Forget all captures: the next call makes one."""
+        kept_of(self.original).clear()
         self._captures.reset()
         self._untraceable.clear()
         self.__dict__["_split"] = None
