@@ -222,6 +222,22 @@ def normal_form(
             named.update(sorted(value.items()))
         elif before or parameter.kind is parameter.POSITIONAL_ONLY:
             positional.append(value)
-        elif value is not parameter.default:
+        elif not _is_default(value, parameter.default):
             named[name] = value
     return tuple(positional), named
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether an argument is what the parameter has anyway: the same object, or an equal constant of the same type."""
+    if value is default:
+        return True
+    if type(value) is not type(default):
+        return False
+    if type(value) is tuple:
+        return len(value) == len(default) and all(map(_is_default, value, default))
+    if type(value) is float:
+        return bool(value.hex() == default.hex())  # 0.0 is not -0.0
+    return type(value) in _COMPARABLE and bool(value == default)
+
+
+_COMPARABLE = (bool, int, str, torch.dtype, torch.device)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..ir.errors import CaptureError
 
@@ -24,6 +24,8 @@ _CONTAINERS = (dict, list, set, OrderedDict, defaultdict)  # whose copies are wh
 
 _OF_MODULES = frozenset(vars(nn.Module()))  # parameters, buffers, hooks: not what a model calls its own
 _VALUES = (bool, int, float, complex, str)
+_LIBRARIES = ("torch", "transformers", "builtins", "collections", "numpy", "types", "functools")
+_LONGEST = 1000  # items of a container that are looked into, as those of a vocabulary are not
 
 
 class WritesStateError(CaptureError):
@@ -42,7 +44,7 @@ def value_of(root: nn.Module, path: str) -> Any:
 
 @contextmanager
 def untouched(root: nn.Module) -> Iterator[list[str]]:
-    """Put the attributes of all modules back afterwards, and what lists, dicts and sets among them hold.
+    """Put the attributes of all modules back afterwards, and what lists, dicts, sets and plain objects in them hold.
 
     Yields the names of those that were set meanwhile to another value, which are known at the end.
     """
@@ -54,7 +56,7 @@ def untouched(root: nn.Module) -> Iterator[list[str]]:
         written += _changed(kept)
         for _, module, attributes, contents in kept:
             _put_back(module.__dict__, attributes)
-            for holder, held in contents:
+            for _, holder, held in contents:
                 _refill(holder, held)
 
 
@@ -68,10 +70,11 @@ def watched(root: nn.Module) -> Iterator[list[str]]:
 
 
 @contextmanager
-def assigned(root: nn.Module) -> Iterator[dict[str, None]]:
+def assigned(root: nn.Module, *, equal: bool = False) -> Iterator[dict[str, None]]:
     """Yield the names of attributes that this thread sets to another value, also if they are set back afterwards.
 
-    While PyTorch exports a model it puts back what the model sets.
+    While PyTorch exports a model it puts back what the model sets. With ``equal`` values count that are equal to those
+    before, but for a tensor that is the one before.
     """
     paths = {id(module): path for path, module in root.named_modules()}
     found: dict[str, None] = {}
@@ -80,7 +83,9 @@ def assigned(root: nn.Module) -> Iterator[dict[str, None]]:
     def note(module: nn.Module, name: str, value: Any) -> None:
         path = paths.get(id(module))
         mine = path is not None and threading.get_ident() == thread and _is_own(module, name)
-        if mine and not _alike(module.__dict__.get(name, _ABSENT), value):
+        before = module.__dict__.get(name, _ABSENT)
+        is_same = before is value and isinstance(value, Tensor) if equal else _alike(before, value)
+        if mine and not is_same:
             found[f"{path}.{name}".lstrip(".")] = None
         plain(module, name, value)
 
@@ -97,7 +102,8 @@ def _is_own(module: nn.Module, name: str) -> bool:
     return name not in _OF_MODULES and name != "_flat_weights" and not any(name in part for part in parts)
 
 
-_Kept = list[tuple[str, nn.Module, dict[str, Any], list[tuple[Any, Any]]]]
+_Content = tuple[str, Any, Any]  # the attribute that something is found by, what it is, and what it holds
+_Kept = list[tuple[str, nn.Module, dict[str, Any], list[_Content]]]
 
 
 def _keep(root: nn.Module) -> _Kept:
@@ -109,12 +115,13 @@ def _changed(kept: _Kept) -> list[str]:
     found = []
     for path, module, before, contents in kept:
         now = module.__dict__
-        held = {id(holder): was for holder, was in contents}
+        held = {id(holder): was for _, holder, was in contents}
+        inside = {name for name, holder, was in contents if not _alike(was, holder)}
         for name in {**before, **now}.keys() - _OF_MODULES:
             was, value = before.get(name, _ABSENT), now.get(name, _ABSENT)
             content = held.get(id(was), was)
             # PyTorch puts copies of containers in their place, whatever was appended to them
-            if not _alike(content, value) or not _alike(content, was):
+            if name in inside or not _alike(content, value) or not _alike(content, was):
                 found.append(f"{path}.{name}".lstrip("."))
     return sorted(found)
 
@@ -134,9 +141,41 @@ def _alike(was: Any, value: Any) -> bool:
     return isinstance(was, (set, frozenset)) and was == value
 
 
-def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
-    """The containers among a module's attributes, parameters and hooks included, each with what it holds."""
-    return [(value, value.copy()) for value in module.__dict__.values() if type(value) in _CONTAINERS]
+def _contents(module: nn.Module) -> list[_Content]:
+    """The containers among a module's attributes, parameters and hooks included, and what is in them, each a copy.
+
+    Of objects of the model's own classes it is their attributes.
+    """
+    found: list[_Content] = []
+    for name, value in module.__dict__.items():
+        if name in _OF_MODULES:
+            if type(value) in _CONTAINERS:
+                found.append((name, value, value.copy()))
+        elif value is not None and type(value) not in _VALUES and not isinstance(value, Tensor):
+            _add_contents(found, name, value)
+    return found
+
+
+def _add_contents(found: list[_Content], name: str, root: Any) -> None:
+    """Add what is found by one attribute, each holder once."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        holder = vars(value) if _is_plain_object(value) else value
+        if type(holder) in _CONTAINERS:
+            found.append((name, holder, holder.copy()))
+        if type(holder) in (*_CONTAINERS, tuple) and len(holder) <= _LONGEST:
+            waiting += holder.values() if isinstance(holder, dict) else holder
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Whether something is an object of a class of the model's own, no part of it and nothing to call."""
+    of_a_library = (type(value).__module__ or "").partition(".")[0] in _LIBRARIES
+    return not of_a_library and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, type)
 
 
 def _put_back(attributes: dict[str, Any], before: dict[str, Any]) -> None:

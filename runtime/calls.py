@@ -24,6 +24,20 @@ class Call(NamedTuple):
     leaves: list[Any]
 
 
+def kind_of(call: Call) -> tuple[Any, ...]:
+    """What a call has in common with those of other sizes and values: its tree, and of each leaf its type.
+
+    Numbers, texts and the like are a part of it, since models decide by them.
+    """
+    parts: list[Any] = [id(call.spec)]  # one object for equal trees
+    for leaf in call.leaves:
+        if isinstance(leaf, Tensor):
+            parts.append((type(leaf), leaf.ndim, leaf.dtype))
+        else:
+            parts.append((type(leaf), repr(leaf) if type(leaf) in _LEAVES else None))
+    return tuple(parts)
+
+
 class _Route(NamedTuple):
     """How to read a call without its signature: for each leaf its place in the arguments as written, or None."""
 

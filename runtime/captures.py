@@ -30,7 +30,7 @@ from .options import Options
 from .paths import Paths
 from .saved.entry import Keeper, KeptEntry
 from .state import attributes_preserved, preserved
-from .stateful import state_matters
+from .stateful import kept_of, settles
 from .tensors import CPU, check_tensor, dense, is_plain
 from .tuned import schedules_for, tuned_now
 
@@ -46,18 +46,17 @@ class Uncapturable(Exception):
 class Captures:
     """What was captured of a model.
 
+    Args:
+        prefix: what paths of attributes begin with that the user does not know of.
+
     Attributes:
         entries: the captures, oldest first.
-        stateless: whether a model is refused that sets attributes of its modules; None where it is if results depend on
-            them.
         paths: how calls are run that are like one before.
     """
 
-    def __init__(
-        self, model: Callable[..., Any], options: Options, reader: CallReader, *, stateless: bool | None = None
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], options: Options, reader: CallReader, *, prefix: str = "") -> None:
         self.model = model
-        self.stateless = stateless
+        self._prefix = prefix
         self.options = options
         self.reader = reader
         self.entries: list[Entry] = []
@@ -67,6 +66,8 @@ class Captures:
         self._attributes: dict[str, tuple[Tensor, int]] = {}
         self._dtype: torch.dtype | None = None
         self._lock = lock_of(model)
+        self._state = kept_of(model)
+        self._state.add(self)
 
     @property
     def name(self) -> str:
@@ -151,6 +152,10 @@ class Captures:
                 "again for the other kind of calls."
             )
         check_model(self.model, self.name, self.options.target.device)
+        if self._state.reason and self.options.fallback == "error":
+            raise CaptureError(f"{self.name} cannot be captured: {self._state.reason}")
+        if self._state.reason:
+            raise Uncapturable(self._state.reason)
         with no_collection():
             keeper = Keeper(self.model, call, self.options, weights_of(self.model))
             entry = self._kept(keeper, call) or self._make(call, refusal)
@@ -209,15 +214,15 @@ class Captures:
         return entry
 
     def _captured(self, call: Call, args: Any, kwargs: Any) -> Capture:
-        """The capture of a call; of a model that sets its attributes only where no later result depends on them."""
+        """The capture of a call; of a model that sets its attributes only where the first call sets them for good."""
         settings: dict[str, Any] = {"dynamic": self.options.dynamic, "fallback": self.options.fallback}
-        if self.stateless is not False:
-            try:
-                return capture(self.model, args, kwargs, stateless=True, **settings)
-            except WritesStateError:
-                if self.stateless or state_matters(self.model, call):
-                    raise
-            self.stateless = False
+        try:
+            return capture(self.model, args, kwargs, stateless=True, **settings)
+        except WritesStateError as error:
+            if not settles(self.model, error.names, call):
+                self._state.refuse([name.removeprefix(self._prefix) for name in error.names])
+                raise
+        # what it sets from now on is there already
         return capture(self.model, args, kwargs, stateless=False, **settings)
 
     def keep_path(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], entry: Entry, sizes: Sizes) -> None:

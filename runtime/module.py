@@ -14,7 +14,7 @@ from torch import nn
 
 from ..frontend.capture import signature_of
 from ..ir.errors import CaptureError, ExpectationError, UnsupportedError
-from .calls import Call, CallReader
+from .calls import Call, CallReader, kind_of
 from .captures import Captures, Uncapturable
 from .dump import dump
 from .entry import Aliased, Entry, Sizes
@@ -25,7 +25,8 @@ from .hooks import is_hooked
 from .options import Options
 from .paths import MISS
 from .report import Report, make_report
-from .split import SplitModel
+from .split import SplitModel, Untraceable
+from .stateful import kept_of
 from .tensors import check_surroundings
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -57,6 +58,7 @@ class CompiledModule(nn.Module):
         state.update(original=original, options=options, __doc__=original.__doc__)
         state["_device"] = options.target.device
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
+        state["_untraceable"] = {}
         parts = replace(options, expect={}, kv_cache_dtype=None)  # which were said of the whole
         generation = generation_of(original, options, lambda part: CompiledModule(part, parts), self._renew)
         state.update(_generation=generation)
@@ -110,17 +112,20 @@ class CompiledModule(nn.Module):
         if result is not MISS:
             return result
         self._follow_default()
+        if self._untraceable:
+            reason = self._untraceable.get(kind_of(self._reader.read(args, kwargs)))
+            if reason is not None:
+                return self._in_pytorch(args, kwargs, reason)
         split: SplitModel | None = self._split
         if split is not None:
-            return split(args, kwargs)
+            return self._run_split(split, args, kwargs)
         call = self._reader.read(args, kwargs)
         try:
             entry, sizes = captures.find(call)
         except Uncapturable as reason:
             if self.options.expect:
                 raise ExpectationError(f"{self._captures.name} is not one graph, as expected: {reason}") from None
-            split = self.__dict__["_split"] = SplitModel(self.original, self.options, str(reason))
-            return split(args, kwargs)
+            return self._run_split(SplitModel(self.original, self.options, str(reason)), args, kwargs)
         try:
             result = entry.run(call.leaves, sizes)
         except Aliased as reason:
@@ -129,6 +134,21 @@ class CompiledModule(nn.Module):
             captures.withdraw(entry, call, error)
             raise
         captures.keep_path(args, kwargs, entry, sizes)
+        return result
+
+    def _run_split(self, split: SplitModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a call that Dynamo splits; PyTorch's of all calls of a kind that Dynamo fails at."""
+        try:
+            if self._captures.entries:  # which may hold as constants what other calls set
+                with kept_of(self.original).watching(self.original):
+                    result = split(args, kwargs)
+            else:
+                result = split(args, kwargs)
+        except Untraceable as error:
+            reason = f"{self._captures.name} is no one graph in such a call, and Dynamo fails at it: {error}"
+            self._untraceable[kind_of(self._reader.read(args, kwargs))] = reason
+            return self._in_pytorch(args, kwargs, reason)
+        self.__dict__["_split"] = split
         return result
 
     def synchronize(self) -> None:
@@ -158,11 +178,12 @@ class CompiledModule(nn.Module):
             self.reset()
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
+        with torch.no_grad(), kept_of(self.original).watching(self.original):
+            result = self.original(*args, **kwargs)
         if reason not in self._told:
             self._told.add(reason)
             warnings.warn(f"{reason}: such calls run in PyTorch", UserWarning, stacklevel=4)
-        with torch.no_grad():
-            return self.original(*args, **kwargs)
+        return result
 
     def entry_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Entry, Sizes, Call]:
         """The capture for a call, made where there is none, with the call's leaves and sizes.
@@ -295,7 +316,9 @@ class CompiledModule(nn.Module):
 
     def reset(self) -> None:
         """Forget all captures: the next call makes one."""
+        kept_of(self.original).clear()
         self._captures.reset()
+        self._untraceable.clear()
         self.__dict__["_split"] = None
         if self._generation is not None:
             self._generation.reset()

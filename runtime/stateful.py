@@ -1,49 +1,164 @@
-"""Whether what a model keeps on itself from call to call changes results: a graph neither writes nor reads it.
+"""What a model keeps on itself from call to call, which a graph neither writes nor reads.
 
-A ``forward`` may set attributes of its modules. Where no later call reads them, as where the last attention weights are
-kept to be looked at, results are the same without; so too of a tensor that every call would compute alike.
+A ``forward`` may set attributes of its modules. A compiled call would not, and holds as constants what it reads of
+them. So a model is captured only where the first call settles what it sets, as with tables that are computed when they
+are first needed. All else is left to PyTorch, for every kind of call: one may read what another one stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..frontend.untouched import assigned, untouched, value_of, watched
 from .calls import Call
-from .state import attributes_preserved, preserved, same
+from .state import preserved, same
 
-_VALUES = (bool, int, float, complex, str)
+_VALUES = (bool, int, float, complex, str, type(None))
 
 
-def state_matters(model: Callable[..., Any], call: Call) -> bool:
-    """Whether a call gives another result after an earlier one, tried in PyTorch: after itself and after other values.
+class _Resettable(Protocol):
+    def reset(self) -> None: ...
 
-    The other values are the same ones in the opposite order. A model that refuses one of the calls is taken to be one
-    whose state matters.
+
+class Kept:
+    """What is known of the state of one model, shared by all that is captured of it.
+
+    Attributes:
+        reason: why nothing of it can be captured; "" as far as is known.
     """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._captures: weakref.WeakSet[_Resettable] = weakref.WeakSet()
+        self._written: set[str] = set()
+
+    def add(self, captures: _Resettable) -> None:
+        """Have captures forgotten where they may hold what is no constant."""
+        self._captures.add(captures)
+
+    def clear(self) -> None:
+        """Know nothing: the model may be another one by now."""
+        self.reason = ""
+        self._written.clear()
+
+    def refuse(self, names: Sequence[str]) -> None:
+        """Note that calls set attributes, by path: nothing is captured from now on."""
+        self.reason = self.reason or f"it keeps {', '.join(names)} from call to call"
+        self.forget()
+
+    def wrote(self, names: Sequence[str]) -> None:
+        """Note that a call that PyTorch ran set attributes to other values; the first one may be what settles them."""
+        if not names or self.reason:
+            return
+        if self._written.isdisjoint(names):
+            self._written.update(names)
+            self.forget()  # they may hold what was there before
+        else:
+            self.refuse(names)
+
+    def forget(self) -> None:
+        """Forget all captures."""
+        for captures in list(self._captures):
+            captures.reset()
+
+    @contextmanager
+    def watching(self, model: Callable[..., Any]) -> Iterator[None]:
+        """Note what a call sets that is not compiled."""
+        if not isinstance(model, nn.Module) or self.reason:
+            yield
+            return
+        with watched(model) as names:
+            yield
+        self.wrote(names)
+
+
+_KEPT: weakref.WeakKeyDictionary[nn.Module, Kept] = weakref.WeakKeyDictionary()
+_OWN = threading.Lock()
+
+
+def kept_of(model: Callable[..., Any]) -> Kept:
+    """What is known of a model, by whatever it is compiled."""
+    if not isinstance(model, nn.Module):
+        return Kept()
+    with _OWN:
+        return _KEPT.setdefault(model, Kept())
+
+
+def share_kept(part: nn.Module, whole: nn.Module) -> None:
+    """Let what is known of a model be known of a part of it, or of what holds it. To call before that is compiled."""
+    kept = kept_of(whole)
+    with _OWN:
+        _KEPT[part] = kept
+
+
+def settles(model: Callable[..., Any], names: Sequence[str], call: Call) -> bool:
+    """Whether the first call sets attributes once and for all; then they are set afterwards.
+
+    It is tried in PyTorch, on copies: a second call leaves them alone, and one of other values, the same ones in the
+    opposite order, sets them alike.
+
+    Args:
+        names: what was set while the model was traced, by path.
+    """
+    if not isinstance(model, nn.Module):
+        return False
     first = list(call.leaves)
     other = [leaf.flip(tuple(range(leaf.ndim))) if isinstance(leaf, Tensor) else leaf for leaf in first]
     try:
-        return any(
-            not _alike(_last_of(model, call, [last]), _last_of(model, call, [first, last])) for last in (first, other)
-        )
+        with _trial(model), untouched(model):
+            with assigned(model, equal=True) as at_first:
+                _run(model, call, first)
+            values = _values(model, names)
+            with watched(model) as changed, assigned(model, equal=True) as again:
+                _run(model, call, first)
+            known = all(_may_be_kept(value_of(model, name), name in at_first) for name in names)
+            if changed or again or not known or not _alike(values, _values(model, names)):
+                return False
+        with _trial(model), untouched(model):
+            _run(model, call, other)
+            if not _alike(values, _values(model, names)):
+                return False
+        with _trial(model), watched(model) as changed:
+            _run(model, call, first)
+        if changed:
+            kept_of(model).forget()  # captures of other calls may hold what was there before
     except Exception:  # whatever the model raises: PyTorch runs it then, and says so
-        return True
+        return False
+    return True
 
 
-def _last_of(model: Callable[..., Any], call: Call, calls: Sequence[list[Any]]) -> list[Any]:
-    """The leaves of the last call's result. The model is left as it was, and arguments are copies."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), preserved(model), attributes_preserved(model):
-        for leaves in calls:
-            copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            args, kwargs = pytree.tree_unflatten(copies, call.spec)
-            torch.manual_seed(0)
-            found = model(*args, **kwargs)
-        return [x.clone() if isinstance(x, Tensor) else x for x in pytree.tree_leaves(found)]
+@contextmanager
+def _trial(model: nn.Module) -> Iterator[None]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), preserved(model):
+        torch.manual_seed(0)
+        yield
+
+
+def _run(model: nn.Module, call: Call, leaves: Sequence[Any]) -> None:
+    copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(copies, call.spec)
+    model(*args, **kwargs)
+
+
+def _may_be_kept(value: Any, is_assigned: bool) -> bool:
+    """Whether a second call that changes an attribute is seen: by the tensors in it, or because it is assigned."""
+    if type(value) in _VALUES:
+        return is_assigned
+    return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+
+
+def _values(model: nn.Module, names: Sequence[str]) -> list[Any]:
+    """What attributes hold, tensors copied."""
+    leaves = pytree.tree_leaves([value_of(model, name) for name in names])
+    return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 def _alike(found: Sequence[Any], others: Sequence[Any]) -> bool:
@@ -54,4 +169,4 @@ def _is_same(found: Any, other: Any) -> bool:
     if isinstance(found, Tensor):
         like = isinstance(other, Tensor) and found.shape == other.shape and found.dtype == other.dtype
         return like and same(found, other)
-    return not isinstance(found, _VALUES) or bool(found == other)
+    return type(found) is type(other) and bool(found == other)

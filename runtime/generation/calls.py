@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 
 from ...frontend.capture import signature_of
-from ...frontend.untouched import WritesStateError, watched
 from ...ir import ops
 from ...ir.errors import CaptureError, InputError, UnsupportedError
 from ..calls import CallReader
@@ -21,18 +19,27 @@ from ..captures import Captures, Uncapturable
 from ..entry import Entry
 from ..model_lock import share_lock
 from ..options import Options
+from ..stateful import kept_of, share_kept
 from .caches import DecoderMemory, SourceMemory, Unfit
 from .inputs import CACHE, Arguments, UnfitMask, kept_logits
 from .report import CacheCounts
 from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
-from .state import keeps_once
 from .step import CachedStep
 from .storage import storage_for
 
 
 class Uncaptured(Unfit):
-    """A call that could not be captured."""
+    """A call that could not be captured.
+
+    Attributes:
+        form, constants: of calls that could not be either, if PyTorch runs this one; a form of None where that is
+            known, or unknown of others.
+    """
+
+    def __init__(self, reason: str, form: Form | None = None, constants: tuple[Any, ...] = ()) -> None:
+        super().__init__(reason)
+        self.form, self.constants = form, constants
 
 
 class CachedCalls:
@@ -40,7 +47,6 @@ class CachedCalls:
 
     Attributes:
         counts: for the report.
-        keeps: what the model keeps on itself from call to call, which no capture can hold; "" as far as is known.
         asked: how many positions caches may need in the end; 0 where nobody knows.
         storage: how a decoder's own keys and values lie in memory.
     """
@@ -50,11 +56,12 @@ class CachedCalls:
         self.options = options
         self.counts = CacheCounts()
         self.asked = 0
-        self.keeps = ""
+        self._kept = kept_of(model)
         self.storage = storage_for(options.kv_cache_dtype, model.dtype)
         self.counts.dtype = self.storage.name
         self._step = CachedStep(model, self.storage)
         share_lock(self._step, model)
+        share_kept(self._step, model)
         self._reader = CallReader(signature_of(self._step))
         self._arguments = Arguments(model)
         self._shapes = Shapes(model)
@@ -122,11 +129,12 @@ class CachedCalls:
         static = [layer for layer in _static_layers(cache) if not layer.is_initialized]
         try:
             return self._compiled(given, self.asked)
-        except Unfit as reason:
+        except Unfit as error:
+            reason = error
             self._count(reason)
         for layer in static:  # what they were made as was a guess
             layer.is_initialized = False
-        found = self._in_pytorch(*args, **kwargs)
+        found = self._in_pytorch(reason, args, kwargs)
         if self._shapes.learn(cache):
             for form in self._forms.values():
                 form.refused.clear()
@@ -168,39 +176,32 @@ class CachedCalls:
         """The output of a call that makes a cache; None where it cannot be compiled with one."""
         try:
             return self._compiled(self.with_cache(given), 0)
-        except (Uncaptured, UnfitMask) as reason:  # Dynamo would split it where its Python decides by values
+        except (Uncaptured, UnfitMask) as error:  # Dynamo would split it where its Python decides by values
+            reason = error
             self._count(reason)
-        except Unfit as reason:
+        except Unfit as error:
             if self.storage.narrow:  # it was asked for
-                self._count(reason)
+                self._count(error)
             return None
-        return self._in_pytorch(**given)
+        return self._in_pytorch(reason, (), given)
 
-    def _in_pytorch(self, *args: Any, **kwargs: Any) -> Any:
+    def _in_pytorch(self, reason: Unfit, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's own output, and a look at whether it keeps something on itself."""
-        with torch.no_grad(), watched(self.model) as written:
+        with torch.no_grad(), self._kept.watching(self.model):
             found = self.model(*args, **kwargs)
-        if written and not self.keeps:
-            self._keep_state(written)
+        if isinstance(reason, Uncaptured) and reason.form is not None:  # it was no fault of the call
+            reason.form.refused[reason.constants] = str(reason)
         return found
-
-    def _keep_state(self, names: Sequence[str]) -> None:
-        """Capture nothing from now on: a step would hold what an earlier call kept as a constant."""
-        self.keeps = f"it keeps {', '.join(names)} from call to call"
-        self._forms.clear()
 
     def _check_state(self) -> None:
         """Raise Uncaptured where the model keeps state, or an error where fallbacks are."""
-        if self.keeps and self.options.fallback == "error":
-            raise CaptureError(f"{type(self.model).__name__} cannot be captured: {self.keeps}")
-        if self.keeps:
-            raise Uncaptured(f"it cannot be captured: {self.keeps}")
-
-    def _try(self, form: Form, leaves: Sequence[Any]) -> None:
-        """Call the step in PyTorch, on copies."""
-        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        args, kwargs = pytree.tree_unflatten(copies, form.spec)
-        self._step(*args, **kwargs)
+        if not self._kept.reason:
+            return
+        self._forms.clear()
+        reason = f"it cannot be captured: {self._kept.reason}"
+        if self.options.fallback == "error":
+            raise CaptureError(f"{type(self.model).__name__}: {reason}")
+        raise Uncaptured(reason)
 
     def _count(self, reason: Unfit) -> None:
         self.counts.passed[str(reason)] = self.counts.passed.get(str(reason), 0) + 1
@@ -264,7 +265,7 @@ class CachedCalls:
             names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
             options = replace(self.options, dynamic=dynamic)
-            captures = Captures(self._step, options, self._reader, stateless=True)
+            captures = Captures(self._step, options, self._reader, prefix="model.")
             form = self._forms[key] = Form(spec, captures)
         return form
 
@@ -296,21 +297,16 @@ class CachedCalls:
         try:
             return form.find(inputs, leaves, shapes)
         except (Uncapturable, CaptureError, InputError, UnsupportedError, IndexError) as error:
-            # a fault of this call, and not of others like it; an index: of the model on a mask of slots, perhaps
+            # a fault of this call, perhaps, and not of others like it; an index: or of the model on a mask of slots
             once = isinstance(error, (InputError, IndexError))
-            state = next((e for e in (error, error.__cause__) if isinstance(e, WritesStateError)), None)
-            if state is not None:
-                if form.captures.stateless and keeps_once(self._step, state.names, lambda: self._try(form, leaves)):
-                    form.captures.stateless = False
-                    return self._find(form, inputs, leaves, shapes)
-                self._keep_state([name.removeprefix("model.") for name in state.names])
-                self._check_state()
+            self._check_state()
             if self.options.fallback == "error" and not once:
                 raise
             reason = f"it cannot be captured: {str(error).splitlines()[0]}"
+            constants = _constants(leaves)
             if not once:
-                form.refused[_constants(leaves)] = reason
-            raise Uncaptured(reason) from error
+                form.refused[constants] = reason
+            raise Uncaptured(reason, form if once else None, constants) from error
 
 
 def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:

@@ -45,7 +45,8 @@ class Arguments:
         if not args or self.signature is None:
             return dict(kwargs)
         bound = dict(self.signature.bind_partial(*args, **kwargs).arguments)
-        return {**bound, **bound.pop(self._rest, {})}
+        rest = bound.pop(self._rest, {})
+        return {**bound, **rest}
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raise Unfit for calls whose results slots that are not filled would change."""

@@ -14,6 +14,7 @@ from torch import nn
 from ...frontend.capture import signature_of
 from ..model_lock import lock_of, share_lock
 from ..options import Options
+from ..stateful import share_kept
 from .report import CacheReport
 from .unchanged import Change, Watch
 
@@ -93,6 +94,7 @@ class Generation:
         with self._lock:
             if self._encoder is None or self._encoder.original is not found:
                 share_lock(found, self.model)
+                share_kept(found, self.model)
                 self._encoder = self._compile_part(found)
             return self._encoder
 

@@ -37,7 +37,18 @@ class NoForm(Exception):
 
 
 def constant_data(value: Any) -> Any:
-    """A constant: None, a number, a string or a dtype."""
+    """A constant: None, a number, a string, a dtype or a device, or a tuple of such."""
+    return {"tuple": [_single_data(item) for item in value]} if type(value) is tuple else _single_data(value)
+
+
+def constant_of(data: Any) -> Any:
+    """The constant that :func:`constant_data` wrote."""
+    if isinstance(data, dict) and list(data) == ["tuple"]:
+        return tuple(map(_single_of, data["tuple"]))
+    return _single_of(data)
+
+
+def _single_data(value: Any) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
@@ -49,8 +60,7 @@ def constant_data(value: Any) -> Any:
     raise NoForm(f"the constant {value!r} is a {type(value).__name__}")
 
 
-def constant_of(data: Any) -> Any:
-    """The constant that :func:`constant_data` wrote."""
+def _single_of(data: Any) -> Any:
     if data is None or type(data) in (bool, int, str):
         return data
     ((kind, text),) = data.items()

@@ -114,6 +114,36 @@ def test_other_sizes_and_constants(block: Path) -> None:
         loaded(X.double())
 
 
+class Defaults(nn.Module):
+    def forward(
+        self,
+        x: Tensor,
+        scale: float = 2.5,
+        mode: str = "add one",
+        sizes: tuple[int, float] = (1000, 2.5),
+        to: torch.dtype = torch.float32,
+        many: int = 1000,
+    ) -> Tensor:
+        y = x * scale + sizes[0] * sizes[1] + many
+        return (y + 1 if mode == "add one" else y).to(to)
+
+
+@pytest.mark.parametrize("given", [(), ("scale",), ("mode", "sizes"), ("to", "many")])
+def test_a_default_that_is_given_is_the_default(given: tuple[str, ...], tmp_path: Path) -> None:
+    """As an equal object: where the file is loaded, none is the model's own."""
+    values = {"scale": float("2.5"), "mode": "".join(["add", " one"]), "sizes": (int("1000"), float("2.5"))}
+    values |= {"to": torch.float32, "many": int("1000")}
+    x = torch.randn(3, 4)
+    model = Defaults().eval()
+    smelt.export(model, (x,), {name: values[name] for name in given}, cache=False).save(tmp_path / "defaults.smelt")
+    with smelt.load(tmp_path / "defaults.smelt") as loaded:
+        for names in ((), *((name,) for name in values), tuple(values)):
+            torch.testing.assert_close(loaded(x, **{name: values[name] for name in names}), model(x))
+        for other in ({"scale": -2.5}, {"many": 1000.0}, {"sizes": (1000, 3)}, {"mode": "none"}):
+            with pytest.raises(smelt.InputError, match="was not exported for this call"):
+                loaded(x, **other)
+
+
 def test_arguments_may_be_objects_of_another_class(folder: Path) -> None:
     class Sum(nn.Module):
         def forward(self, pair: Pair, more: dict[str, Tensor]) -> Tensor:

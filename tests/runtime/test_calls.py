@@ -53,6 +53,28 @@ def test_a_default_counts_by_its_value() -> None:
     assert [len(reader.read((X,), {"flag": flag}).leaves) for flag in (True, False, True)] == [1, 2, 1]
 
 
+def g(x: Any, scale: float = 0.0, many: int = 1, sizes: Any = (1, 2.5), what: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_default"),
+    [
+        ("scale", float("0"), True),
+        ("scale", -0.0, False),
+        ("scale", 0, False),
+        ("many", True, False),
+        ("sizes", (int("1"), float("2.5")), True),
+        ("sizes", (1, 2), False),
+        ("sizes", [1, 2.5], False),
+        ("sizes", (1,), False),
+        ("what", False, False),
+    ],
+)
+def test_equal_constants_of_one_type_are_the_default(name: str, value: Any, is_default: bool) -> None:
+    named = normal_form(inspect.signature(g), (X,), {name: value})[1]
+    assert (name not in named) == is_default
+
+
 def test_equal_trees_are_one_object() -> None:
     reader = CallReader(inspect.signature(f))
     assert reader.read((X, Y), {}).spec is reader.read((), {"y": X, "x": Y}).spec

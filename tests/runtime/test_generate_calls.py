@@ -38,6 +38,20 @@ def test_outputs_are_in_the_order_of_the_models(model: Any) -> None:
             assert type(ours) is type(eager)
             both = [x if isinstance(x, tuple) else x.to_tuple() for x in (ours, eager)]
             assert kinds(both[0]) == kinds(both[1])
+    # transformers installs hooks for the first one, which is no state that anything reads
+    assert fast.report().caches.passed == {}  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def test_calls_after_one_that_pytorch_ran(model: Any) -> None:
+    """It may have set something that settles what the model is, and calls after it are captured as it is then."""
+    fast = smelt.compile(model)
+    for _ in range(2):
+        fast(IDS, output_attentions=True, past_key_values=DynamicCache(config=model.config))
+        torch.testing.assert_close(fast(IDS).logits, model(IDS).logits)
+    caches = fast.report().caches
+    assert caches is not None
+    assert (caches.calls, sum(caches.passed.values())) == (2, 2)
 
 
 def test_outputs_of_an_encoder_and_a_decoder() -> None:
@@ -192,4 +206,17 @@ def test_a_mask_of_three_axes_runs_in_pytorch(model: Any) -> None:
         ours, eager = (m(IDS, attention_mask=mask, use_cache=True).logits for m in (fast, model))
         torch.testing.assert_close(ours, eager)
     assert fast.report().caches.passed == {"the attention mask has 3 axes": 1}  # type: ignore[union-attr]
+    assert not fast.is_split
+
+
+@torch.no_grad()
+def test_a_mask_of_three_axes_without_a_cache(model: Any) -> None:
+    """Dynamo, which would split the model there, fails at it."""
+    fast: Any = smelt.compile(model)
+    mask = torch.ones(*IDS.shape, IDS.shape[1])
+    with pytest.warns(UserWarning, match="no one graph in such a call.* run in PyTorch"):
+        ours = fast(IDS, attention_mask=mask, use_cache=False).logits
+    torch.testing.assert_close(ours, model(IDS, attention_mask=mask, use_cache=False).logits)
+    with pytest.raises(NotImplementedError, match="for 'Float'"):  # the model's own error
+        fast(IDS, attention_mask=mask.tril(), use_cache=False)
     assert not fast.is_split

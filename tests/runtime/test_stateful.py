@@ -1,4 +1,4 @@
-"""Models that keep something on themselves from call to call: as eager, or captured where no result depends on it."""
+"""Models that keep something on themselves from call to call: as eager, or captured where the first call settles it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from torch import Tensor, nn
 pytest.importorskip("tvm")
 
 import smelt
+from smelt.runtime.stateful import kept_of
 
 # what PyTorch says of tensors that are assigned while a model is exported
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attribute")
+
+
+class Cell:
+    """An object of the model's own, as caches of research code are."""
+
+    number = 0
 
 
 class Stateful(nn.Module):
@@ -29,6 +36,10 @@ class Stateful(nn.Module):
         self.kept: Tensor | None = None
         self.sum = torch.zeros(8)
         self.seen: list[int] = []
+        self.tables: dict[str, Tensor] = {}
+        self.ready = False
+        self.cell = Cell()
+        self.nested = {"one": [0]}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.then(self, self.layer(x))
@@ -72,16 +83,36 @@ def cached(model: Stateful, y: Tensor) -> Tensor:
     return y + model.kept
 
 
+def remembered(model: Stateful, y: Tensor) -> Tensor:
+    if not model.tables:
+        model.tables["table"] = torch.arange(8.0)
+        model.ready = True
+    return y + model.tables["table"]
+
+
+def in_object(model: Stateful, y: Tensor) -> Tensor:
+    model.cell.number += 1
+    return y * model.cell.number
+
+
+def deep(model: Stateful, y: Tensor) -> Tensor:
+    model.nested["one"][0] += 1
+    return y * model.nested["one"][0]
+
+
 CALLS = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (2, 2, 3, 5, 3)]
 
 
-@pytest.mark.parametrize("then", [counted, summed, of_the_first_call, of_the_last_call, listed])
-def test_state_that_results_depend_on(then: Callable[[Stateful, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("then", [counted, summed, of_the_first_call, of_the_last_call, listed, shown, in_object, deep])
+def test_state_that_is_set_again(then: Callable[[Stateful, Tensor], Tensor]) -> None:
+    """Dynamo runs such a model, so that what it stores is there as in eager."""
     model = Stateful(then).eval()
     reference, fast = copy.deepcopy(model), smelt.compile(model, cache=False)
     with torch.no_grad():
         for x in CALLS:
             torch.testing.assert_close(fast(x), reference(x), rtol=1e-4, atol=1e-5)
+    if reference.kept is not None:
+        torch.testing.assert_close(model.kept, reference.kept, rtol=1e-4, atol=1e-5)
     assert fast.is_split
     try:
         told = str(fast.report())
@@ -92,8 +123,8 @@ def test_state_that_results_depend_on(then: Callable[[Stateful, Tensor], Tensor]
         smelt.compile(Stateful(then).eval(), fallback="error", cache=False)(CALLS[0])
 
 
-@pytest.mark.parametrize("then", [shown, cached])
-def test_state_that_no_result_depends_on(then: Callable[[Stateful, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("then", [cached, remembered])
+def test_state_that_the_first_call_settles(then: Callable[[Stateful, Tensor], Tensor]) -> None:
     model = Stateful(then).eval()
     reference, fast = copy.deepcopy(model), smelt.compile(model, fallback="error", cache=False)
     with torch.no_grad():
@@ -104,11 +135,78 @@ def test_state_that_no_result_depends_on(then: Callable[[Stateful, Tensor], Tens
 
 
 def test_trials_leave_the_model_and_the_generator_as_they_were() -> None:
+    for then in (counted, deep, in_object):
+        model = Stateful(then).eval()
+        torch.manual_seed(3)
+        expected = torch.rand(2)
+        torch.manual_seed(3)
+        with pytest.raises(smelt.CaptureError):
+            smelt.compile(model, fallback="error", cache=False)(CALLS[0])
+        assert (model.number, model.nested, model.cell.number) == (0, {"one": [0]}, 0)
+        assert torch.equal(torch.rand(2), expected)
+
+
+# --- what one kind of call stores, and another one reads --------------------------------------------------------------
+
+
+class Kinds(Stateful):
+    def forward(self, x: Tensor, store: bool = False) -> Tensor:
+        y = self.layer(x)
+        if store:
+            self.then(self, y)
+            return y
+        return y + self.sum + self.number + len(self.seen)
+
+
+def stores_tensor(model: Stateful, y: Tensor) -> Tensor:
+    model.sum = y.sum(0)
+    return y
+
+
+def stores_number(model: Stateful, y: Tensor) -> Tensor:
+    model.number = y.shape[0]
+    return y
+
+
+def stores_in_list(model: Stateful, y: Tensor) -> Tensor:
+    model.seen[:] = [0] * y.shape[0]
+    return y
+
+
+ORDERS = {"stored first": [True, False, True, False], "read first": [False, True, False, True, False]}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("then", [stores_tensor, stores_number, stores_in_list])
+def test_what_another_kind_of_call_reads(then: Callable[[Stateful, Tensor], Tensor], order: str) -> None:
+    """Where it was captured before, it held what was there then."""
+    model = Kinds(then).eval()
+    reference, fast = copy.deepcopy(model), smelt.compile(model, cache=False)
+    with torch.no_grad():
+        for x, store in zip(CALLS, ORDERS[order], strict=False):
+            torch.testing.assert_close(fast(x, store), reference(x, store), rtol=1e-4, atol=1e-5)
+
+
+def test_what_calls_store_that_pytorch_runs() -> None:
+    """A result that shares memory with an argument, for one: two calls tell that it is set again."""
+    model = Kinds(stores_number).eval()
+    kept = kept_of(model)
+    reference, fast = copy.deepcopy(model), smelt.compile(model, cache=False)
+    with torch.no_grad():
+        for x in CALLS:
+            with kept.watching(model):
+                model(x, True)
+            reference(x, True)
+            torch.testing.assert_close(fast(x), reference(x), rtol=1e-4, atol=1e-5)
+    assert kept.reason == "it keeps number from call to call"
+
+
+def test_a_model_that_was_changed_is_captured_again() -> None:
     model = Stateful(counted).eval()
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    with pytest.raises(smelt.CaptureError):
-        smelt.compile(model, fallback="error", cache=False)(CALLS[0])
-    assert model.number == 0
-    assert torch.equal(torch.rand(2), expected)
+    fast = smelt.compile(model, cache=False)
+    with torch.no_grad():
+        fast(CALLS[0])
+        model.then = lambda model, y: y
+        fast.reset()
+        torch.testing.assert_close(fast(CALLS[0]), model(CALLS[0]))
+    assert not fast.is_split
