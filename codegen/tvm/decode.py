@@ -154,14 +154,14 @@ class Decode(Flash):
         self._fold(peak, "T.Select({0} > {1}, {0}, {1})", best)
         self.line(f"{best} = T.Select({top} > {best}, {top}, {best})")
         self.line(f"{self['shift']} = T.Select({best} == {self.low()}, {self.zero()}, {best})")
-        self.line(f"{fix} = vmath.exp({top} - {self['shift']})")
+        self.line(f"{fix} = vmath.exp_weight({top} - {self['shift']})")
         self.line(f"{top} = {best}")
         with self.lanes() as v:
             total = f"{self['total']}[{r} * {self.vector} + {v}]"
             self.line(f"{total} = {total} * {fix}")
         with self.vectors(s.keys // self.vector, "range") as e:
             weight, total = self._score(r, e), f"{self['total']}[{r} * {self.vector} + {self['v']}]"
-            self.line(f"{weight} = vmath.exp({weight} - {self['shift']})")
+            self.line(f"{weight} = vmath.exp_weight({weight} - {self['shift']})")
             self.line(f"{total} = {total} + {weight}")
 
     def _fold(self, lanes: str, fold: str, to: str) -> None:

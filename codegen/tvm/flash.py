@@ -18,6 +18,8 @@ from .prefetch import prefetch_text
 from .source import Source
 from .storage import HALF
 
+SETS_BYTES = 4096  # all sets of a first-level cache once: a line of 64 bytes in each of 64
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -196,16 +198,19 @@ class Flash(Nest):
 
     # --- keys and values: in place, or copied a block at a time -------------------------------------------------------
 
-    def keep_rows(self, name: str, *, dense: bool = False) -> None:
-        """Read keys or values in place only where a row is whole vectors; with ``dense``, only rows without gaps.
+    def keep_rows(self, name: str, *, again: bool = False) -> None:
+        """Read keys or values in place only where a row is whole vectors; if ``again`` and again, only spread rows.
 
-        Rows at large powers of two fall into the same few sets of the cache, and a block of them does not stay there.
+        Rows a multiple of ``SETS_BYTES`` apart fall into the same few sets of the cache, and a block of them does not
+        stay there.
         """
         strided: Strided | None = getattr(self, name)
         axis = self.p.inner if name == "keys" else self.p.value
         if strided is not None:
             pitch = strided.base.coeff(self.p.key.symbol, 1)
-            if axis.size % self.vector or strided.step != 1 or (dense and pitch != axis.size):
+            nbytes = pitch * strided.param.type.dtype.itemsize
+            spread = nbytes.is_Integer and nbytes % SETS_BYTES != 0
+            if axis.size % self.vector or strided.step != 1 or (again and not spread):
                 setattr(self, name, None)
 
     def declare_copies(self, head: int, width: int) -> None:

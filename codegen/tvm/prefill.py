@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ..program import Expr
+from ..program import Expr, postorder
 from .contraction import flat_size
 from .expression import compute_type, index_text, scalar
 from .flash import Flash, split_score
+from .sweep import is_costly
+
+SHORT = 12  # nodes of an expression that is written for each vector of a tile
 
 
 class Prefill(Flash):
@@ -37,7 +40,6 @@ class Prefill(Flash):
                 self.let("n", f"T.min({limit} - {start}, {s.keys})")
                 self.copies(p.head, self.pitch)
                 self._scores()
-                self._masks()
                 self.softmax()
                 self._weigh()
             self._results()
@@ -46,7 +48,7 @@ class Prefill(Flash):
         """Declare what a task keeps."""
         s, p = self.schedule, self.p
         self.pitch = self.padded(p.width)
-        self.keep_rows("values", dense=True)
+        self.keep_rows("values", again=True)
         self.buffer("q", p.head * s.queries, self.kind)
         self.buffer("scores", s.keys * s.queries, self.kind)
         self.buffer("o", s.queries * self.pitch, self.kind)
@@ -94,18 +96,49 @@ class Prefill(Flash):
     # --- scores -------------------------------------------------------------------------------------------------------
 
     def _scores(self) -> None:
-        """``scores[key, query]``: register tiles of ``tile`` keys; keys past the last repeat it."""
-        s, tile = self.schedule, self.schedule.tile
+        """``scores[key, query]``, scaled and masked, and the largest of each query: register tiles of ``tile`` keys.
+
+        Keys past the last repeat it.
+        """
+        s, tile, width = self.schedule, self.schedule.tile, self.schedule.queries // self.vector
+        for name, expr in self.masks.items():
+            self._turn(name, self["n"], partial(self._mask_text, expr))
+        peak = self.registers("peak", s.queries, self.kind)
+        with self.vectors(width) as e:
+            self.line(f"{peak}[{e}] = {self['top']}[{e}]")
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
             self._key_bases(f"({at} * {tile}", tile)
-            acc, width = self.registers("acc", tile * s.queries, self.kind), s.queries // self.vector
+            acc = self.registers("acc", tile * s.queries, self.kind)
             self.fill(acc, tile * s.queries, self.zero(), "T.unroll")
             terms = self.loop("d", self.score_terms())
             with terms as d, self.loop("r", tile, "T.unroll") as r, self.vectors(width) as e:
                 to, key = f"{acc}[{r} * {s.queries} + {e}]", f"{self['bases']}[{r}]"
                 self.line(f"{to} = {self.with_score(to, key, d, e)}")
+            if self.is_short():
+                with self.loop("r", tile, "T.unroll") as r:
+                    t = self.var("t", f"T.min({at} * {tile} + {r}, {self['n']} - 1)")
+                    with self.vectors(width) as e:
+                        self._mask(f"{acc}[{r} * {s.queries} + {e}]", t, e, peak)
             with self.vectors(tile * width) as e:
                 self.line(f"{self['scores']}[{at} * {tile * s.queries} + {e}] = {acc}[{e}]")
+        if not self.is_short():
+            with self.loop("t", self["n"]) as t, self.vectors(width) as e:
+                self._mask(f"{self['scores']}[{t} * {s.queries} + {e}]", t, e, peak)
+        with self.vectors(width) as e:
+            self.line(f"{self['best']}[{e}] = {peak}[{e}]")
+
+    def is_short(self) -> bool:
+        """Whether scaling and masking takes so little code that it stands in a tile for each of its vectors."""
+        exprs = list(postorder([self.score]))
+        return len(exprs) <= SHORT and not is_costly([self.score])
+
+    def _mask(self, score: str, t: str, e: str, peak: str) -> None:
+        """Scale and mask a score in place, of key ``t`` of the block and query ``e``."""
+        at = f"{t} * {self.schedule.queries} + {e}"
+        known = {name: self._mask_value(name, at) for name in self.masks} | {self.p.scores.stage.name: score}
+        scope = self.at_query(f"({self['first']} + {e})").at({self.p.key.symbol: f"({self['start']} + {t})"})
+        self.line(f"{score} = {scalar(self.score, scope.knowing(known))}")
+        self.line(f"{peak}[{e}] = T.Select({score} > {peak}[{e}], {score}, {peak}[{e}])")
 
     def score_terms(self) -> int:
         """How many steps the sum of a score takes."""
@@ -120,24 +153,6 @@ class Prefill(Flash):
         with self.loop("i", tile, "T.unroll") as i:
             at = f"T.min({first} + {i}), {self['n']} - 1)"
             self.line(f"{self['bases']}[{i}] = {self.key_base(at, self.p.head)}")
-
-    def _masks(self) -> None:
-        """Scale and mask the scores in place, and find the largest of each query."""
-        s = self.schedule
-        for name, expr in self.masks.items():
-            self._turn(name, self["n"], partial(self._mask_text, expr))
-        peak = self.registers("peak", s.queries, self.kind)
-        with self.vectors(s.queries // self.vector) as e:
-            self.line(f"{peak}[{e}] = {self['top']}[{e}]")
-        with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
-            at = f"{t} * {s.queries} + {e}"
-            score = f"{self['scores']}[{at}]"
-            known = {name: self._mask_value(name, at) for name in self.masks} | {self.p.scores.stage.name: score}
-            scope = self.at_query(f"({self['first']} + {e})").at({self.p.key.symbol: f"({self['start']} + {t})"})
-            self.line(f"{score} = {scalar(self.score, scope.knowing(known))}")
-            self.line(f"{peak}[{e}] = T.Select({score} > {peak}[{e}], {score}, {peak}[{e}])")
-        with self.vectors(s.queries // self.vector) as e:
-            self.line(f"{self['best']}[{e}] = {peak}[{e}]")
 
     def _mask_text(self, expr: Expr, r: str, t: str) -> str:
         scope = self.at_query(f"({self['first']} + {r})").at({self.p.key.symbol: f"({self['start']} + {t})"})
@@ -161,12 +176,12 @@ class Prefill(Flash):
             best, top, shift = (f"{self[name]}[{e}]" for name in ("best", "top", "shift"))
             # a query that has seen only -inf: its weights are exp(-inf - 0) = 0
             self.line(f"{shift} = T.Select({best} == {self.low()}, {self.zero()}, {best})")
-            self.line(f"{self['fix']}[{e}] = vmath.exp({top} - {shift})")
+            self.line(f"{self['fix']}[{e}] = vmath.exp_weight({top} - {shift})")
             self.line(f"{top} = {best}")
             self.line(f"{total}[{e}] = {self['total']}[{e}] * {self['fix']}[{e}]")
         with self.loop("t", self["n"]) as t, self.vectors(s.queries // self.vector) as e:
             at = f"{self['scores']}[{t} * {s.queries} + {e}]"
-            self.line(f"{at} = vmath.exp({at} - {self['shift']}[{e}])")
+            self.line(f"{at} = vmath.exp_weight({at} - {self['shift']}[{e}])")
             self.line(f"{total}[{e}] = {total}[{e}] + {at}")
         with self.vectors(s.queries // self.vector) as e:
             self.line(f"{self['total']}[{e}] = {total}[{e}]")

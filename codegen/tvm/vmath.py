@@ -32,6 +32,7 @@ _ROUND_F64: Final = 1.5 * 2.0**52
 _ROUND_F32_BITS: Final = 0x4B400000
 _TINY: Final = 2.0**-25  # f(x) = x + O(x^2) rounds to x, or its neighbour, below this
 _INF: Final = math.inf
+_LEAST_WEIGHT: Final = -87.33654  # e^x is a normal number from here on
 
 
 def _libm(name: str) -> Function:
@@ -137,6 +138,19 @@ def _exp(x: Value) -> Value:
 def exp(x: Value) -> Value:
     """e^x: Cody and Waite's reduction, then a polynomial of degree 6."""
     return _exp(x)
+
+
+@intrinsic(tirx.exp)
+def exp_weight(x: Value) -> Value:
+    """e^x for x <= 0, as a softmax needs it: 0 below 2^-126, in two thirds of the instructions of ``exp``.
+
+    ln 2 is one float32 number here: the error is 1.1 ulp down to x = -10, 1.4 to -20, and 4.5 at the end.
+    """
+    rounded = fma(x, _LOG2_E, _ROUND_F32)
+    r = fma(rounded - _ROUND_F32, -_LN2_HIGH, x)
+    result = fma(r * r, pairwise(r, _EXPM1), r + 1.0) * _power_of_two(_bits(rounded) + 127)
+    # what is formed for a smaller x has no meaning, and is dropped; NaN stays NaN
+    return select(x < _LEAST_WEIGHT, 0.0, result)
 
 
 @intrinsic(tirx.exp2)

@@ -61,6 +61,9 @@ def cases() -> dict[str, Case]:
         "capped scores": case(head=64, softcap=0.7, causal=True),
         "capped scores with a mask": case(heads=4, groups=2, softcap=2.0, mask=(B, 1, S, K), mask_dtype=torch.float32),
         "by token": case(head=32, operands=dict.fromkeys(range(3), by_token), layouts=[by_token]),
+        "rows a small page apart": case(
+            heads=16, head=64, operands=dict.fromkeys(range(3), by_token), layouts=[by_token], sizes=SIZES[1:4]
+        ),
         "keys by head": case(operands={1: (0, 1, 3, 2), 2: (0, 1, 3, 2)}),
     }
     for dtype in RTOL:

@@ -143,6 +143,20 @@ def test_range_is_kept(module: Any, name: str) -> None:
     assert run(module, name, SWEEP).nan_to_num().abs().max() <= 1
 
 
+def test_weights_of_a_softmax() -> None:
+    built = build({"exp_weight": unary("exp_weight", vmath.exp_weight)})
+    for least, ulp in ((-1.0, 1.2), (-20.0, 1.7), (-87.33, 5.0)):
+        x = torch.linspace(least, 0, 2**19)
+        error = error_in_ulp(run(built, "exp_weight", x), x.double().exp())
+        assert error.max() <= ulp, f"at {x[error.argmax()]}"
+    x = torch.tensor([0.0, -0.0, -1e-40, -87.4, -88.0, -129.0 * 0.6931472, -1e4, -1e30, -MAX, -INF, NAN, -NAN])
+    odd = torch.tensor([0x7FC00001, 0x7FC001FF, -1]).to(torch.int32).view(torch.float32)  # NaN with bits of their own
+    result = run(built, "exp_weight", torch.cat([x, odd]))
+    assert torch.equal(result[:10], torch.tensor([1.0] * 3 + [0.0] * 7))
+    assert not result[:10].signbit().any()
+    assert result[10:].isnan().all()
+
+
 def test_sine_and_cosine_of_whole_positions(module: Any) -> None:
     positions = torch.arange(1_000_000, dtype=torch.float32)
     for name in ("sin", "cos"):
