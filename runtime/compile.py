@@ -32,6 +32,7 @@ def compile(
     quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
+    streams: int = 1,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -66,6 +67,8 @@ def compile(
             sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
             rounding.
         graphs: of how many kinds of calls CUDA graphs are held for each capture; 0 for none. The CPU has none.
+        streams: on how many streams the kernels of a CUDA graph may be: those that leave processors free and do not
+            need each other run side by side. It takes more memory; what it gains was not measured.
 
     Returns:
         A module that is called as the model is, and gives the same results.
@@ -83,7 +86,7 @@ def compile(
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
-    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs)
+    options = Options(found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, streams)
     return CompiledModule(plain, options)
 
 
