@@ -342,6 +342,7 @@ def _cuda_entry(captured: Capture, options: Options, seconds: float, leaves: Seq
         check=options.check,
         quantize=options.quantize,
         most_graphs=options.graphs,
+        streams=options.streams,
         schedules=tuned,
     )
     return Entry(captured, executable, {"capture": seconds, **executable.timings})

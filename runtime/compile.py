@@ -32,6 +32,7 @@ def compile(
     quantize: Literal["int8-dynamic", "int8", "int4", "fp8"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
+    streams: int = 1,
     kv_cache_dtype: Literal["bfloat16"] | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
@@ -68,6 +69,8 @@ def compile(
             sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by
             rounding.
         graphs: of how many kinds of calls CUDA graphs are held for each capture; 0 for none. The CPU has none.
+        streams: on how many streams the kernels of a CUDA graph may be: those that leave processors free and do not
+            need each other run side by side. It takes more memory; what it gains was not measured.
         kv_cache_dtype: round the keys and values of a transformers model's cache when they are written, in ``generate``
             and in loops of your own: ``"bfloat16"``. Caches take fewer bytes; attention computes in float32 as before.
             Results then differ from the model's: ``smelt.verify`` holds them to the model with rounded caches. See
@@ -91,7 +94,7 @@ def compile(
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
     options = Options(
-        found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, kv_cache_dtype
+        found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, streams, kv_cache_dtype
     )
     made = CompiledModule(plain, options)
     if kv_cache_dtype is not None and not made.takes_cache:

@@ -36,6 +36,7 @@ class Options:
     quantize: Quantization | None = None
     tune: Literal["off", "cached", "full"] = "cached"
     graphs: int = MOST_GRAPHS
+    streams: int = 1
     kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +48,8 @@ class Options:
             raise ValueError(f'optimize is {self.optimize!r}: say "rules" or "search"')
         if isinstance(self.graphs, bool) or not isinstance(self.graphs, int) or self.graphs < 0:
             raise ValueError(f"graphs is {self.graphs!r}: give a whole number from 0")
+        if isinstance(self.streams, bool) or not isinstance(self.streams, int) or self.streams < 1:
+            raise ValueError(f"streams is {self.streams!r}: give a whole number from 1")
         if self.tune not in TUNE:
             raise ValueError(f'tune is {self.tune!r}: say "off", "cached" or "full"')
         if self.tune == "full" and self.target.kind != "cpu":

@@ -20,7 +20,7 @@ from ..codegen.gpu import GPU_MACHINES, GpuMachine, gpu_schedule_text
 from ..codegen.triton.file import KernelFile
 from ..frontend.capture import Capture
 from ..frontend.export import capture
-from ..ir.errors import BackendError
+from ..ir.errors import BackendError, CaptureError
 from ..rewrites.quantization import Quantization
 from ..runtime.gpu import GpuKernel, GpuModel, gpu_model
 from .compile_check_cache import Known, Unit, kept, key_of, resources, units_of
@@ -85,7 +85,7 @@ def compile_check_zoo(how: How, tiny: bool, as_json: bool, keep: Path | None = N
         for done, name in enumerate(ZOO, 1):
             spec = f"zoo:{name}{':tiny' if tiny else ''}"
             known = {(r["numbers"], r["target"]) for r in found["rows"] if r["name"] == spec}
-            found["rows"] += map(summary_of, _reports(spec, how, compiler, None, known))
+            found["rows"] += map(summary_of, _reports(spec, how, compiler, None, known, skip=True))
             if keep is not None:
                 _write(keep, json.dumps(found, indent=1) + "\n")
             update(done)
@@ -117,20 +117,42 @@ def require_triton() -> None:
 
 
 def _reports(
-    spec: str, how: How, compiler: Compiler, out: Path | None, known: Collection[tuple[str, str]] = ()
+    spec: str,
+    how: How,
+    compiler: Compiler,
+    out: Path | None,
+    known: Collection[tuple[str, str]] = (),
+    skip: bool = False,
 ) -> Iterator[Data]:
-    """What was found of a model, for each kind of numbers and each target, but for what is known."""
-    captures: dict[torch.dtype, tuple[str, Capture]] = {}
+    """What was found of a model, for each kind of numbers and each target, but for what is known.
+
+    With ``skip``, a model that is not one graph has no kernels here, and a reason.
+    """
+    captures: dict[torch.dtype, tuple[str, Capture | CaptureError]] = {}
     for numbers, target in product(how.numbers, how.targets):
         if (numbers, target) in known:
             continue
         dtype, quantize = numbers_of(numbers)
         if dtype not in captures:
-            model = load_on(spec, dtype)
-            captures[dtype] = (model.name, capture(model.model, model.args, model.kwargs))
+            captures[dtype] = _captured(spec, dtype)
         name, captured = captures[dtype]
+        if isinstance(captured, CaptureError):
+            if not skip:
+                raise captured
+            why = str(captured).splitlines()[0]
+            yield {"name": name, "target": target, "numbers": numbers, "kernels": [], "torch": [["parts", why]]}
+            continue
         kernels = _compiled(captured, GPU_MACHINES[target], quantize, compiler, out)
         yield {"name": name, "target": target, "numbers": numbers, **kernels}
+
+
+def _captured(spec: str, dtype: torch.dtype) -> tuple[str, Capture | CaptureError]:
+    """A model's name and its capture, or why it is not one graph."""
+    model = load_on(spec, dtype)
+    try:
+        return model.name, capture(model.model, model.args, model.kwargs)
+    except CaptureError as error:
+        return model.name, error
 
 
 def _compiled(

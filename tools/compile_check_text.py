@@ -90,7 +90,9 @@ def remarks_of(rows: Sequence[Data]) -> list[str]:
         where = f"{row['name']} on {row['numbers']} for {row['target']}"
         found += [f"{where}: {name} spills {count} bytes a thread" for name, count in row["spilling"]]
         found += [f"{where}: {name} FAILED: {why}" for name, why in row["failed"]]
-    left = dict.fromkeys(f"PyTorch runs {op} of {row['name']}: {why}" for row in rows for op, why in row["torch"])
+    left = dict.fromkeys(
+        f"PyTorch runs {op} of {row['name']} on {row['numbers']}: {why}" for row in rows for op, why in row["torch"]
+    )
     spilling, failed = (sum(len(row[what]) for row in rows) for what in ("spilling", "failed"))
     total = sum(row["functions"] for row in rows)
     return [*found, *left, f"{total} functions, {spilling} with spills, {failed} failed; nothing was run or measured"]

@@ -10,8 +10,10 @@ from ..check import Check
 from ..gpu import GpuKernelTable, Schedules
 from ..gpu_narrow import narrowed
 from ..target import Target
+from .branches import by_levels
 from .device import Device, host_device, torch_device
 from .executable import CudaExecutable
+from .graphs import SideBySide
 
 
 def build_cuda(
@@ -22,13 +24,14 @@ def build_cuda(
     check: Check = None,
     quantize: Quantization | None = None,
     most_graphs: int = 16,
+    streams: int = 1,
     schedules: Schedules | None = None,
     device: Device | None = None,
 ) -> CudaExecutable:
     """Compile a capture for a GPU.
 
     ``schedules`` gives the schedule of a program for which another than the default one was chosen.
-    ``device`` runs it, by default the target's.
+    ``streams`` is on how many the launches of a graph may be. ``device`` runs it, by default the target's.
 
     Raises:
         CheckError: with ``check``, a step changed what the model means.
@@ -48,11 +51,14 @@ def build_cuda(
         reuse=False,
         adapt=narrowed,
     )
+    if streams > 1:
+        made.plan = by_levels(made.plan)
     gpu = device or device_of(target)
     with work.stage("codegen"), gpu.current():
         gpu.compile(list(made.table.kernels.values()))
     with work.stage("weights"):
-        executable = CudaExecutable(gpu=gpu, most_graphs=most_graphs, **made.found(capture))
+        side_by_side = SideBySide(streams, machine.processors)
+        executable = CudaExecutable(gpu=gpu, most_graphs=most_graphs, side_by_side=side_by_side, **made.found(capture))
     if made.checker is not None:
         made.checker.placed(executable)
     return executable

@@ -93,6 +93,9 @@ class Device(Protocol):
     def capture(self, work: Callable[[], None]) -> Graph:
         """What ``work`` launches, as a graph. Nothing is run."""
 
+    def lane(self, number: int) -> AbstractContextManager[Any]:
+        """While it is entered in a capture, launches go to a side stream of that number; 0 is the capture's own."""
+
     def to_host(self, cell: Tensor) -> Tensor:
         """A tensor of the CPU for copies of a cell that nobody waits for."""
 
@@ -140,6 +143,7 @@ class _TorchDevice:
         found = int(getattr(torch.cuda.get_device_properties(index), "L2_cache_size", 0))
         self.cache_bytes = found or None
         self._side: Any = None  # the stream that graphs are captured on
+        self._lanes: dict[int, Any] = {}  # those beside it
 
     def current(self) -> AbstractContextManager[Any]:
         return nullcontext() if torch.cuda.current_device() == self.index else torch.cuda.device(self.index)
@@ -194,6 +198,13 @@ class _TorchDevice:
             graph.capture_end()
         now, _ = torch.cuda.mem_get_info(self.index)
         return _TorchGraph(graph, max(free - now, 0))
+
+    def lane(self, number: int) -> AbstractContextManager[Any]:
+        if not number:
+            return nullcontext()
+        if number not in self._lanes:
+            self._lanes[number] = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._lanes[number])
 
     def to_host(self, cell: Tensor) -> Tensor:
         return torch.zeros(cell.shape, dtype=cell.dtype, device="cpu", pin_memory=True)
@@ -301,6 +312,9 @@ class _HostDevice:
             return _HostGraph(self._recording)
         finally:
             self._recording = None
+
+    def lane(self, number: int) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def to_host(self, cell: Tensor) -> Tensor:
         return torch.zeros(cell.shape, dtype=cell.dtype, device="cpu")

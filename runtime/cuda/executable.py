@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ...ir import ops
 from ...ir.errors import UnsupportedError
+from ...ir.types import concrete
 from ..compiled import Compiled
 from ..direct import direct
+from ..gpu import GpuKernel
 from ..placement import Placed, Sizes, nbytes_of, placed
 from ..plan import Buffer, KernelStep, Place, TorchStep
 from ..run import stand_in
@@ -29,7 +31,7 @@ from ..tensors import ALIGNMENT, is_dense
 from ..weights import Values
 from .device import Device, Event, Launch, out_of_memory
 from .errors import OutOfMemoryError
-from .graphs import Graphed, Prepared, capture
+from .graphs import ALONE, Graphed, Prepared, SideBySide, capture
 from .history import CALLS_BEFORE, History
 from .invalid import has_invalid, invalid
 from .report import GraphCounts, GraphReport
@@ -66,10 +68,12 @@ class CudaExecutable(Compiled):
     Attributes:
         gpu: the GPU.
         most_graphs: of how many kinds of calls graphs are held; 0 for none.
+        side_by_side: on how many streams the launches of a graph may be. More than one takes a plan by levels.
     """
 
     gpu: Device
     most_graphs: int = 16
+    side_by_side: SideBySide = ALONE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,9 +187,14 @@ class CudaExecutable(Compiled):
                 continue
             if step.kernel.name not in known:
                 known[step.kernel.name] = self.gpu.launcher(step.kernel, sizes)  # type: ignore[arg-type]
-            steps.append(Prepared(*known[step.kernel.name], step.buffers))
+            steps.append(self._prepared(step, *known[step.kernel.name], sizes))
         empty = any(0 in shape for shape, _ in where.shapes.values())
         return Binding(**vars(where), key=key, sizes=sizes, steps=steps, empty=empty)
+
+    def _prepared(self, step: KernelStep, launch: Launch, launches: int, sizes: Sizes) -> Prepared:
+        kernel: GpuKernel = step.kernel  # type: ignore[assignment]
+        programs = max((concrete(part.programs, sizes) for part in kernel.file.launches), default=0)
+        return Prepared(launch, launches, step.buffers, len(kernel.program.inputs), programs)
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -370,7 +379,8 @@ class CudaExecutable(Compiled):
         blank: Callable[[Buffer], Tensor] = lambda buffer: self.blank(buffer, binding)  # noqa: E731
         try:
             with torch.inference_mode(False):  # its memory outlives the call
-                made = capture(self.gpu, self.plan, binding, binding.steps, binding.slots, tensors, moving, blank)
+                slots, steps = binding.slots, binding.steps
+                made = capture(self.gpu, self.plan, binding, steps, slots, tensors, moving, blank, self.side_by_side)
         except Exception as error:  # whatever PyTorch or the driver raises: kernels are launched one by one
             self._refused[binding.key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return None
@@ -407,6 +417,7 @@ class CudaExecutable(Compiled):
             graphs=None if last is None else last.graphs,
             kernels=None if last is None else last.launches,
             beside=None if last is None else last.beside,
+            streams=None if last is None else last.streams,
             copied=() if last is None else tuple(names[i] for i in last.copied),
             refused={self._sizes_text(key): reason for key, reason in self._refused.items()},
         )

@@ -12,6 +12,7 @@ from ...ir.node import through_views
 from ..placement import Placed, nbytes_of
 from ..plan import Buffer, KernelStep, Place, Plan, TorchStep
 from .device import Device, Graph, Launch
+from .streams import Lane, lanes_of, launch_on
 
 LARGE = 8 << 20  # bytes of a result that is written where the caller gets it: a copy would take longer than a launch
 FEWEST = 2  # launches that are worth a graph
@@ -19,14 +20,43 @@ FEWEST = 2  # launches that are worth a graph
 
 @dataclass(frozen=True)
 class Prepared:
-    """A kernel step whose launches are prepared: how many they are, and the table positions of their tensors."""
+    """A kernel step whose launches are prepared.
+
+    Attributes:
+        launches: how many there are.
+        buffers: the table positions of their tensors.
+        reads: how many of these are only read; they come first.
+        programs: of the launch that has most.
+    """
 
     launch: Launch
     launches: int
     buffers: tuple[int, ...]
+    reads: int = 0
+    programs: int = 0
 
 
 Piece = list[Prepared] | Prepared | TorchStep
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """How launches of one graph may run beside others.
+
+    Attributes:
+        streams: at most; 1 for one after another.
+        processors: of the GPU: kernels of as many programs have it for themselves.
+    """
+
+    streams: int
+    processors: int
+
+    def lanes(self, steps: Sequence[Prepared], slots: Sequence[Tensor | None]) -> list[Lane]:
+        """The stream of each step; none where there is one for all."""
+        return [] if self.streams == 1 else lanes_of(steps, slots, self.streams, self.processors)
+
+
+ALONE = SideBySide(1, 1)
 
 
 def pieces_of(plan: Plan, placed: Placed, prepared: Sequence[Prepared | TorchStep]) -> list[Piece]:
@@ -83,6 +113,7 @@ class Graphed:
         baked: the addresses of the other arguments, by number.
         own: the graph's own memory.
         launches: how many launches are in graphs.
+        streams: on how many streams at most these are.
         graphs, beside: how many graphs a replay launches, and how many launches and steps of PyTorch are beside them.
         nbytes: of the GPU's memory: its own tensors, and what the driver took.
     """
@@ -93,6 +124,7 @@ class Graphed:
     baked: dict[int, int]
     own: list[Tensor]
     launches: int
+    streams: int = 1
 
     def __post_init__(self) -> None:
         graphs = [piece for piece in self.pieces if not isinstance(piece, (Prepared, TorchStep))]
@@ -113,6 +145,7 @@ def capture(
     arguments: Sequence[Tensor],
     moving: frozenset[int],
     blank: Callable[[Buffer], Tensor],
+    side_by_side: SideBySide = ALONE,
 ) -> Graphed:
     """Capture a plan.
 
@@ -121,6 +154,7 @@ def capture(
         arguments: of this call; those that are not moving on the device. No tensor of the call is empty.
         moving: the numbers of the arguments that are copied.
         blank: makes memory for a buffer.
+        side_by_side: on how many streams launches may be, and when.
     """
     found: list[Tensor | None] = list(slots)
     pieces = pieces_of(plan, placed, prepared)
@@ -147,13 +181,20 @@ def capture(
         kept = buffer.place is Place.OUTPUT and buffer.position not in beside
         if kept or (buffer.place is Place.TORCH and buffer.position in inside):
             made(buffer)
-    captured = [
-        device.capture(partial(launch_all, piece, found)) if isinstance(piece, list) else piece for piece in pieces
-    ]
+    captured: list[Graph | Prepared | TorchStep] = []
+    streams = 1
+    for piece in pieces:
+        if not isinstance(piece, list):
+            captured.append(piece)
+            continue
+        lanes = side_by_side.lanes(piece, found)
+        streams = max(streams, 1 + max((lane.number for lane in lanes), default=0))
+        work = partial(launch_on, device, piece, found, lanes) if streams > 1 else partial(launch_all, piece, found)
+        captured.append(device.capture(work))
     for i in baked:  # the caller's, which are his to free
         found[plan.home[plan.graph.inputs[i]].position] = None
     launches = sum(p.launches for piece in pieces if isinstance(piece, list) for p in piece)
-    return Graphed(captured, found, copied, baked, own, launches)
+    return Graphed(captured, found, copied, baked, own, launches, streams)
 
 
 def launch_all(steps: Sequence[Prepared], slots: Sequence[Tensor | None]) -> None:

@@ -33,6 +33,7 @@ class GraphReport:
         arena_bytes: of the memory for intermediates, which all of them share; it has the size of the largest call.
         graphs, kernels, beside: of the call that was replayed last: the graphs that it launches, how many kernel
             launches are in them, and how many launches and steps of PyTorch are beside them. None before a replay.
+        streams: on how many streams the launches of one of these graphs are at most.
         copied: the arguments that such a call copies, by name.
         refused: why calls of some sizes are not captured, with these sizes.
     """
@@ -49,6 +50,7 @@ class GraphReport:
     graphs: int | None = None
     kernels: int | None = None
     beside: int | None = None
+    streams: int | None = None
     copied: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,6 +64,7 @@ class GraphReport:
         yield text
         if self.graphs is not None:
             how = f"a call replays {_count(self.graphs, 'graph')} of {_count(self.kernels or 0, 'launch', 'launches')}"
+            how += f" on {self.streams} streams" if self.streams is not None and self.streams > 1 else ""
             how += f", and {_count(self.beside, 'step')} beside" if self.beside else ""
             yield how + f"; copied first: {', '.join(self.copied) or 'nothing'}"
         for sizes, reason in self.refused.items():

@@ -22,6 +22,9 @@ def test_kernels_are_compiled_ahead_once_and_launched_as_they_were_prepared(tmp_
     done = subprocess.run([sys.executable, program], env=environment, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["functions"] == found["ahead"] == found["compiled"] == found["loaded"] == 3
+    assert set(found["unlimited"]) == {None}
+    assert found["limited"]
+    assert set(found["limited"]) == {168}  # what spilled was launched with the first limit at which it does not
     launches = found["launches"]
     assert len(launches) == found["expected"] == 12
     assert all(stream == 7 for _, _, stream, _ in launches)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from smelt.codegen.gpu import GPU_MACHINES, default_gpu_schedule
 from smelt.codegen.triton.file import KernelFile, Launch
 from smelt.codegen.triton.module import emit
-from smelt.ir.errors import BackendError
+from smelt.ir.errors import BackendError, CaptureError
 from smelt.tools import cli, compile_check
 from smelt.tools import compile_check_page as page
 from smelt.tools.compile_check_cache import Known, key_of, units_of
@@ -62,6 +62,20 @@ def test_a_kernel_that_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.Mo
     text = run(code=1).stdout
     assert "FAILED" in text
     assert "no such instruction" in text
+
+
+def test_a_model_of_the_zoo_that_is_not_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are compiled none the less. A model that was asked for by name is an error."""
+
+    def refuse(*_: object) -> None:
+        raise CaptureError("it decides by the values of tensors\nso it is traced in parts")
+
+    monkeypatch.setattr(compile_check, "ZOO", {"two-layer-mlp": ZOO["two-layer-mlp"]})
+    monkeypatch.setattr(compile_check, "capture", refuse)
+    result = CliRunner().invoke(cli.app, ["compile-check", "--zoo", "--tiny", "--target", "sm_90", "--dtype", "f16"])
+    assert result.exit_code == 0, result.output
+    assert "PyTorch runs parts of zoo:two-layer-mlp:tiny on f16: it decides by the values of tensors" in result.stdout
+    assert "it decides" in run("--dtype", "f16", code=2).stderr
 
 
 def test_equal_functions_are_compiled_once(tmp_path: Path) -> None:

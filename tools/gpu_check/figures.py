@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .row import SMELT, TUNED, Row
+from .row import OURS, SMELT, TUNED, Row
 
 Record = Mapping[str, Any]
 Rows = Mapping[str, Record]  # the records of a part, by row
@@ -114,6 +114,6 @@ def _aim(row: Row, record: Record, rows: Rows, number: int) -> str:
 
 def best_peer(record: Record) -> tuple[str, float] | None:
     """The fastest but smelt, and its time over smelt's; None where neither was timed."""
-    names = [n for n in record.get("peers", {}) if n != SMELT and median(record, n) is not None]
+    names = [n for n in record.get("peers", {}) if n not in OURS and median(record, n) is not None]
     found = [(name, value) for name in names if (value := ratio(record, name)) is not None]
     return min(found, key=lambda pair: pair[1], default=None)

@@ -11,7 +11,7 @@ import torch
 
 from . import clock
 from .peers import needs_gpu, ready, timed
-from .row import EAGER, SMELT
+from .row import EAGER, OURS, SMELT
 from .state import watched
 from .workload import (
     MOST_OVER_EAGER,
@@ -82,7 +82,7 @@ def _checked(name: str, work: Workload, right: Expected, progress: Progress, mos
         synchronize()
         first = time.perf_counter() - start
         progress(name, "comparing results")
-        found = verdict(call, work, right, most, work.model if name == SMELT else work.eager)
+        found = verdict(call, work, right, most, work.model if name in OURS else work.eager)
     except Wrong as error:
         return None, {"wrong": str(error)}
     except Exception as error:  # whatever a compiler or a kernel of anyone raises

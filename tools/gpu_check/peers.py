@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .row import COMPILED, CUDNN, EAGER, FLASH, GRAPHS, SMELT, TUNED
+from .row import COMPILED, CUDNN, EAGER, FLASH, GRAPHS, OURS, SMELT, STREAMS, TUNED
 from .smelt_side import compiled
 from .workload import Workload
 
@@ -23,7 +23,7 @@ def ready(name: str, work: Workload) -> Call:
 
 def needs_gpu(name: str) -> bool:
     """Whether a peer has no meaning on a CPU, or takes a compiler for it."""
-    return name not in (SMELT, EAGER)
+    return name not in (*OURS, EAGER)
 
 
 def _smelt(work: Workload) -> Call:
@@ -89,6 +89,7 @@ def _attention_by(backend: str) -> Callable[[Workload], Call]:
 
 MAKERS: dict[str, Callable[[Workload], Call]] = {
     SMELT: _smelt,
+    STREAMS: lambda work: compiled(work.model, work.quantize, streams=4),
     EAGER: _eager,
     GRAPHS: Captured,
     COMPILED: _compile(None),

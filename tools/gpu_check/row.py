@@ -8,9 +8,12 @@ from typing import Any
 
 SMELT, EAGER, GRAPHS, COMPILED, TUNED = "smelt", "eager", "graphs", "compiled", "max-autotune"
 FLASH, CUDNN = "sdpa flash", "sdpa cudnn"
+STREAMS = "4 streams"
+OURS = (SMELT, STREAMS)
 SLOW = (COMPILED, TUNED)  # they compile for so long that everyone else is measured first
 PEERS = {
     SMELT: 'smelt.compile(model, target="cuda")',
+    STREAMS: "the same with streams=4",
     EAGER: "PyTorch",
     GRAPHS: "PyTorch's launches captured in a CUDA graph",
     COMPILED: "torch.compile(model, dynamic=False)",

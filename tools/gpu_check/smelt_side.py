@@ -15,7 +15,7 @@ from ...runtime.gpu import GpuModel, gpu_model
 Model = Callable[..., Any]
 
 
-def compiled(model: nn.Module, quantize: str = "", dynamic: bool = False) -> Model:
+def compiled(model: nn.Module, quantize: str = "", dynamic: bool = False, streams: int = 1) -> Model:
     """The model as smelt runs it: on a GPU, or on the CPU where Triton interprets.
 
     The sizes of the call are constants, as for the other compilers, unless ``dynamic``.
@@ -24,7 +24,7 @@ def compiled(model: nn.Module, quantize: str = "", dynamic: bool = False) -> Mod
         SmeltError: smelt cannot compile the model.
     """
     settings: Any = quantize or None
-    return compile(model, target="cuda", quantize=settings, dynamic=dynamic)
+    return compile(model, target="cuda", quantize=settings, dynamic=dynamic, streams=streams)
 
 
 def kernels_of(model: nn.Module, args: tuple[Any, ...]) -> GpuModel:

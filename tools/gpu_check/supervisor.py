@@ -20,6 +20,7 @@ from .row import PARTS, SLOW, SMELT, Part, Row
 RESERVE = 8.0  # seconds for the table and the files
 LEAST = 3.0  # seconds below which a row is not begun
 MOST_WORKERS = 12
+SLOWER = 4  # may a row be in a dry run, on a machine that has other things to do
 CACHES = "caches"
 Say = Callable[[str], None]
 
@@ -170,7 +171,7 @@ def computed(plan: Plan, row: Row, peers: Sequence[str], child: Child, number: i
     left_out: dict[str, str] = {}
     progress = plan.out / f"progress-{number}.json"
     while True:
-        seconds = min(until - time.monotonic(), row.limit)
+        seconds = min(until - time.monotonic(), row.limit * (SLOWER if plan.dry else 1))
         if seconds < LEAST:
             return _unreached(row, left_out)
         asked = [name for name in peers if name not in left_out]
