@@ -104,6 +104,7 @@ class AttentionSchedule:
         tile: keys in a register tile; divides ``queries`` and ``keys``, which are whole vectors.
         few: up to so many queries, lanes run along the head instead.
         group: how many terms of a sum stand in a lane where queries are many, as in :class:`MatmulSchedule`.
+        tasks: how many tasks there should be at least; the keys of few queries are cut where heads are too few.
     """
 
     queries: int = 32
@@ -112,6 +113,7 @@ class AttentionSchedule:
     tile: int = 8
     few: int = 16
     group: int = 1
+    tasks: int = 1
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,8 @@ def _attention_candidates(program: Program, machine: Machine) -> tuple[Schedule,
     tile = max(machine.registers // 4, 1)
     sizes = ((2, 64), (2, 128), (4, 64), (2, 32))
     group = attention_terms_at_once(program, machine)
-    return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile, group=group) for c, keys in sizes)
+    rest = {"group": group, "tasks": machine.threads}
+    return tuple(AttentionSchedule(max(c * lanes, tile), keys, lanes, tile, **rest) for c, keys in sizes)
 
 
 def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule, ...]:

@@ -1,7 +1,8 @@
 """Attention: softmax over keys of scores, times values, block of keys by block of keys; scores never leave the cache.
 
 Many queries (``prefill.py``, and ``prefill_dot.py`` in pairs of bfloat16) stand in vector lanes. For a few queries
-(``decode.py``) lanes run along the head, and grouped heads share what is read.
+(``decode.py``) lanes run along the head, and grouped heads share what is read; where heads are fewer than threads,
+their keys are shared out (``decode_parts.py``).
 
 The online softmax follows M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax" (2018), and
 T. Dao et al., "FlashAttention" (2022).
@@ -14,6 +15,7 @@ from dataclasses import replace
 from ..program import Program
 from ..schedule import AttentionSchedule
 from .decode import Decode
+from .decode_parts import DecodeParts, cuts_keys
 from .expression import Scope, index_text
 from .flash import Problem, attention_problem
 from .prefill import Prefill
@@ -33,12 +35,13 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
     many = Prefill if schedule.group == 1 else DotPrefill
     queries = problem.query.size if problem.query is not None else 1
     schedule = _fitted(problem, schedule)
+    decode = DecodeParts if cuts_keys(problem, schedule) else Decode
     few = isinstance(queries, int) and queries <= schedule.few
     if few or schedule.few == 0 or isinstance(queries, int):
-        (Decode if few else many)(problem, schedule, src).emit()
+        (decode if few else many)(problem, schedule, src).emit()
         return
     with src.block(f"if {index_text(queries, Scope(program, src))} <= {schedule.few}"):
-        Decode(problem, schedule, src).emit()
+        decode(problem, schedule, src).emit()
     with src.block("else"):
         many(problem, schedule, src).emit()
 

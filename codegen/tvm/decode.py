@@ -6,9 +6,11 @@ is read once from memory and stays in cache for all rows. Bytes: keys and values
 
 from __future__ import annotations
 
+from ..schedule import AttentionSchedule
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar
-from .flash import Flash
+from .flash import Flash, Problem
+from .source import Source
 
 
 class Decode(Flash):
@@ -16,38 +18,51 @@ class Decode(Flash):
 
     HALVES_IN_PLACE = True
 
+    def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
+        super().__init__(problem, schedule, src)
+        self.group = problem.group
+        self.tile = next(t for t in (4, 3, 2, 1) if self.group % t == 0)  # rows in a register tile
+
     def emit(self) -> None:
         """Write the loops."""
         s, p = self.schedule, self.p
-        self.group = p.group
-        self.tile = next(t for t in (4, 3, 2, 1) if self.group % t == 0)  # rows in a register tile
         outer = index_text(flat_size(p.outer), self.scope)
         queries = self.size_of(p.query)
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
             self.task = task
             self.let("count", f"{queries} * {self.group}")
-            self.name_offset()
-            self._declare()
-            self.scope = self._at_row("T.int64(0)")
-            self._load_queries()
-            limit = self.let("limit", self.key_limit(f"({queries} - 1)"))
+            limit = self._begin()
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
-                start = self.let("start", f"{block} * {s.keys}")
-                self.let("n", f"T.min({limit} - {start}, {s.keys})")
-                self.copies(self.head_pitch, self.width_pitch)
-                with self.loop("tile", f"{self['count']} // {self.tile}") as at:
-                    self._scores(f"{at} * {self.tile}")
-                with self.loop("r", self["count"]) as r:
-                    self._name_row(r)
-                    self._masks(r)
-                    self._softmax(r)
-                with self.loop("tile", f"{self['count']} // {self.tile}") as at:
-                    self._weigh(f"{at} * {self.tile}")
+                self._block(block, limit)
             self._results()
+
+    def _begin(self) -> str:
+        """Write what comes before the keys; how many of them the task sees."""
+        self.name_offset()
+        self._declare()
+        self.scope = self._at_row("T.int64(0)")
+        self._load_queries()
+        return self.let("limit", self.key_limit(f"({self.size_of(self.p.query)} - 1)"))
+
+    def _block(self, block: str, limit: str) -> None:
+        """Write what is done with one block of keys."""
+        s = self.schedule
+        start = self.let("start", f"{block} * {s.keys}")
+        self.let("n", f"T.min({limit} - {start}, {s.keys})")
+        self.copies(self.head_pitch, self.width_pitch)
+        with self.loop("tile", f"{self['count']} // {self.tile}") as at:
+            self._scores(f"{at} * {self.tile}")
+        with self.loop("r", self["count"]) as r:
+            self._name_row(r)
+            self._masks(r)
+            self._softmax(r)
+        with self.loop("tile", f"{self['count']} // {self.tile}") as at:
+            self._weigh(f"{at} * {self.tile}")
 
     def _declare(self) -> None:
         s, p = self.schedule, self.p
-        most = s.few * self.group
+        queries = p.query.size if p.query is not None else 1
+        most = (queries if isinstance(queries, int) else s.few) * self.group
         self.head_pitch, self.width_pitch = self.padded(p.head), self.padded(p.width)
         self.keep_rows("keys")
         self.keep_rows("values")
@@ -211,6 +226,7 @@ class Decode(Flash):
             self.line(f"{to} = {to} + {self._score(f'({row} + {r})', t)} * {self.value(base, f'{first} + {e}')}")
 
     def _results(self) -> None:
+        """Write what follows the keys."""
         p = self.p
         with self.loop("r", self["count"]) as r:
             self._name_row(r)

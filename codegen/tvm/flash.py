@@ -19,6 +19,7 @@ from .source import Source
 from .storage import HALF
 
 SETS_BYTES = 4096  # all sets of a first-level cache once: a line of 64 bytes in each of 64
+MOST_GROUPED = 64  # heads that share one of keys, whose rows a task holds on its stack
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def attention_problem(program: Program) -> Problem:
 
 
 def _group(outer: tuple[Axis, ...], keys: Expr, values: Expr) -> int:
-    """g where keys and values are read at floor(head / g) only, head being the last outer axis; else 1."""
+    """g where keys and values are read at floor(head / g) only, head being the last outer axis; else 1.
+
+    Where they are not read by heads at all, which is one head of keys for all, it is the number of heads.
+    """
     if not outer:
         return 1
     head, found = outer[-1].symbol, set()
@@ -94,10 +98,12 @@ def _group(outer: tuple[Axis, ...], keys: Expr, values: Expr) -> int:
                 quotients = [f for f in index.atoms(sympy.floor) if f.has(head)]
                 bare = index.subs({f: sympy.Dummy() for f in quotients}).has(head)
                 found.update([sympy.Integer(1)] if bare else [head / f.args[0] for f in quotients])
+    size = outer[-1].size
+    if not found and isinstance(size, int) and size <= MOST_GROUPED:  # all heads read the same
+        return size
     if len(found) != 1:
         return 1
     group = found.pop()
-    size = outer[-1].size
     divides = not isinstance(size, int) or (group.is_Integer and size % int(group) == 0)
     return int(group) if group.is_Integer and divides else 1
 
