@@ -23,6 +23,7 @@ from .options import Options
 from .plan import KernelStep, Step
 from .refusals import RefusedGroup, refused_groups
 from .roofs import last_cache_bytes, roofs_of
+from .target import Target
 from .traffic import Moved, Traffic, traffic_of, unfused
 
 Sizes = Mapping[Any, int]
@@ -239,6 +240,14 @@ def _step_cost(step: Step, moved: Moved, sizes: Sizes, speed: _Speed | None, mea
     )
 
 
+def _measured(entry: Entry, call: Call, sizes: Sizes, model: Callable[..., Any], target: Target) -> Measured:
+    if target.kind == "cpu":
+        return measure_steps(entry, call, sizes, model, target)
+    from .cuda.measure import measure_gpu_steps  # only who has a GPU needs it
+
+    return measure_gpu_steps(entry, call, sizes, model)
+
+
 def _roofs(options: Options) -> Roofs | None:
     if options.target.kind == "cpu":
         return roofs_of(options.target, options.open_cache())
@@ -264,19 +273,17 @@ def explain_module(
         model: the model as it was given.
 
     Raises:
-        UnsupportedError: a model for a GPU is to be measured.
+        UnsupportedError: a model for a GPU that is not there is to be measured.
     """
-    if call is not None and options.target.kind != "cpu":
-        raise UnsupportedError(
-            f"explain(measure=True) times kernels one by one on CPUs only, and {name} was compiled for "
-            f"{options.target}: leave measure out"
-        )
+    target = options.target
+    if call is not None and target.kind != "cpu" and target.device.type == "cpu":
+        raise UnsupportedError(f"{name} cannot be measured: it was compiled for {target.cpu}, and there is no GPU here")
     roofs = _roofs(options)
     parts = []
     for entry, sizes in entries:
         measured = eager = None
         if call is not None and model is not None:
-            measured = measure_steps(entry, call, sizes, model, options.target)
+            measured = _measured(entry, call, sizes, model, target)
             args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
             eager = eager_peak(model, args, kwargs)
         parts.append(explain_entry(entry, sizes, roofs, measured, eager))

@@ -251,8 +251,8 @@ class CompiledModule(nn.Module):
 
         Raises:
             CaptureError: the module was not called yet, and no arguments are given.
-            UnsupportedError: arguments are given, and the model is split into several graphs; or a model for a GPU is
-                to be measured.
+            UnsupportedError: arguments are given, and the model is split into several graphs; or a model for a GPU that
+                is not there is to be measured.
             ValueError: there are no arguments to measure with.
         """
         if args is not None or kwargs is not None:

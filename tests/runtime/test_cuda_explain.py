@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 import smelt
 from smelt.ir.cost import Roofs
 from smelt.runtime.cache import KernelCache
-from smelt.runtime.cuda import roofs
+from smelt.runtime.cuda import measure, roofs
 from smelt.runtime.explain_text import explanation_text
+from smelt.runtime.plan import KernelStep
 from smelt.runtime.report import WIDTH
 
 from .fake_gpu import TARGET, FakeGpu, playing
@@ -76,6 +78,60 @@ def test_products_are_held_against_the_roof_of_their_dtype(gpu: FakeGpu, monkeyp
     assert len(single) == len(half) > 0
     assert single[0] > 2 * half[0]  # the other one computes the norm, too
     assert all(seconds > ROOFS.launch_seconds for seconds in half)
+
+
+class Ticks:
+    """A clock that launches move on, a millisecond each."""
+
+    now = 0
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def record(self) -> None:
+        self.at = Ticks.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Any) -> float:
+        return float(other.at - self.at)
+
+
+def test_each_step_is_timed_between_two_events(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Model):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.add_(1.0)
+            return torch.cummax(super().forward(x), 0)[0] + self.calls
+
+    class Log(list[str]):
+        def append(self, entry: str) -> None:
+            super().append(entry)
+            Ticks.now += entry.startswith("launch")
+
+    gpu.log = Log()
+    monkeypatch.setattr(measure, "_event", Ticks)
+    monkeypatch.setattr(measure, "_pause", lambda: gpu.log.append("pause"))
+    model, x = Counting().eval(), torch.randn(9, 16)
+    twin = copy.deepcopy(model)
+    fast = smelt.compile(model, target=TARGET)
+    entry, sizes, call = fast.entry_for((x,), {})
+    found = measure.measure_gpu_steps(entry, call, sizes, model, seconds=0.0)
+    steps = entry.executable.plan.steps
+    launches = [float(isinstance(step, KernelStep)) for step in steps]
+    assert 0.0 in launches  # PyTorch's step
+    assert found.steps == tuple(1e-3 * n for n in launches)
+    assert found.run == pytest.approx(1e-3 * sum(launches))
+    first = gpu.log.index("pause")
+    assert "launch" not in "".join(gpu.log[:first])  # the whole run is queued behind it
+    assert not model.calls.any()
+    torch.testing.assert_close(fast(x), twin(x))
 
 
 class Event:

@@ -86,5 +86,5 @@ def test_a_gpu_that_is_not_here() -> None:
     data = run_json(TINY, "--target", "sm_90")
     assert data["roofs"] is None
     assert all(step["estimated"] is None for step in data["parts"][0]["steps"])
-    assert "leave measure out" in run(TINY, "--target", "sm_90", "--measure", code=1).output
+    assert "there is no GPU here" in run(TINY, "--target", "sm_90", "--measure", code=1).output
     assert "there is no target 'sm_70'" in run(TINY, "--target", "sm_70", code=1).output
