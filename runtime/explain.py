@@ -11,16 +11,19 @@ import torch.utils._pytree as pytree
 from ..ir import ops
 from ..ir.cost import Cost, Roofs, cost_of, work_of
 from ..ir.errors import UnsupportedError
+from ..ir.node import Trait
 from ..ir.types import concrete
 from .calls import Call
 from .entry import Entry
 from .footprint import Footprint, eager_peak, footprint_of
+from .gpu import GpuKernel
 from .kernels import region_of
 from .measure import Measured, measure_steps
 from .options import Options
 from .plan import KernelStep, Step
 from .refusals import RefusedGroup, refused_groups
 from .roofs import last_cache_bytes, roofs_of
+from .target import Target
 from .traffic import Moved, Traffic, traffic_of, unfused
 
 Sizes = Mapping[Any, int]
@@ -37,7 +40,7 @@ class StepCost:
         module, source: where in the model its last operator comes from; empty where unknown.
         flops: floating-point operations.
         moved: bytes.
-        estimated: the seconds that it takes at least, under the machine's roofs.
+        estimated: the seconds that it takes at least, under the machine's roofs; None where these are not known.
         measured: the seconds that it took; None where nothing was measured.
     """
 
@@ -48,7 +51,7 @@ class StepCost:
     source: str
     flops: int
     moved: Moved
-    estimated: float
+    estimated: float | None
     measured: float | None = None
 
     @property
@@ -59,7 +62,7 @@ class StepCost:
     @property
     def share_of_roof(self) -> float | None:
         """The estimated time over the measured one: 1 is as fast as the machine allows."""
-        return self.estimated / self.measured if self.measured else None
+        return self.estimated / self.measured if self.measured and self.estimated is not None else None
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,13 @@ class Explanation:
     Attributes:
         model: the name of its class or function.
         target: what it was compiled for.
-        roofs: of the machine, measured.
+        roofs: of the machine, measured; None for a GPU that is not there.
         parts: the captures that were called, oldest first; for a split model, its parts.
     """
 
     model: str
     target: str
-    roofs: Roofs
+    roofs: Roofs | None
     parts: tuple[Part, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,20 +136,21 @@ class Explanation:
 
 
 def explain_entry(
-    entry: Entry, sizes: Sizes, roofs: Roofs, measured: Measured | None = None, eager: int | None = None
+    entry: Entry, sizes: Sizes, roofs: Roofs | None, measured: Measured | None = None, eager: int | None = None
 ) -> Part:
     """What there is to say of a capture at some sizes.
 
     Args:
         entry: the capture.
         sizes: those of its symbols.
-        roofs: of the machine.
+        roofs: of the machine, where they are known.
         measured: what its steps took, where they were measured.
         eager: PyTorch's peak of memory in the same call, where it was measured.
     """
     executable = entry.executable
     traffic = traffic_of(executable, sizes)
-    speed = _Speed.of(entry, sizes, roofs)
+    speed = None if roofs is None else _Speed.of(entry, sizes, roofs)
+    rate = None if speed is None else speed.passed_on
     times: Sequence[float | None] = measured.steps if measured else [None] * len(traffic.steps)
     steps = [
         _step_cost(step, moved, sizes, speed, seconds)
@@ -157,7 +161,7 @@ def explain_entry(
         sizes={str(symbol): size for symbol, size in sizes.items()},
         steps=tuple(steps),
         traffic=traffic,
-        refused=tuple(refused_groups(executable.fusion, unfused(executable.graphs), sizes, roofs, speed.passed_on)),
+        refused=tuple(refused_groups(executable.fusion, unfused(executable.graphs), sizes, roofs, rate)),
         footprint=footprint_of(executable, sizes, eager),
         measured=measured.run if measured else None,
     )
@@ -178,7 +182,7 @@ class _Speed:
     @classmethod
     def of(cls, entry: Entry, sizes: Sizes, roofs: Roofs) -> _Speed:
         plan = entry.executable.plan
-        arena, limit = entry.executable.arena_bytes(sizes), last_cache_bytes()
+        arena, limit = entry.executable.arena_bytes(sizes), entry.executable.cache_bytes or last_cache_bytes()
         held = sum(concrete(x.tensor_type.nbytes, sizes) for x in (*plan.graph.inputs, *plan.graph.weights()))
         cached = roofs.cache_bytes_per_second
         return cls(
@@ -187,9 +191,9 @@ class _Speed:
             cached if arena <= limit else roofs.bytes_per_second,
         )
 
-    def seconds(self, cost: Cost, moved: Moved) -> float:
-        """The time that a step takes at least."""
-        computing = float(cost.products) / self.roofs.matmul_flops + float(cost.others) / self.roofs.scalar_flops
+    def seconds(self, cost: Cost, moved: Moved, products: float) -> float:
+        """The time that a step takes at least, with so many operations of products a second."""
+        computing = float(cost.products) / products + float(cost.others) / self.roofs.scalar_flops
         moving = moved.sources / self.sources + (moved.others + moved.written) / self.others
         return max(computing, moving) + self.roofs.launch_seconds
 
@@ -198,7 +202,18 @@ class _Speed:
         return nbytes / self.others
 
 
-def _step_cost(step: Step, moved: Moved, sizes: Sizes, speed: _Speed, measured: float | None) -> StepCost:
+def _product_rate(step: Step, roofs: Roofs) -> float:
+    """How fast a step's products can be: on a GPU as those of its operands' dtype, which have units of their own."""
+    kernel: object = step.kernel if isinstance(step, KernelStep) else None
+    if not isinstance(kernel, GpuKernel):
+        return roofs.matmul_flops
+    products = [n for n in work_of(region_of(step.node)) if n.has(Trait.CONTRACTION, Trait.ATTENTION)]
+    names = {str(x.dtype).removeprefix("torch.") for n in products for x in n.inputs[:2]}
+    known = [roofs.peaks[name] for name in names if name in roofs.peaks]
+    return max(known, default=roofs.matmul_flops)
+
+
+def _step_cost(step: Step, moved: Moved, sizes: Sizes, speed: _Speed | None, measured: float | None) -> StepCost:
     node = step.node
     if node.is_a(ops.fused):
         region = region_of(node)
@@ -207,7 +222,11 @@ def _step_cost(step: Step, moved: Moved, sizes: Sizes, speed: _Speed, measured: 
     else:
         cost = Cost(0, concrete(node.op.flops(node), sizes), 0)
         operators = (str(node.attrs["target"]) if node.is_a(ops.aten_call) else node.op.name,)
-    native = isinstance(step, KernelStep)
+    estimated = None
+    if speed is not None:
+        native = isinstance(step, KernelStep)
+        rate = _product_rate(step, speed.roofs)
+        estimated = speed.seconds(cost, moved, rate) - (0 if native else speed.roofs.launch_seconds)
     return StepCost(
         kernel=step.kernel.name if isinstance(step, KernelStep) else "torch:" + "+".join(operators),
         kind=step.kernel.program.skeleton.value if isinstance(step, KernelStep) else "torch",
@@ -216,9 +235,25 @@ def _step_cost(step: Step, moved: Moved, sizes: Sizes, speed: _Speed, measured: 
         source=node.origin.source,
         flops=int(cost.flops),
         moved=moved,
-        estimated=speed.seconds(cost, moved) - (0 if native else speed.roofs.launch_seconds),
+        estimated=estimated,
         measured=measured,
     )
+
+
+def _measured(entry: Entry, call: Call, sizes: Sizes, model: Callable[..., Any], target: Target) -> Measured:
+    if target.kind == "cpu":
+        return measure_steps(entry, call, sizes, model, target)
+    from .cuda.measure import measure_gpu_steps  # only who has a GPU needs it
+
+    return measure_gpu_steps(entry, call, sizes, model)
+
+
+def _roofs(options: Options) -> Roofs | None:
+    if options.target.kind == "cpu":
+        return roofs_of(options.target, options.open_cache())
+    from .cuda.roofs import gpu_roofs_of  # only who has a GPU needs it
+
+    return gpu_roofs_of(options.target, options.open_cache())
 
 
 def explain_module(
@@ -238,19 +273,17 @@ def explain_module(
         model: the model as it was given.
 
     Raises:
-        UnsupportedError: the target is a GPU, of which no roofs are measured.
+        UnsupportedError: a model for a GPU that is not there is to be measured.
     """
-    if options.target.kind != "cpu":
-        raise UnsupportedError(
-            f"explain() holds kernels against the roofs of the CPU, and {name} was compiled for {options.target}: "
-            "report() says what its kernels compute and move"
-        )
-    roofs = roofs_of(options.target, options.open_cache())
+    target = options.target
+    if call is not None and target.kind != "cpu" and target.device.type == "cpu":
+        raise UnsupportedError(f"{name} cannot be measured: it was compiled for {target.cpu}, and there is no GPU here")
+    roofs = _roofs(options)
     parts = []
     for entry, sizes in entries:
         measured = eager = None
         if call is not None and model is not None:
-            measured = measure_steps(entry, call, sizes, model, options.target)
+            measured = _measured(entry, call, sizes, model, target)
             args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
             eager = eager_peak(model, args, kwargs)
         parts.append(explain_entry(entry, sizes, roofs, measured, eager))

@@ -20,7 +20,9 @@ def explanation_text(explanation: Explanation, everything: bool = False) -> str:
     lines = [f"{explanation.model} on {explanation.target}"]
     lines += _item(
         "roofs",
-        f"products {quantity(int(roofs.matmul_flops))}FLOP/s, "
+        "not measured: there is no GPU here"
+        if roofs is None
+        else f"products {quantity(int(roofs.matmul_flops))}FLOP/s, "
         f"other operations {quantity(int(roofs.scalar_flops))}FLOP/s, "
         f"memory {quantity(int(roofs.bytes_per_second))}B/s, last cache "
         f"{quantity(int(roofs.cache_bytes_per_second))}B/s, {1e6 * roofs.launch_seconds:.1f} us to start a kernel",
@@ -42,7 +44,7 @@ def explanation_text(explanation: Explanation, everything: bool = False) -> str:
 def _kernel_lines(part: Part, everything: bool) -> list[str]:
     """A line for each kernel, or for each call, and a line that says where it comes from."""
     rows = [[step] for step in part.steps] if everything else list(part.together().values())
-    estimated = sum(step.estimated for step in part.steps)
+    known = [step.estimated for step in part.steps if step.estimated is not None]
     text = f"{len(part.together())} kernels, {len(part.steps)} calls, in the order they run; of one call:"
     lines = _item("kernels", text)
     measured = part.measured is not None
@@ -53,7 +55,7 @@ def _kernel_lines(part: Part, everything: bool) -> list[str]:
     )
     for row in rows:
         lines += _row_lines(row, measured)
-    total = f"estimated {1e3 * estimated:.3f} ms"
+    total = f"estimated {1e3 * sum(known):.3f} ms" if len(known) == len(part.steps) else "not measured"
     if part.measured is not None:
         kernels = sum(step.measured or 0.0 for step in part.steps)
         total += f"; kernels measured {1e3 * kernels:.3f} ms, the whole run {1e3 * part.measured:.3f} ms"
@@ -64,12 +66,11 @@ def _row_lines(row: Sequence[StepCost], measured: bool) -> list[str]:
     step = row[0]
     start = (
         f"  {len(row):>5} {quantity(step.flops):>7} {quantity(step.moved.nbytes):>7} {quantity(step.moved.least):>7} "
-        f"{step.intensity:>6.1f} {1e6 * _mean([s.estimated for s in row]):>8.1f}"
+        f"{step.intensity:>6.1f} {_microseconds([s.estimated for s in row])}"
     )
     if measured:
-        share = step.share_of_roof
         mean = _mean([s.measured or 0.0 for s in row])
-        share = _mean([s.estimated for s in row]) / mean if mean else 0.0
+        share = _mean([s.estimated or 0.0 for s in row]) / mean if mean else 0.0
         start += f" {1e6 * mean:>8.1f} {100 * share:>4.0f}%"
     start += "  "
     operators = _counted(step.operators)
@@ -83,6 +84,12 @@ def _counted(operators: Sequence[str]) -> str:
     """Operators by name, those that come several times with their number."""
     counts = {name: operators.count(name) for name in dict.fromkeys(operators)}
     return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items()) or "copy"
+
+
+def _microseconds(values: Sequence[float | None]) -> str:
+    """The mean in eight columns; a dash where one is not known."""
+    known = [value for value in values if value is not None]
+    return f"{1e6 * _mean(known):>8.1f}" if len(known) == len(values) else f"{'-':>8}"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -131,20 +138,26 @@ def _bytes(count: int) -> str:
 
 
 def _refused_lines(part: Part, everything: bool) -> list[str]:
-    total = sum(group.seconds for group in part.refused)
+    known = [group.seconds for group in part.refused if group.seconds is not None]
     count = sum(len(group.refused) for group in part.refused)
     if not part.refused:
         return _item("refused", "no fusion was refused")
-    lines = _item("refused", f"{count} fusions, which would save {1e6 * total:.1f} us a run, in microseconds:")
+    text = f"{count} fusions, which would save {1e6 * sum(known):.1f} us a run, in microseconds:"
+    if len(known) < len(part.refused):
+        text = f"{count} fusions, which would save {_bytes(sum(group.nbytes for group in part.refused))} a run:"
+    lines = _item("refused", text)
     for group in part.refused:
         lines += _group_lines(group, everything)
     return lines
 
 
 def _group_lines(group: RefusedGroup, everything: bool) -> list[str]:
-    lines = [f"  {1e6 * group.seconds:>9.1f}  {len(group.refused)} x {group.reason} ({_bytes(group.nbytes)})"]
+    saved = f"{'-':>9}" if group.seconds is None else f"{1e6 * group.seconds:>9.1f}"
+    lines = [f"  {saved}  {len(group.refused)} x {group.reason} ({_bytes(group.nbytes)})"]
     for one in group.refused if everything else group.refused[:1]:
-        label = f"{1e6 * one.seconds:.1f}: " if everything else "e.g. "
+        label = "e.g. "
+        if everything:
+            label = f"{_bytes(one.nbytes)}: " if one.seconds is None else f"{1e6 * one.seconds:.1f}: "
         lines += textwrap.wrap(
             f"{label}{one.producer} -> {one.consumer}", WIDTH, initial_indent=" " * 13, subsequent_indent=" " * 15
         )

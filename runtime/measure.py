@@ -117,16 +117,17 @@ def _mark(do: Callable[[], None]) -> Callable[[Tensor, Tensor], None]:
     return lambda table, sizes: do()
 
 
-def _copies(leaves: Sequence[Any]) -> list[Any]:
+def copies(leaves: Sequence[Any]) -> list[Any]:
+    """A call's leaves with tensors of their own."""
     return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 def _least_time(entry: Entry, call: Call, sizes: Sizes, seconds: float) -> float:
     """The least time of a run over so many seconds, at least three runs; one before them does not count."""
-    entry.run(_copies(call.leaves), sizes)
+    entry.run(copies(call.leaves), sizes)
     best, runs, end = float("inf"), 0, time.perf_counter() + seconds
     while runs < 3 or time.perf_counter() < end:
-        leaves = _copies(call.leaves)
+        leaves = copies(call.leaves)
         start = time.perf_counter()
         entry.run(leaves, sizes)
         best = min(best, time.perf_counter() - start)

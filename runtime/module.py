@@ -269,6 +269,7 @@ class CompiledModule(nn.Module):
         """Why it is what it is: kernels against the machine's roofs, bytes over the least, refused fusions, memory.
 
         The machine's roofs are measured the first time, which takes some five seconds, and kept in the cache folder.
+        Of a GPU that is not there none are known: times are left out then, and refused fusions are by bytes.
 
         Args:
             args, kwargs: a call of the model, which is not run; by default the sizes of the last call are taken.
@@ -276,7 +277,8 @@ class CompiledModule(nn.Module):
 
         Raises:
             CaptureError: the module was not called yet, and no arguments are given.
-            UnsupportedError: arguments are given, and the model is split into several graphs; or the target is a GPU.
+            UnsupportedError: arguments are given, and the model is split into several graphs; or a model for a GPU that
+                is not there is to be measured.
             ValueError: there are no arguments to measure with.
         """
         if args is not None or kwargs is not None:

@@ -36,13 +36,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Refused:
-    """Two operators that could have been in one kernel: the bytes and seconds that would have saved."""
+    """Two operators that could have been in one kernel: the bytes and seconds that would have saved.
+
+    Seconds are None where the machine's roofs are not known.
+    """
 
     reason: str
     producer: Place
     consumer: Place
     nbytes: int
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ class RefusedGroup:
     refused: tuple[Refused, ...]
 
     @property
-    def seconds(self) -> float:
-        """What all of them would have saved in one run."""
-        return sum(one.seconds for one in self.refused)
+    def seconds(self) -> float | None:
+        """What all of them would have saved in one run; None where that is not known."""
+        known = [one.seconds for one in self.refused if one.seconds is not None]
+        return sum(known) if len(known) == len(self.refused) else None
 
     @property
     def nbytes(self) -> int:
@@ -63,8 +67,10 @@ class RefusedGroup:
         return sum(one.nbytes for one in self.refused)
 
 
-def refused_groups(report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roofs, rate: Rate) -> list[RefusedGroup]:
-    """The refusals of a fusion by reason, the costliest reason first.
+def refused_groups(
+    report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roofs | None, rate: Rate | None
+) -> list[RefusedGroup]:
+    """The refusals of a fusion by reason, the costliest reason first; by bytes where no roofs are known.
 
     A fusion saves the consumer's read of the value, its write where nothing else reads it, and a launch, counted once
     for two kernels whatever lies between them.
@@ -73,7 +79,7 @@ def refused_groups(report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roof
         report: what fusion did.
         graph: the graph that was fused.
         sizes: those of the symbols.
-        roofs: of the machine.
+        roofs: of the machine, where they are known.
         rate: the seconds that it takes to move so many bytes of a value once.
     """
     account = _Account(report, graph, sizes, roofs, rate)
@@ -81,15 +87,17 @@ def refused_groups(report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roof
     for refusal in report.refusals:
         by_reason.setdefault(refusal.reason, []).append(account.refused(refusal))
     groups = [RefusedGroup(reason, _sorted(found)) for reason, found in by_reason.items()]
-    return sorted(groups, key=lambda group: -group.seconds)
+    return sorted(groups, key=lambda group: (-(group.seconds or 0.0), -group.nbytes))
 
 
 def _sorted(found: Sequence[Refused]) -> tuple[Refused, ...]:
-    return tuple(sorted(found, key=lambda one: -one.seconds))
+    return tuple(sorted(found, key=lambda one: (-(one.seconds or 0.0), -one.nbytes)))
 
 
 class _Account:
-    def __init__(self, report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roofs, rate: Rate) -> None:
+    def __init__(
+        self, report: FusionReport, graph: Graph, sizes: Sizes, roofs: Roofs | None, rate: Rate | None
+    ) -> None:
         self.kernel, self.graph, self.sizes = report.kernel_of, graph, sizes
         self.roofs, self.rate = roofs, rate
         self.roots = frozenset(graph.roots)
@@ -99,10 +107,12 @@ class _Account:
         producer, consumer = refusal.producer, refusal.consumer
         once = concrete(producer.tensor_type.nbytes, self.sizes)
         nbytes = once * (2 if self.only_reader(producer, consumer) else 1)
-        pair = (self.kernel[producer], self.kernel[consumer])
-        launch = 0.0 if pair in self.launched else self.roofs.launch_seconds
-        self.launched.add(pair)
-        seconds = self.rate(once) * (nbytes // once if once else 0) + launch
+        seconds = None
+        if self.roofs is not None and self.rate is not None:
+            pair = (self.kernel[producer], self.kernel[consumer])
+            launch = 0.0 if pair in self.launched else self.roofs.launch_seconds
+            self.launched.add(pair)
+            seconds = self.rate(once) * (nbytes // once if once else 0) + launch
         return Refused(refusal.reason, Place.of(producer), Place.of(consumer), nbytes, seconds)
 
     def only_reader(self, producer: Node, consumer: Node) -> bool:

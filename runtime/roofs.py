@@ -48,14 +48,14 @@ def roofs_of(target: Target, cache: KernelCache | None = None) -> Roofs:
     """
     cache = cache or KernelCache()
     path = cache.folder / f"{_name(target)}.roofs"
-    kept = _read(path)
+    kept = kept_roofs(path)
     if kept is not None:
         return kept
     found = measure(target)
     if found.cache_bytes_per_second > found.bytes_per_second:
         with suppress(CacheError, OSError):
             cache.check()
-            _write(path, found)
+            keep_roofs(path, found)
     return found
 
 
@@ -211,7 +211,7 @@ def _name(target: Target) -> str:
     return f"roofs-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
-def _read(path: Path) -> Roofs | None:
+def kept_roofs(path: Path) -> Roofs | None:
     """Kept roofs; None where there are none, or what is kept is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -223,8 +223,8 @@ def _read(path: Path) -> Roofs | None:
     return Roofs(**rates, peaks=peaks) if known else None
 
 
-def _write(path: Path, roofs: Roofs) -> None:
-    """Write by renaming, so that a reader finds all or nothing."""
+def keep_roofs(path: Path, roofs: Roofs) -> None:
+    """Write roofs by renaming, so that a reader finds all or nothing."""
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(json.dumps(asdict(roofs), indent=1) + "\n")

@@ -148,12 +148,15 @@ def explain(
         bool, typer.Option("--all", help="A line for every call of a kernel and every refused fusion.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the roofline; needs matplotlib.")] = None,
+    target: Annotated[
+        str, typer.Option(help="auto, cpu or cuda; sm_80, sm_90 or sm_100 for a GPU that need not be there.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Show a model's kernels against the machine's roofs, and the fusions that were refused."""
     from .explain import explain as run
 
-    run(model, why_not, measure, everything, plot, as_json)
+    run(model, why_not, measure, everything, plot, as_json, target)
 
 
 @app.command()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
+from ..codegen.gpu import GPU_MACHINES
+from ..runtime.artifact.targets import named_target
 from ..runtime.compile import compile
 from ..runtime.explain import Explanation
 from ..runtime.explain_text import explanation_text
@@ -19,8 +22,16 @@ from .plot import require_matplotlib, roofline
 SHOWN = 5
 
 
-def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: Path | None, as_json: bool) -> None:
-    """Print the explanation of a model, or what became of one rule in it.
+def explain(
+    spec: str,
+    rule: str | None,
+    measure: bool,
+    everything: bool,
+    plot: Path | None,
+    as_json: bool,
+    target: str = "auto",
+) -> None:
+    """Print the explanation of a model for a target, or what became of one rule in it.
 
     Raises:
         SmeltError: the model cannot be loaded or captured, there is no such rule, or matplotlib is missing.
@@ -29,6 +40,8 @@ def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: 
         require_matplotlib()
         check_output(plot)
     if rule is not None:
+        if target != "auto":
+            raise typer.BadParameter("--why-not goes without --target: rules are the same for all")
         if measure or plot is not None:
             raise typer.BadParameter("--why-not goes with neither --measure nor --plot")
         model = load_model(spec)  # which may register the rule
@@ -37,7 +50,7 @@ def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: 
         return
     model = load_model(spec)
     with busy(f"explaining {model.name}"):
-        found = explanation_of(model, measure)
+        found = explanation_of(model, measure, target)
     if plot is not None:
         roofline(found, plot)
     if as_json:
@@ -46,9 +59,13 @@ def explain(spec: str, rule: str | None, measure: bool, everything: bool, plot: 
         emit_text(explanation_text(found, everything))
 
 
-def explanation_of(model: Model, measure: bool) -> Explanation:
-    """The explanation of a model for its example call."""
-    fast = compile(model.model)
+def explanation_of(model: Model, measure: bool, target: str = "auto") -> Explanation:
+    """The explanation of a model for its example call. For a GPU that need not be there nothing is run."""
+    if target in GPU_MACHINES:
+        fast = compile(model.model, target=named_target(target))
+        found = fast.explain(model.args, model.kwargs, measure=measure)
+        return replace(found, target=f"a GPU {target}, which need not be here")
+    fast = compile(model.model, target=target)
     fast(*model.args, **model.kwargs)
     if fast.is_split:
         if measure:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.cost import Roofs
+from ..ir.errors import UnsupportedError
 from ..runtime.explain import Explanation, StepCost
 from .errors import MissingPackageError
 
@@ -51,7 +52,10 @@ def roofline(explanation: Explanation, path: Path) -> None:
 
     Raises:
         MissingPackageError: matplotlib is absent.
+        UnsupportedError: no roofs are known.
     """
+    if explanation.roofs is None:
+        raise UnsupportedError(f"there is nothing to draw: the roofs of {explanation.target} are not measured")
     measured = any(part.measured is not None for part in explanation.parts)
     title = f"{explanation.model} on {explanation.target}"
     draw(dots_of(explanation), explanation.roofs, path, title, "measured" if measured else "estimated")
@@ -63,7 +67,7 @@ def dots_of(explanation: Explanation, model: str = "") -> list[Dot]:
     for part in explanation.parts:
         for step in part.steps:
             by_name.setdefault(step.kernel, []).append(step)
-    seconds = {name: sum(s.measured or s.estimated for s in found) for name, found in by_name.items()}
+    seconds = {name: sum(s.measured or s.estimated or 0.0 for s in found) for name, found in by_name.items()}
     whole = sum(seconds.values()) or 1.0
     found = []
     for name, steps in by_name.items():

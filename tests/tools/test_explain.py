@@ -76,3 +76,15 @@ def test_a_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.Monkey
     result = run(TINY, "--plot", str(tmp_path / "x.png"), code=1)
     assert "pip install matplotlib" in result.stderr
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_gpu_that_is_not_here() -> None:
+    text = run(TINY, "--target", "sm_90").stdout
+    assert "a GPU sm_90, which need not be here" in text
+    assert "not measured: there is no GPU here" in text
+    assert "times the least" in text
+    data = run_json(TINY, "--target", "sm_90")
+    assert data["roofs"] is None
+    assert all(step["estimated"] is None for step in data["parts"][0]["steps"])
+    assert "there is no GPU here" in run(TINY, "--target", "sm_90", "--measure", code=1).output
+    assert "there is no target 'sm_70'" in run(TINY, "--target", "sm_70", code=1).output
