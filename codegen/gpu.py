@@ -341,6 +341,13 @@ def _own_rows(made: GpuMatmulSchedule, columns: int, elements: int, machine: Gpu
     return found if tiles <= 2 * most else replace(found, persistent=-(-tiles // -(-tiles // most)))
 
 
+def in_tf32(schedule: GpuSchedule, program: Program) -> GpuSchedule:
+    """A schedule whose products of float32, where ``tl.dot`` takes them, round their operands to TensorFloat-32."""
+    if not isinstance(schedule, GpuMatmulSchedule) or not schedule.dot or _is_half(program, dot_stage(program)):
+        return schedule
+    return replace(schedule, tf32=True)
+
+
 def _is_half(program: Program, stage: Stage) -> bool:
     """Whether tensor cores multiply the operands in types of two bytes or one."""
     assert isinstance(stage.value, Apply)

@@ -28,6 +28,7 @@ from .expect import hold_to
 from .model_lock import lock_of
 from .options import Options
 from .paths import Paths
+from .precision import asks_for_tf32
 from .saved.entry import Keeper, KeptEntry
 from .state import attributes_preserved, preserved
 from .stateful import kept_of, settles
@@ -64,7 +65,7 @@ class Captures:
         self._known: dict[Any, tuple[Entry, Sizes]] = {}
         self._names: set[str] = set()  # of the weights that the model had when it was captured
         self._attributes: dict[str, tuple[Tensor, int]] = {}
-        self._dtype: torch.dtype | None = None
+        self._asked: tuple[torch.dtype, bool] | None = None
         self._lock = lock_of(model)
         self._state = kept_of(model)
         self._state.add(self)
@@ -166,13 +167,17 @@ class Captures:
         self.entries.append(entry)
         self._names.update(weights_of(self.model))
         self._attributes.update(attributes_of(self.model))
-        self._dtype = torch.get_default_dtype()
+        self._asked = self._asks()
         return entry
 
     @property
     def is_of_another_default(self) -> bool:
-        """Whether PyTorch's default dtype is another than what the captures were made by."""
-        return self._dtype is not None and self._dtype is not torch.get_default_dtype()
+        """Whether PyTorch is asked for other numbers than when the captures were made."""
+        return self._asked is not None and self._asked != self._asks()
+
+    def _asks(self) -> tuple[torch.dtype, bool]:
+        """PyTorch's default dtype, and whether a GPU's float32 products may be TensorFloat-32's."""
+        return torch.get_default_dtype(), self.options.target.kind == "cuda" and asks_for_tf32()
 
     def _kept(self, keeper: Keeper, call: Call) -> Entry | None:
         """An entry for the call that another process made."""

@@ -1,7 +1,8 @@
 """The numeric contract: when a result is as good as PyTorch's own.
 
 A result passes where it is close to eager's at the tolerances of its dtype, or where its error against a float64
-reference is at most twice eager's own (three times for half types). NaN and infinities must stand where eager's do.
+reference is at most twice eager's own (three times for half types, and for TensorFloat-32 where it is asked for). NaN
+and infinities must stand where eager's do.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ class OutputResult:
         return f"{self.path} {self.dtype}[{shape}]: {errors}" + (f": {self.fault}" if self.fault else "")
 
 
-def compare(path: str, ours: Any, eager: Any, reference: Any = None) -> OutputResult:
-    """How a value compares with eager's, by the numeric contract; ``reference`` is the same in float64."""
+def compare(path: str, ours: Any, eager: Any, reference: Any = None, *, tf32: bool = False) -> OutputResult:
+    """How a value compares with eager's, by the numeric contract; ``reference`` is the same in float64.
+
+    With ``tf32``, products of float32 may round their operands to ten bits, as float16 has them: its tolerances hold.
+    """
     if not isinstance(eager, Tensor) or not isinstance(ours, Tensor):
         equal = type(ours) is type(eager) and (ours == eager or (ours != ours and eager != eager))
         return OutputResult(path, type(eager).__name__, (), fault=None if equal else f"{ours!r}, eager gives {eager!r}")
@@ -72,10 +76,10 @@ def compare(path: str, ours: Any, eager: Any, reference: Any = None) -> OutputRe
         wrong = int((ours != eager).sum())
         largest = float((ours.double() - eager.double()).abs().max()) if wrong else 0.0
         return _with(plain, max_abs=largest, fault=f"{wrong} of {eager.numel()} values differ" if wrong else None)
-    return _compare_floats(plain, ours, eager, reference)
+    return _compare_floats(plain, ours, eager, reference, tf32 and eager.dtype == torch.float32)
 
 
-def _compare_floats(plain: OutputResult, ours: Tensor, eager: Tensor, reference: Any) -> OutputResult:
+def _compare_floats(plain: OutputResult, ours: Tensor, eager: Tensor, reference: Any, tf32: bool) -> OutputResult:
     special = _special_fault(ours, eager)
     if special is not None:
         return _with(plain, max_abs=math.inf, max_rel=math.inf, fault=special)
@@ -91,10 +95,10 @@ def _compare_floats(plain: OutputResult, ours: Tensor, eager: Tensor, reference:
     if isinstance(reference, Tensor) and reference.shape == eager.shape:
         exact = reference[finite].to(wide)
         result = _with(result, rmse=_rmse(mine, exact), eager_rmse=_rmse(theirs, exact))
-    rtol, atol = TOLERANCES.get(eager.dtype, TOLERANCES[torch.float32])
+    rtol, atol = TOLERANCES.get(torch.float16 if tf32 else eager.dtype, TOLERANCES[torch.float32])
     if bool((difference <= atol + rtol * size).all()):
         return result
-    return _with(result, fault=_error_fault(result, 3.0 if eager.dtype in _HALF else 2.0))
+    return _with(result, fault=_error_fault(result, 3.0 if eager.dtype in _HALF or tf32 else 2.0))
 
 
 def _error_fault(result: OutputResult, factor: float) -> str | None:

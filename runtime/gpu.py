@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
+from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule, in_tf32
 from ..codegen.lower import Operand
 from ..codegen.program import Param, Program
 from ..codegen.triton.expression import ERROR
@@ -69,12 +69,14 @@ class GpuKernel:
 class GpuKernelTable(Kernels[GpuKernel]):
     """The kernels of a graph for a GPU.
 
-    ``schedules`` gives the schedule of a program where another than the default one was chosen for it.
+    ``schedules`` gives the schedule of a program where another than the default one was chosen for it. With ``tf32``
+    products of float32 round their operands to TensorFloat-32 where tensor cores take them.
     """
 
     packs: ClassVar[bool] = False
     machine: GpuMachine
     schedules: Schedules | None = None
+    tf32: bool = False
 
     def operand(self, value: Node) -> Operand:
         """Strides as its kernel stores it; a weight is read as the model holds it, since no GPU kernel packs one."""
@@ -84,6 +86,7 @@ class GpuKernelTable(Kernels[GpuKernel]):
         region, program = region_of(node), self.program_of(node)
         chosen = self.schedules(program) if self.schedules is not None else None
         schedule = chosen or default_gpu_schedule(program, self.machine)
+        schedule = in_tf32(schedule, program) if self.tf32 else schedule
         file = emit(name, program, schedule, region.symbols)
         return GpuKernel(name, region, program, schedule, file, in_place_of(node))
 

@@ -173,7 +173,7 @@ class CompiledModule(nn.Module):
         check_surroundings(self._device)
 
     def _follow_default(self) -> None:
-        """Forget what was captured under another default dtype."""
+        """Forget what was captured under another default dtype, or for a GPU with other products of float32."""
         if self._captures.is_of_another_default:
             self.reset()
 

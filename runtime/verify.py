@@ -19,6 +19,7 @@ from ..ir.errors import SmeltError, VerifyError
 from ..ir.interpret import interpret
 from .contract import OutputResult, compare
 from .module import CompiledModule
+from .precision import asks_for_tf32
 from .state import buffers_of, preserved, same
 from .verify_caches import copied, is_cache, tensors_of
 from .verify_quantized import Judge, Moved, judged
@@ -80,10 +81,12 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
         raise VerifyError(f"the result has another structure than eager's: {', '.join(differing)}")
     reference, how = _reference(fast, args, kwargs, eager.values)
     shown = [path for path in eager.values if path not in eager.unwritten & ours.unwritten]
-    if getattr(fast, "options", None) is not None and fast.options.quantize is not None:
+    options = getattr(fast, "options", None)
+    tf32 = options is not None and options.target.kind == "cuda" and asks_for_tf32()
+    if options is not None and options.quantize is not None:
         judge = Judge(*fast.entry_for(tuple(args), kwargs), _leaf_paths(args, kwargs))
-        ties = fast.options.quantize.activations is not None
-        results, moved = judged(ours.values, eager.values, reference, shown, judge, ties)
+        ties = options.quantize.activations is not None
+        results, moved = judged(ours.values, eager.values, reference, shown, judge, ties, tf32)
         result = VerifyResult(results, "the model with its quantised weights, interpreted in float64", moved)
     elif _rounds(fast, args, kwargs):
         calls = fast._generation.calls
@@ -93,7 +96,7 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
         result = VerifyResult(results, REFERENCE, moved)
     else:
         pairs = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
-        result = VerifyResult(tuple(compare(*pair) for pair in pairs), how)
+        result = VerifyResult(tuple(compare(*pair, tf32=tf32) for pair in pairs), how)
     worst = result.worst
     if worst is not None and not worst.passed:
         failed = sum(not output.passed for output in result.outputs)

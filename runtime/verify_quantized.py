@@ -99,7 +99,7 @@ def path_of(path: Sequence[Any]) -> str:
 
 
 def judged(
-    ours: Values, eager: Values, model: Values, shown: Sequence[str], judge: Judge, ties: bool
+    ours: Values, eager: Values, model: Values, shown: Sequence[str], judge: Judge, ties: bool, tf32: bool = False
 ) -> tuple[tuple[OutputResult, ...], tuple[Moved, ...]]:
     """How our values compare, and how far quantisation moved them.
 
@@ -109,6 +109,7 @@ def judged(
         shown: the paths to compare.
         judge: the graphs.
         ties: whether rows of activations are rounded.
+        tf32: whether products of float32 may be TensorFloat-32's.
 
     Raises:
         VerifyError: the model was changed before its weights were quantised.
@@ -119,11 +120,11 @@ def judged(
     for path in shown:
         if path not in quantised:
             continue  # a buffer that the graph does not write
-        unchanged = compare(path, plain[path], eager[path], model.get(path))
+        unchanged = compare(path, plain[path], eager[path], model.get(path), tf32=tf32)
         if not unchanged.passed:
             raise VerifyError(f"the model was changed before its weights were quantised: {unchanged}")
         how_far = moved_by(path, reference.get(path), before.get(path))
-        result = compare(path, ours[path], quantised[path], reference.get(path))
+        result = compare(path, ours[path], quantised[path], reference.get(path), tf32=tf32)
         if ties and how_far is not None and result.rmse is not None and result.rmse <= TIES * how_far.rmse:
             result = replace(result, fault=None)
         results.append(result)

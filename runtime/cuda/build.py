@@ -9,6 +9,7 @@ from ..build import Compilation, make_steps
 from ..check import Check
 from ..gpu import GpuKernelTable, Schedules
 from ..gpu_narrow import narrowed
+from ..precision import asks_for_tf32
 from ..target import Target
 from .branches import by_levels
 from .device import Device, host_device, torch_device
@@ -28,7 +29,7 @@ def build_cuda(
     schedules: Schedules | None = None,
     device: Device | None = None,
 ) -> CudaExecutable:
-    """Compile a capture for a GPU.
+    """Compile a capture for a GPU. Products of float32 are as exact as PyTorch is asked for meanwhile.
 
     ``schedules`` gives the schedule of a program for which another than the default one was chosen.
     ``streams`` is on how many the launches of a graph may be. ``device`` runs it, by default the target's.
@@ -44,7 +45,7 @@ def build_cuda(
     made = make_steps(
         capture,
         work,
-        lambda graph: GpuKernelTable(machine, schedules),
+        lambda graph: GpuKernelTable(machine, schedules, asks_for_tf32()),
         search=search,
         check=check,
         quantize=quantize,

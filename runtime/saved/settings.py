@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..options import Options
+from ..precision import products_of
 from ..tuned import schedules_for
 from .kinds import Unsure
 
@@ -82,7 +83,7 @@ def _pytorch() -> Iterator[str]:
         "dtype": torch.get_default_dtype(),
         "inference": torch.is_inference_mode_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "precision": torch.get_float32_matmul_precision(),
+        "precision": [products_of(backend) for backend in ("cuda", "mkldnn")],
         "autocast": [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")],
         "cache": torch.is_autocast_cache_enabled(),
         "anomaly": torch.is_anomaly_enabled(),
