@@ -48,8 +48,6 @@ class ResultMemory:
 
     def empty(self, position: int, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor for the result at a position of a plan."""
-        if torch.compiler.is_compiling():  # Dynamo does not know what follows
-            return _empty_strided(shape, strides, dtype)
         result = empty_result(shape, strides, dtype)
         if result.nbytes < LARGE_BYTES:
             return result

@@ -20,6 +20,7 @@ from ..entry import Aliased, Entry, Mismatch, Sizes
 from ..executable import Executable
 from ..plan import Buffer
 from ..tensors import check_surroundings, check_tensor
+from ..undisturbed import never_compiled
 from .trees import tree_data
 
 MOST_KNOWN = 4096  # kinds of calls whose sizes are remembered
@@ -59,6 +60,7 @@ class EntryPoint:
         self._known: dict[Any, Sizes] = {}
         self._fitting: dict[int, pytree.TreeSpec] = {}
 
+    @never_compiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The result for these arguments, which are given as they were to the model; no tensor in it requires grad.
 
@@ -90,9 +92,6 @@ class EntryPoint:
                 return entry.run(call.leaves, sizes)
         except Aliased as reason:
             raise InputError(f"{reason}: pass a copy of one of them") from None
-
-    # what torch.compiler.disable sets, which takes a second to import: Dynamo would trace into the runtime
-    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def synchronize(self) -> None:
         """Wait until all calls are done on the device.

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...ir.errors import ArtifactError
+from ..undisturbed import never_compiled
 from .entry_point import EntryPoint
 from .weights import Weights
 
@@ -98,6 +99,7 @@ class LoadedArtifact:
         self._lock = lock or threading.Lock()
         self._report = report
 
+    @never_compiled
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the only entry point: see :meth:`EntryPoint.__call__`.
 

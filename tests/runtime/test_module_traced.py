@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import convert_frame
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import smelt
+from smelt.runtime.artifact import entry_point
 
 from .dynamo import QUIET, fresh_dynamo
 
@@ -55,6 +57,19 @@ def test_torch_compile_around(which: str, around: str, model: nn.Module, request
         for rows in (3, 5, 1, 3):
             x = torch.randn(rows, 4)
             torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_dynamo_stays_out_of_the_runtime(around: str, loaded: Any) -> None:
+    converted = []
+    hook = convert_frame.register_bytecode_hook(lambda code, _: converted.append(code.co_filename))
+    try:
+        with torch.no_grad():
+            torch.compile(AROUND[around](loaded), backend="eager")(torch.randn(3, 4))
+    finally:
+        hook.remove()
+    runtime = Path(entry_point.__file__).parents[1]
+    assert not [path for path in converted if Path(path).is_relative_to(runtime)]
 
 
 def test_a_part_of_an_exported_model(fast: smelt.CompiledModule, model: nn.Module) -> None:
