@@ -19,6 +19,7 @@ from ..target import Target, machine_of, require_tvm, usable_cores
 from .names import member_name
 
 MOST_SHARED = 228 << 10  # bytes of any GPU's processor
+TEGRA = (72, 87, 101)  # GPUs of systems on a chip, which run no code that was made for others
 GENERIC = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 _CPUINFO = Path("/proc/cpuinfo")
 # What Linux calls otherwise than LLVM; the others differ in underscores only.
@@ -152,7 +153,7 @@ class GpuTargetRecord:
         made = self.machine.capability
         if self.arch.endswith("a") and capability != made:
             return f"{self.arch} code runs on no other GPU than sm_{made}, and this one is sm_{capability}"
-        if capability // 10 != made // 10 or capability < made:
+        if capability // 10 != made // 10 or capability < made or (capability in TEGRA and capability != made):
             return f"{self.arch} code does not run on sm_{capability}"
         if self.shared > shared:
             return f"it needs {self.shared:,} bytes of shared memory in a program, and this GPU has {shared:,}"

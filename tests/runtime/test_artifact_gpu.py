@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,14 @@ from smelt.runtime.artifact import gpu_load
 from smelt.runtime.artifact.gpu_load import Gpu
 from smelt.runtime.artifact.load import ArtifactWarning
 from smelt.runtime.artifact.targets import GpuTargetRecord, best_gpu
+from smelt.runtime.cuda.driver import Driver
 from smelt.runtime.cuda.errors import DriverError
 from smelt.tools.zoo import ZOO
 
+from .artifact_models import Cache
 from .fake_cuda_driver import FakeLibrary, Launched, playing_driver
 from .fake_gpu import TARGET
+from .test_artifact import cache_entries
 
 pytest.importorskip("triton")
 
@@ -225,6 +229,70 @@ def test_what_the_driver_refuses_is_a_typed_error(tokens: Path) -> None:
             loaded(torch.tensor([1]))
 
 
+def test_entry_points_share_state_on_the_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "cache.smelt"
+    smelt.export(cache_entries(Cache().eval()), target="sm_90").save(path)
+    with playing_driver() as driver:
+        loaded = smelt.load(path, device="cuda")
+        table = next(t for name, t in loaded.state.items() if name.endswith("table"))
+        calls = {
+            "write": (torch.randn(2, 32), torch.tensor([3, 5])),
+            "product": (torch.randn(4, 16),),
+            "total": (torch.randn(4, 32),),
+        }
+        for name, args in calls.items():
+            driver.launches.clear()
+            loaded.entry_points[name](*args)
+            assert any(table.data_ptr() in values(one) for one in driver.launches), name
+        loaded.reset()
+        loaded.close()
+    with pytest.raises(smelt.ArtifactError, match="closed"):
+        loaded.entry_points["write"](*calls["write"])
+
+
+def test_weights_are_copied_to_the_gpu_once_and_when_they_are_needed() -> None:
+    values = {name: torch.randn(3) for name in ("a", "b")}
+    found = gpu_load._Resident(values, torch.device("meta"))
+    assert (len(found), list(found), "a" in found, "c" in found) == (2, ["a", "b"], True, False)
+    assert not found.held
+    assert found["a"] is found["a"]
+    assert found["a"].device.type == "meta"
+    assert list(found.held) == ["a"]
+
+
+def test_the_gpu_that_pytorch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of PyTorch and of the driver: neither Triton nor a compiler."""
+    properties = SimpleNamespace(name="played", major=9, minor=0, multi_processor_count=114, L2_cache_size=50 << 20)
+    library = FakeLibrary()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(gpu_load, "driver", lambda: Driver(library))
+    monkeypatch.setattr("smelt.runtime.cuda.target.find_spec", lambda name: None)
+    for spec in ("cuda", "cuda:0"):
+        found = gpu_load.find_gpu(spec)
+        assert found.target.gpu is not None
+        assert (found.capability, found.target.gpu.processors, found.shared) == (90, 114, 227 << 10)
+        assert found.target.device == torch.device("cuda", 0)
+        assert found.launcher is not None
+        assert found.launcher.stream() == 77
+        assert found.runner is not None
+        assert found.runner.device == torch.device("cuda", 0)
+    with pytest.raises(smelt.BackendError, match="there is no GPU 3"):
+        gpu_load.find_gpu("cuda:3")
+    properties.major = 7
+    with pytest.raises(smelt.UnsupportedError, match=r"8\.0 and later"):
+        gpu_load.find_gpu("cuda")
+
+
+def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smelt.runtime.cuda.driver.LIBRARY", "libno-such-cuda.so.1")
+    with pytest.raises(smelt.BackendError, match="NVIDIA's driver"):
+        Driver()
+
+
 # --- which kernels ----------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +309,7 @@ def test_code_runs_on_the_same_generation_and_with_a_letter_on_that_gpu_only() -
     assert [best_gpu(everything, c, most) for c in (80, 86, 89)] == [ampere] * 3
     assert best_gpu(everything, 90, most) is hopper
     assert best_gpu(everything, 100, most) is blackwell
-    assert [best_gpu(everything, c, most) for c in (75, 103, 120)] == [None] * 3
+    assert [best_gpu(everything, c, most) for c in (75, 87, 103, 120)] == [None] * 4
     assert best_gpu([family], 103, most) is family
     # of one generation the newest that fits
     newer = record("sm_86")
