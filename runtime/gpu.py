@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import sympy
+
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule, in_tf32
 from ..codegen.lower import Operand
 from ..codegen.program import Param, Program
@@ -21,6 +23,7 @@ from ..ir import ops
 from ..ir.cost import work_of
 from ..ir.graph import Graph
 from ..ir.node import Node
+from ..ir.types import concrete
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
 from ..rewrites.inplace import update_in_place
@@ -58,6 +61,15 @@ class GpuKernel:
     def checks_indices(self) -> bool:
         """Whether it may report an index out of range."""
         return any(ERROR in launch.buffers for launch in self.file.launches)
+
+    @property
+    def reads(self) -> int:
+        """How many tensors of its step are only read; they come first."""
+        return len(self.program.inputs)
+
+    def programs(self, sizes: Mapping[sympy.Symbol, int]) -> int:
+        """How many programs its largest launch has at some sizes."""
+        return max((concrete(launch.programs, sizes) for launch in self.file.launches), default=0)
 
     @property
     def operators(self) -> tuple[str, ...]:

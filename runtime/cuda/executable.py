@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ...ir import ops
 from ...ir.errors import UnsupportedError
-from ...ir.types import concrete
 from ..compiled import Compiled
 from ..direct import direct
 from ..gpu import GpuKernel
@@ -193,8 +192,7 @@ class CudaExecutable(Compiled):
 
     def _prepared(self, step: KernelStep, launch: Launch, launches: int, sizes: Sizes) -> Prepared:
         kernel: GpuKernel = step.kernel  # type: ignore[assignment]
-        programs = max((concrete(part.programs, sizes) for part in kernel.file.launches), default=0)
-        return Prepared(launch, launches, step.buffers, len(kernel.program.inputs), programs)
+        return Prepared(launch, launches, step.buffers, kernel.reads, kernel.programs(sizes))
 
     # --- memory -------------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,15 @@ class StoredKernel:
         return self.narrow if max((concrete(b, sizes) for b in self.bounds), default=0) <= self.most else self.wide
 
     @property
+    def reads(self) -> int:
+        """How many tensors of its step are only read: that is not recorded, so all count as written."""
+        return 0
+
+    def programs(self, sizes: Sizes) -> int:
+        """How many programs its largest launch has at some sizes."""
+        return max((concrete(launch.programs, sizes) for launch in self.at(sizes)), default=0)
+
+    @property
     def launches(self) -> tuple[StoredLaunch, ...]:
         """All launches, those of the narrow kind first."""
         return (*(self.narrow or ()), *self.wide)
