@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import sympy
 import torch
@@ -174,7 +175,7 @@ class GpuRecurrenceSchedule:
 GpuSchedule = GpuMapSchedule | GpuRowsSchedule | GpuMatmulSchedule | GpuAttentionSchedule | GpuRecurrenceSchedule
 
 
-def gpu_schedule_text(schedule: GpuSchedule) -> str:
+def gpu_schedule_text(schedule: Any) -> str:
     """Short text: the kind and what it chooses, as ``gpu_map(block=1024, warps=4)``.
 
     What is off in most schedules is said only where it is on.

@@ -26,7 +26,7 @@ from .schedule import (
 
 @dataclass(frozen=True)
 class LibrarySchedule:
-    """A kernel left to a library that PyTorch calls: ``name`` is which of ``runtime/gpu_tuner_library.py``."""
+    """A kernel left to a library that PyTorch calls: ``name`` is which of ``runtime/gpu_library.py``."""
 
     name: str = "linear"
 

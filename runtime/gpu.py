@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import sympy
@@ -15,12 +16,14 @@ import sympy
 from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule, in_tf32
 from ..codegen.lower import Operand
 from ..codegen.program import Param, Program
+from ..codegen.schedule_data import LibrarySchedule
 from ..codegen.triton.expression import ERROR
 from ..codegen.triton.file import KernelFile
 from ..codegen.triton.module import emit
 from ..frontend.capture import Capture
 from ..ir import ops
 from ..ir.cost import work_of
+from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.types import concrete
@@ -30,10 +33,11 @@ from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import passes_for, run_pipeline
 from ..rewrites.quantization import Quantization, Quantized
+from .gpu_library import LibraryKernel
 from .gpu_narrow import narrowed
 from .kernels import Kernels, in_place_of, legalise, region_of, strides_of_value
 
-Schedules = Callable[[Program], GpuSchedule | None]
+Schedules = Callable[[Program], GpuSchedule | LibrarySchedule | None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class GpuKernel:
     name: str
     region: Graph
     program: Program
-    schedule: GpuSchedule
+    schedule: GpuSchedule | LibrarySchedule
     file: KernelFile
     in_place: tuple[tuple[int, int], ...] = ()
 
@@ -58,9 +62,14 @@ class GpuKernel:
         return self.file.scratch
 
     @property
+    def files(self) -> tuple[KernelFile, ...]:
+        """All that is to be compiled."""
+        return (self.file,)
+
+    @property
     def checks_indices(self) -> bool:
         """Whether it may report an index out of range."""
-        return any(ERROR in launch.buffers for launch in self.file.launches)
+        return any(ERROR in launch.buffers for file in self.files for launch in file.launches)
 
     @property
     def reads(self) -> int:
@@ -77,18 +86,47 @@ class GpuKernel:
         return tuple(n.op.name for n in work_of(self.region))
 
 
+@dataclass(frozen=True)
+class GpuLibraryKernel(GpuKernel):
+    """A kernel that a library computes, in place of the file's functions; kernels around the call have files."""
+
+    library: LibraryKernel = field(kw_only=True)
+
+    @property
+    def source(self) -> str:
+        """What is called, and the files around it."""
+        return "\n\n".join([f"# by PyTorch: {self.library.schedule.name}\n", *(x.text for x in self.files)])
+
+    @property
+    def scratch(self) -> tuple[Param, ...]:
+        """The memory that it is lent while it runs, that of the kernels around the call as well."""
+        return (*self.library.scratch, *(p for part in self.library.parts for p in lent_to(part)))
+
+    @property
+    def files(self) -> tuple[KernelFile, ...]:
+        """Those of the kernels around the call."""
+        return tuple(part.file for part in self.library.parts)
+
+
+def lent_to(part: GpuKernel) -> tuple[Param, ...]:
+    """The scratch memory of a kernel beside a library's call, by names that no other has."""
+    return tuple(replace(p, name=f"{part.name}.{p.name}") for p in part.scratch)
+
+
 @dataclass
 class GpuKernelTable(Kernels[GpuKernel]):
     """The kernels of a graph for a GPU.
 
     ``schedules`` gives the schedule of a program where another than the default one was chosen for it. With ``tf32``
-    products of float32 round their operands to TensorFloat-32 where tensor cores take them.
+    products of float32 round their operands to TensorFloat-32 where tensor cores take them. With ``libraries`` a kernel
+    is left to a library where that was chosen for its program.
     """
 
     packs: ClassVar[bool] = False
     machine: GpuMachine
     schedules: Schedules | None = None
     tf32: bool = False
+    libraries: bool = False
 
     def operand(self, value: Node) -> Operand:
         """Strides as its kernel stores it; a weight is read as the model holds it, since no GPU kernel packs one."""
@@ -97,10 +135,22 @@ class GpuKernelTable(Kernels[GpuKernel]):
     def _make(self, node: Node, name: str) -> GpuKernel:
         region, program = region_of(node), self.program_of(node)
         chosen = self.schedules(program) if self.schedules is not None else None
-        schedule = chosen or default_gpu_schedule(program, self.machine)
+        library = self._library(node, chosen)
+        ours = None if isinstance(chosen, LibrarySchedule) else chosen
+        schedule = ours or default_gpu_schedule(program, self.machine)
         schedule = in_tf32(schedule, program) if self.tf32 else schedule
         file = emit(name, program, schedule, region.symbols)
+        if library is not None:
+            return GpuLibraryKernel(name, region, program, library.schedule, file, library=library)
         return GpuKernel(name, region, program, schedule, file, in_place_of(node))
+
+    def _library(self, node: Node, chosen: object) -> LibraryKernel | None:
+        """The library's kernel where one was chosen that can be."""
+        if not self.libraries or not isinstance(chosen, LibrarySchedule):
+            return None
+        with suppress(UnsupportedError):
+            return LibraryKernel(node, chosen, GpuKernelTable(self.machine))
+        return None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..codegen.text import print_program
 from ..codegen.triton.space import gpu_space
 from ..ir.cost import Roofs, cost_of
 from .cache import KernelCache
-from .gpu_tuner_library import library_schedules
+from .gpu_library import library_schedules
 from .gpu_tuner_task import GpuTask
 from .gpu_tuner_worker import GpuWorker
 from .tuner import Progress, Settings, Tell, Tuner
@@ -72,7 +72,7 @@ def gpu_progress_of(tasks: Sequence[GpuTask], machine: GpuMachine) -> list[Progr
 
 
 class GpuTuned:
-    """Gives the schedule that was chosen for a program; None where none was, or a library won.
+    """Gives the schedule that was chosen for a program, which may be a library's; None where none was.
 
     A choice counts where it was made by these versions, against the schedule that is still the default one, and is in
     the program's space at the sizes that it was made at: a file cannot name a kernel that would never be tried.
@@ -86,17 +86,21 @@ class GpuTuned:
         self.machine, built_with = machine, gpu_versions()
         self._by_key = {c.key: c for c in choices if c.versions == built_with}
 
-    def __call__(self, program: Program) -> GpuSchedule | None:
+    def __call__(self, program: Program) -> GpuSchedule | LibrarySchedule | None:
         """The schedule of a program."""
         choice = self._by_key.get(gpu_key_of(program, self.machine)) if self._by_key else None
-        if choice is None or isinstance(cast(AnySchedule, choice.schedule), LibrarySchedule):
+        if choice is None:
             return None
         sizes = {s: choice.sizes[str(s)] for s in program.symbols if str(s) in choice.sizes}
         if len(sizes) < len(program.symbols):
             return None
         space = gpu_space(program, self.machine, sizes)
-        found, default = cast(GpuSchedule, choice.schedule), cast(GpuSchedule, choice.default)
-        return found if default == space[0] and found in space else None
+        found, default = cast(AnySchedule, choice.schedule), cast(GpuSchedule, choice.default)
+        if default != space[0]:
+            return None
+        if isinstance(found, LibrarySchedule):
+            return found  # whether it can be is for who has the region to say
+        return found if found in space else None
 
 
 def gpu_tuned(machine: GpuMachine, cache: KernelCache | None) -> GpuTuned | None:

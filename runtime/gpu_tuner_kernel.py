@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.types import concrete
 from ..rewrites.trial import NoValue, small_sizes, values_or_failure
-from .gpu import GpuKernel
-from .gpu_tuner_library import LibraryKernel
+from .gpu import GpuKernel, GpuKernelTable
+from .gpu_library import LibraryKernel
 from .gpu_tuner_task import GpuTask
 from .kernels import strides_of_value
 from .tuner_kernel import ZONE, Sample, WrongResult, difference_of, drawn
@@ -131,7 +132,7 @@ class GpuPrepared:
 
     def _made(self, schedule: AnySchedule) -> Built:
         if isinstance(schedule, LibrarySchedule):
-            return LibraryKernel(self.task.region, schedule, self.place.machine)
+            return LibraryKernel(self.task.node(), schedule, GpuKernelTable(self.place.machine))
         kernel = self.task.kernel(self.place.machine, schedule)  # type: ignore[arg-type]
         if self.place.compiles:
             # imported here: it needs Triton
@@ -202,7 +203,9 @@ class GpuPrepared:
 
     def _run(self, built: Built, memory: Memory, sizes: Sizes) -> list[Tensor]:
         if isinstance(built, LibraryKernel):
-            return built.run(memory.plain, sizes, memory.launch)
+            launch = partial(memory.launch, sizes)
+            built.run(memory.held, memory.results, memory.lent(built, sizes), sizes, launch)
+            return memory.results
         launch_kernel(built, memory.held, memory.results, memory, sizes)
         return memory.results
 
@@ -238,7 +241,7 @@ class Memory:
         ]
         taken = {result: self.held[operand] for result, operand in task.in_place}
         self._zones: list[Tensor] = []
-        self._lent: dict[GpuKernel, dict[str, Tensor]] = {}
+        self._lent: dict[Built, dict[str, Tensor]] = {}
         self.results = [
             taken[i] if i in taken else self._blank(r, task.layouts[i], sample.sizes)
             for i, r in enumerate(ops.results(node))
@@ -260,20 +263,15 @@ class Memory:
         """Whether what lies around the results is as it was."""
         return all(bool((zone == 255).all()) for zone in self._zones)
 
-    def launch(self, kernel: GpuKernel, operands: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
-        """Launch a kernel that stands beside a library's, on operands in row-major order."""
-        results = [
-            torch.empty([concrete(d, sizes) for d in x.shape], dtype=x.dtype, device=self.device)
-            for x in kernel.region.outputs
-        ]
+    def launch(self, sizes: Sizes, kernel: GpuKernel, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+        """Launch a kernel that stands beside a library's."""
         launch_kernel(kernel, operands, results, self, sizes)
-        return results
 
-    def lent(self, kernel: GpuKernel, sizes: Sizes) -> dict[str, Tensor]:
+    def lent(self, kernel: Built, sizes: Sizes) -> dict[str, Tensor]:
         """The memory that a kernel is lent; full of NaN when it is lent first."""
         if kernel not in self._lent:
             found = self._lent[kernel] = {}
-            for p in kernel.file.at(sizes).scratch:
+            for p in kernel.file.at(sizes).scratch if isinstance(kernel, GpuKernel) else kernel.scratch:
                 shape = [concrete(d, sizes) for d in p.type.shape]
                 value = float("nan") if p.type.dtype.is_floating_point else -1
                 found[p.name] = torch.full(shape, value, dtype=p.type.dtype, device=self.device)

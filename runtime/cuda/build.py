@@ -45,7 +45,7 @@ def build_cuda(
     made = make_steps(
         capture,
         work,
-        lambda graph: GpuKernelTable(machine, schedules, asks_for_tf32()),
+        lambda graph: GpuKernelTable(machine, schedules, asks_for_tf32(), libraries=True),
         search=search,
         check=check,
         quantize=quantize,

@@ -7,8 +7,8 @@ again on the very same tensors, which is what a CUDA graph does with addresses.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...codegen.triton.expression import ERROR
 from ...ir.collection import no_collection
-from ..gpu import GpuKernel
+from ...ir.types import concrete
+from ..gpu import GpuKernel, GpuLibraryKernel, lent_to
 from ..placement import Sizes
 from ..target import usable_cores
 from .errors import OutOfMemoryError, amount
@@ -113,12 +114,32 @@ def names_of(kernel: GpuKernel) -> list[str]:
     return [*(p.name for p in params), ERROR]
 
 
-def _by_triton(kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
-    # imported here: it needs Triton
-    from ...codegen.triton.loaded import Loaded
+def launcher_of(kernel: GpuKernel, sizes: Sizes, launcher: Launcher) -> tuple[Launch, int]:
+    """What launches a kernel by ``launcher``, or calls a library between kernels that are launched by it."""
+    if not isinstance(kernel, GpuLibraryKernel):
+        return launcher(kernel, sizes)
+    library, known = kernel.library, {part.name: launcher(part, sizes) for part in kernel.library.parts}
+    inputs, names = len(kernel.program.inputs), names_of(kernel)
+    results = len(kernel.program.outputs)
+    types = [x.tensor_type for x in (*kernel.region.inputs, *kernel.region.outputs)] + [p.type for p in kernel.scratch]
+    shapes = [tuple(concrete(d, sizes) for d in type_.shape) for type_ in types]
 
-    loaded = Loaded(kernel.file, names_of(kernel), sizes)
-    return loaded, loaded.launches
+    def launch(given: Sequence[Tensor]) -> None:
+        tensors = [*(shaped(x, shape) for x, shape in zip(given, shapes, strict=False)), given[-1]]
+        lent = dict(zip(names[inputs + results :], tensors[inputs + results :], strict=True))
+
+        def part(beside: GpuKernel, operands: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+            memory = [lent[p.name] for p in lent_to(beside)]
+            known[beside.name][0]([*operands, *made, *memory, lent[ERROR]])
+
+        library.run(tensors[:inputs], tensors[inputs : inputs + results], lent, sizes, part)
+
+    return launch, 1 + sum(count for _, count in known.values())
+
+
+def shaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor as it is; in its shape where it is empty, for which other memory may stand."""
+    return tensor if 0 not in shape else tensor.flatten()[:0].reshape(shape)
 
 
 # --- a GPU ------------------------------------------------------------------------------------------------------------
@@ -163,10 +184,12 @@ class _TorchDevice:
         from ...codegen.triton.loaded import compile_ahead
 
         # a thread's own current device is the first one
-        compile_ahead([kernel.file for kernel in kernels], usable_cores(), lambda: torch.cuda.device(self.index))
+        compile_ahead(
+            [file for kernel in kernels for file in kernel.files], usable_cores(), lambda: torch.cuda.device(self.index)
+        )
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
-        return (self._launcher or _by_triton)(kernel, sizes)
+        return launcher_of(kernel, sizes, self._launcher or _by_triton)
 
     def stream(self) -> Any:
         return torch.cuda.current_stream(self.index)
@@ -187,7 +210,7 @@ class _TorchDevice:
         free, _ = torch.cuda.mem_get_info(self.index)
         graph = torch.cuda.CUDAGraph()
         # nothing is freed meanwhile, which a capture would not survive; other threads may allocate
-        with _captures, no_collection(), torch.cuda.stream(self._side):
+        with _captures, no_collection(), _workspaces(), torch.cuda.stream(self._side):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 work()
@@ -215,6 +238,24 @@ class _TorchDevice:
 
     def release(self) -> None:
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _workspaces() -> Iterator[None]:
+    """cuBLAS's workspaces of a graph are its own: not those of other work, nor of graphs that are captured later.
+
+    PyTorch keeps one for each stream; two graphs with the same one must not be replayed at once.
+    """
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", void)
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+
+def void() -> None:
+    """Nothing."""
 
 
 class _TorchEvent:
@@ -283,7 +324,7 @@ class _HostDevice:
         pass
 
     def launcher(self, kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
-        launch, count = self._launcher(kernel, sizes)
+        launch, count = launcher_of(kernel, sizes, self._launcher)
 
         def recorded(tensors: Sequence[Tensor]) -> None:
             if self._recording is None:

@@ -15,8 +15,8 @@ from smelt.ir import ops
 from smelt.ir.graph import Graph
 from smelt.runtime import child
 from smelt.runtime.child import Answer
+from smelt.runtime.gpu_library import library_schedules
 from smelt.runtime.gpu_tuner import GpuTuned, GpuTuner, gpu_progress_of, outcomes_of, report_of
-from smelt.runtime.gpu_tuner_library import library_schedules
 from smelt.runtime.gpu_tuner_task import GpuTask, gpu_tasks_of
 from smelt.runtime.gpu_tuner_worker import GpuWorker
 from smelt.runtime.tuner import Settings
@@ -143,10 +143,10 @@ def test_who_wins(tmp_path: Path, library: float, winner: str) -> None:
     assert outcome.gain == pytest.approx(4e-6 / min(library, 1e-6))
     assert outcome.over_library == pytest.approx(max(library / 1e-6, 1.0))
     assert "a library won" in report_of([outcome])
-    # the next compilation takes what was chosen, but for a library's call
+    # the next compilation takes what was chosen
     program, choice = linear(dtype=torch.float16).kernel(MACHINE).program, kernels[0].choice
     assert choice is not None
-    assert GpuTuned(MACHINE, [choice])(program) == (None if winner.startswith("library") else choice.schedule)
+    assert GpuTuned(MACHINE, [choice])(program) == choice.schedule
     assert GpuTuned(MACHINE, [replace(choice, versions="older")])(program) is None
     foreign = replace(choice, schedule=GpuMatmulSchedule(block_m=48))  # type: ignore[arg-type]
     assert GpuTuned(MACHINE, [foreign])(program) is None
