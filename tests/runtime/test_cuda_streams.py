@@ -69,14 +69,15 @@ MODELS = {"towers": towers, "decoder": decoder}
 def results_of(make: Any, gpu: ManyStreams, count: int = 3, calls: int = 5) -> list[Tensor]:
     """All results and states of some calls, the last of which are replays; PyTorch's after them."""
     torch.manual_seed(0)
-    model, args = make()
+    model, args, *rest = make()
+    kwargs = rest[0] if rest else {}
     eager = copy.deepcopy(model)
     with playing(gpu), torch.no_grad():
         fast = smelt.compile(model, target=TARGET, streams=count)
         found = []
         for module, plain in ((fast, model), (eager, eager)):
             for _ in range(calls):
-                got = module(*args)
+                got = module(*args, **kwargs)
                 found += [*(got if isinstance(got, tuple) else (got,)), *(b.clone() for b in plain.buffers())]
         report = executable_of(fast).graph_report()
     assert report.replays == calls - 2
@@ -109,6 +110,40 @@ def test_a_model_of_the_zoo(name: str) -> None:
         expected = model(*args, **kwargs)
     assert any(entry.stream for entries in gpu.captured for entry in entries)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_step_that_writes_its_cache(seed: int) -> None:
+    """Nothing runs beside a kernel that writes to the model's own memory; the state is right after each call."""
+    pytest.importorskip("transformers")
+    found = results_of(lambda: ZOO["llama-decode"].make(tiny=True), ManyStreams(any_of(seed)), count=4)
+    assert len(found) > 2 * 5  # caches are among them
+    for a, b in zip(found[: len(found) // 2], found[len(found) // 2 :], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+class Drawing(nn.Module):
+    """Two branches that PyTorch draws random numbers in, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = torch.relu(self.left(x)), torch.relu(self.right(x))
+        drawn = left + torch.randn_like(left)
+        return drawn @ (right + torch.randn_like(right)).T  # type: ignore[no-any-return]
+
+
+def test_steps_of_pytorch_keep_their_order() -> None:
+    model, x, gpu = Drawing().eval(), torch.randn(5, 16), ManyStreams(last)
+    with playing(gpu), torch.no_grad():
+        fast = smelt.compile(model, target=TARGET, streams=4)
+        for _ in range(4):
+            torch.manual_seed(3)
+            found = fast(x)
+        torch.manual_seed(3)
+        torch.testing.assert_close(found, model(x))
 
 
 def test_orders_that_are_not_kept_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
