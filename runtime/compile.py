@@ -32,7 +32,7 @@ def compile(
     quantize: Literal["int8-dynamic", "int8", "int4"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
-    kv_cache_dtype: Literal["bfloat16"] | None = None,
+    kv_cache_dtype: Literal["bfloat16", "int8"] | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -68,7 +68,8 @@ def compile(
             rounding.
         graphs: of how many kinds of calls CUDA graphs are held for each capture; 0 for none. The CPU has none.
         kv_cache_dtype: round the keys and values of a transformers model's cache when they are written, in ``generate``
-            and in loops of your own: ``"bfloat16"``. Caches take fewer bytes; attention computes in float32 as before.
+            and in loops of your own: ``"bfloat16"``, or ``"int8"`` with a scale for each head and position. Caches take
+            fewer bytes; attention computes in float32 as before.
             Results then differ from the model's: ``smelt.verify`` holds them to the model with rounded caches. See
             ``docs/generation.md``. CPUs only.
 
