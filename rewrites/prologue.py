@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from ..ir import ops
 from ..ir.node import Node, Trait, through_views
 from ..ir.types import Shape, product
@@ -73,12 +75,31 @@ def widens_cache(attention: Node, operand: Node, nodes: Sequence[Node], alone: b
     :func:`refuse_queries`.
     """
     queries, keys, values, *masks = attention.inputs
-    if not alone or list(nodes) != [operand] or not operand.is_a(ops.cast):
+    if not alone or operand not in (keys, values) or operand in (through_views(x) for x in (queries, *masks)):
         return False
-    if operand not in (keys, values) or operand in (through_views(x) for x in (queries, *masks)):
+    *before, last = nodes
+    if last is not operand or any(n.shape != operand.shape for n in nodes):
         return False
-    stored = operand.inputs[0].dtype
-    return stored in ops.HALF and operand.dtype.itemsize > stored.itemsize
+    if not before:
+        stored = last.inputs[0].dtype
+        return last.is_a(ops.cast) and stored in ops.HALF and last.dtype.itemsize > stored.itemsize
+    return len(before) == 1 and _scales_rows(before[0], last)
+
+
+def _scales_rows(widened: Node, scaled: Node) -> bool:
+    """Whether int8 becomes float32, and is then multiplied by one number for each row."""
+    if not widened.is_a(ops.cast) or not scaled.is_a(ops.mul) or widened not in scaled.inputs:
+        return False
+    scales = [through_broadcast(x) for x in scaled.inputs if x is not widened]
+    is_int8 = widened.inputs[0].dtype == torch.int8 and widened.dtype == torch.float32
+    return is_int8 and len(scales) == 1 and scales[0].tensor_type.rank > 0 and scales[0].shape[-1] == 1
+
+
+def through_broadcast(x: Node) -> Node:
+    """What a value was before it was repeated along axes."""
+    while x.is_a(ops.expand):
+        x = x.inputs[0]
+    return x
 
 
 def refuse_queries(attention: Node, queries: Node, nodes: Sequence[Node], domain: Shape, alone: bool) -> str | None:

@@ -33,7 +33,7 @@ def compile(
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
     streams: int = 1,
-    kv_cache_dtype: Literal["bfloat16"] | None = None,
+    kv_cache_dtype: Literal["bfloat16", "int8"] | None = None,
 ) -> CompiledModule:
     """Compile a model for inference. It is captured on the first call, by that call's arguments.
 
@@ -72,7 +72,8 @@ def compile(
         streams: on how many streams the kernels of a CUDA graph may be: those that leave processors free and do not
             need each other run side by side. It takes more memory; what it gains was not measured.
         kv_cache_dtype: round the keys and values of a transformers model's cache when they are written, in ``generate``
-            and in loops of your own: ``"bfloat16"``. Caches take fewer bytes; attention computes in float32 as before.
+            and in loops of your own: ``"bfloat16"``, or ``"int8"`` with a scale for each head and position. Caches take
+            fewer bytes; attention computes in float32 as before.
             Results then differ from the model's: ``smelt.verify`` holds them to the model with rounded caches. See
             ``docs/generation.md``. CPUs only.
 

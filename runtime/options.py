@@ -18,7 +18,7 @@ Dynamic = bool | Mapping[str, Mapping[int, str]]
 FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
 TUNE = ("off", "cached", "full")
-KV_CACHE_DTYPES = ("bfloat16",)
+KV_CACHE_DTYPES = ("bfloat16", "int8")
 MOST_GRAPHS = 16
 
 

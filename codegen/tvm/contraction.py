@@ -18,7 +18,8 @@ from ..program import (
     Program,
     Ref,
 )
-from .expression import HALF, Scope, from_storage, index_text, scalar
+from .expression import Scope, from_storage, index_text, scalar
+from .storage import NARROW
 
 _PANEL = "panel"  # the name under which an element of a packed weight stands in an expression
 
@@ -74,11 +75,11 @@ class Strided:
 
 
 def strided_load(program: Program, expr: Expr, axis: Axis, *, half: bool = False) -> Strided | None:
-    """The expression as a plain load whose offset is affine in ``axis``, or None; of a half type only with ``half``."""
+    """The expression as a plain load whose offset is affine in ``axis``, or None; of fewer bytes only with ``half``."""
     if not isinstance(expr, Load) or not all(isinstance(i, sympy.Expr | int) for i in expr.index):
         return None
     param = program.param(expr.param)
-    if param.format is Format.PANELS or (param.type.dtype in HALF and not half):
+    if param.format is Format.PANELS or (param.type.dtype in NARROW and not half):
         return None
     offset = offset_of(param, [i for i in expr.index if isinstance(i, sympy.Expr | int)])
     step = sympy.expand(offset.coeff(axis.symbol, 1))

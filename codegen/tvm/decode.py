@@ -56,6 +56,7 @@ class Decode(Flash):
             self._name_row(r)
             self._masks(r)
             self._softmax(r)
+            self._scale_values(r)
         with self.loop("tile", f"{self['count']} // {self.tile}") as at:
             self._weigh(f"{at} * {self.tile}")
 
@@ -153,8 +154,10 @@ class Decode(Flash):
 
     def _mask_element(self, r: str, t: str) -> None:
         scope = self.row.at({self.p.key.symbol: f"({self['start']} + {t})"})
-        score = self._score(r, t)
-        self.line(f"{score} = {scalar(self.p.score, scope.knowing({self.p.scores.stage.name: score}))}")
+        score = product = self._score(r, t)
+        if self.key_scale is not None:
+            product = f"({score} * {scalar(self.key_scale, scope)})"
+        self.line(f"{score} = {scalar(self.p.score, scope.knowing({self.p.scores.stage.name: product}))}")
 
     # --- softmax and values -------------------------------------------------------------------------------------------
 
@@ -178,6 +181,21 @@ class Decode(Flash):
             weight, total = self._score(r, e), f"{self['total']}[{r} * {self.vector} + {self['v']}]"
             self.line(f"{weight} = vmath.exp_weight({weight} - {self['shift']})")
             self.line(f"{total} = {total} + {weight}")
+
+    def _scale_values(self, r: str) -> None:
+        """Multiply the weights of a row by what the values are multiplied by."""
+        if self.value_scale is None:
+            return
+        whole = f"({self['n']} // {self.vector} * {self.vector})"
+        with self.vectors(f"{self['n']} // {self.vector}", "range") as e:
+            self._scale_value(r, e)
+        with self.loop("j", f"{self['n']} % {self.vector}") as j:
+            self._scale_value(r, f"({whole} + {j})")
+
+    def _scale_value(self, r: str, t: str) -> None:
+        assert self.value_scale is not None
+        scope = self.row.at({self.p.key.symbol: f"({self['start']} + {t})"})
+        self.line(f"{self._score(r, t)} = {self._score(r, t)} * {scalar(self.value_scale, scope)}")
 
     def _fold(self, lanes: str, fold: str, to: str) -> None:
         """Combine the lanes of one vector, halving the width."""

@@ -16,7 +16,7 @@ from .expression import Scope, compute_type, from_storage, index_text, scalar, s
 from .nest import LINE, Nest
 from .prefetch import prefetch_text
 from .source import Source
-from .storage import HALF
+from .storage import NARROW
 
 SETS_BYTES = 4096  # all sets of a first-level cache once: a line of 64 bytes in each of 64
 MOST_GROUPED = 64  # heads that share one of keys, whose rows a task holds on its stack
@@ -131,12 +131,18 @@ def split_score(p: Problem) -> tuple[Expr, dict[str, Expr]]:
     return score, {name: expr for expr, name in parts.items()}
 
 
-def as_stored(expr: Expr) -> Expr:
-    """What lies in memory of keys or values: a half type that is cast to float32 is what reading it gives anyway."""
-    widened = isinstance(expr, Apply) and expr.op == "cast" and expr.dtype == torch.float32
-    if widened and isinstance(expr.args[0], Load) and expr.args[0].dtype in HALF:  # type: ignore[union-attr]
-        return expr.args[0]  # type: ignore[union-attr]
-    return expr
+def as_stored(expr: Expr) -> tuple[Expr, Expr | None]:
+    """What lies in memory of keys or values, and what a row is multiplied by when it was read; None for nothing.
+
+    A half type or int8 that is cast to float32 is what reading it gives anyway.
+    """
+    match expr:
+        case Apply(op="cast", args=(Load(dtype=stored) as load,), dtype=torch.float32) if stored in NARROW:
+            return load, None
+        case Apply(op="mul", args=(Apply(op="cast", args=(Load(dtype=torch.int8) as load,)), Load() as scale)):
+            return (load, scale) if expr.dtype == torch.float32 else (expr, None)
+        case _:
+            return expr, None
 
 
 class Flash(Nest):
@@ -151,7 +157,8 @@ class Flash(Nest):
         self.scope = Scope(problem.program, src)
         self.kind = compute_type(problem.out.dtype)
         program, half = problem.program, self.HALVES_IN_PLACE
-        keys, values = map(as_stored, (problem.scores.right, problem.out.value))
+        keys, self.key_scale = as_stored(problem.scores.right)
+        values, self.value_scale = as_stored(problem.out.value)
         self.keys: Strided | None = strided_load(program, keys, problem.inner, half=half)
         self.values: Strided | None = strided_load(program, values, problem.value, half=half)
         self.offset: str | None = None
@@ -218,6 +225,8 @@ class Flash(Nest):
             spread = nbytes.is_Integer and nbytes % SETS_BYTES != 0
             if axis.size % self.vector or strided.step != 1 or (again and not spread):
                 setattr(self, name, None)
+        if getattr(self, name) is None:  # a copy has rows that are multiplied already
+            setattr(self, "key_scale" if name == "keys" else "value_scale", None)
 
     def declare_copies(self, head: int, width: int) -> None:
         """Buffers for what cannot be read in place, zero at first; ``head`` and ``width`` are their row pitches."""
@@ -284,7 +293,8 @@ class Flash(Nest):
         if strided is None:
             return f"{self[name]}[{base} + {at}]"
         step = "" if strided.step == 1 else f" * {index_text(strided.step, self.scope)}"
-        return from_storage(f"{strided.param.name}[{base} + {at}{step}]", strided.param.type.dtype)
+        text = from_storage(f"{strided.param.name}[{base} + {at}{step}]", strided.param.type.dtype)
+        return f'T.Cast("{self.kind}", {text})' if strided.param.type.dtype == torch.int8 else text
 
     # --- results ------------------------------------------------------------------------------------------------------
 

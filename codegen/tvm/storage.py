@@ -10,6 +10,7 @@ from ...ir.errors import UnsupportedError
 from ...ir.types import DTYPE_NAMES
 
 HALF = (torch.float16, torch.bfloat16)
+NARROW = (*HALF, torch.int8)  # what becomes float32 where it is read
 
 # how elements lie in memory; bool as bytes and bfloat16 as its bits, for TIR has no vectors of them in memory
 STORAGE: dict[torch.dtype, str] = {

@@ -114,6 +114,14 @@ def names_of(kernel: GpuKernel) -> list[str]:
     return [*(p.name for p in params), ERROR]
 
 
+def _by_triton(kernel: GpuKernel, sizes: Sizes) -> tuple[Launch, int]:
+    # imported here: it needs Triton
+    from ...codegen.triton.loaded import Loaded
+
+    loaded = Loaded(kernel.file, names_of(kernel), sizes)
+    return loaded, loaded.launches
+
+
 def launcher_of(kernel: GpuKernel, sizes: Sizes, launcher: Launcher) -> tuple[Launch, int]:
     """What launches a kernel by ``launcher``, or calls a library between kernels that are launched by it."""
     if not isinstance(kernel, GpuLibraryKernel):

@@ -261,7 +261,7 @@ class CachedCalls:
             slot = torch.tensor(memory.slot)
             args = (dict(inputs), memory.keys, memory.values, slot, memory.kinds)
             rest = (source.keys, source.values, source.filled) if source else ([], [], False)
-            spec = self._reader.read((*args, *rest), {}).spec
+            spec = self._reader.read((*args, *rest, memory.scales), {}).spec
             names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
             options = replace(self.options, dynamic=dynamic)
@@ -317,7 +317,8 @@ def _constants(leaves: Sequence[Any]) -> tuple[Any, ...]:
 def _leaves(inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> list[Any]:
     """The leaves of the step's arguments, in the order of its signature."""
     leaves = [*inputs.values(), *memory.keys, *memory.values, torch.tensor(memory.slot), memory.kinds]
-    return [*leaves, *source.keys, *source.values, source.filled] if source else [*leaves, False]
+    leaves += [*source.keys, *source.values, source.filled] if source else [False]
+    return [*leaves, *memory.scales]
 
 
 def _static_layers(cache: Any) -> list[Any]:

@@ -122,6 +122,8 @@ class Arguments:
                 found[f'inputs["{name}"]'] = named
         for i in range(len(memory.keys)):
             found[f"keys[{i}]"] = found[f"values[{i}]"] = {0: "batch", 2: "capacity"}
+        for i in range(len(memory.scales)):
+            found[f"scales[{i}]"] = {0: "batch", 2: "capacity"}
         for i in range(len(source.keys) if source else 0):
             found[f"source_keys[{i}]"] = found[f"source_values[{i}]"] = {0: "batch", 2: "source"}
         return found

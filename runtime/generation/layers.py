@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, EncoderDecoderCache, StaticLayer
 
-from .storage import PLAIN, Storage
+from .storage import PLAIN, Parts, Storage, joined
 
 FULL, SLIDING = "f", "s"
 
@@ -21,22 +22,23 @@ class StepLayer(StaticLayer):  # type: ignore[misc]
     A slot is a place in these tensors. Causal masks compare slots, which are as far from each other as positions are.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor, storage: Storage = PLAIN) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, slot: Tensor, storage: Storage = PLAIN, scales: Parts = ()
+    ) -> None:
         super().__init__(max_cache_len=keys.shape[2])
         self.keys, self.values, self.slot = keys, values, slot
-        self.storage = storage
+        self.storage, self.scales = storage, scales
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write keys and values [B, H, Q, D]; all slots are returned."""
         slots = torch.arange(key_states.shape[2], device=self.device) + self.slot
-        storage, found = self.storage, []
-        for whole, written in ((self.keys, key_states), (self.values, value_states)):
-            for part, new in zip((whole,), storage.encode(written), strict=True):
-                part.index_copy_(2, slots, new)
-            found.append(storage.decode((whole,), written.dtype))
-        return found[0], found[1]
+        parts, storage = (self.keys, self.values, *self.scales), self.storage
+        written = joined(storage.encode(key_states), storage.encode(value_states))
+        for part, new in zip(parts, written, strict=True):
+            part.index_copy_(2, slots, new)
+        return storage.decode(parts[::2], key_states.dtype), storage.decode(parts[1::2], value_states.dtype)
 
     def get_seq_length(self) -> Any:
         """How many slots come before this call's."""
@@ -67,9 +69,18 @@ class SourceLayer(StepLayer):
 _KINDS = {FULL: StepLayer, SLIDING: SlidingStepLayer}
 
 
-def step_cache(keys: list[Tensor], values: list[Tensor], slot: Tensor, kinds: str, storage: Storage = PLAIN) -> Cache:
-    """The cache of a decoder; ``kinds`` is a letter for each layer."""
-    layers = [_KINDS[kind](k, v, slot, storage) for kind, k, v in zip(kinds, keys, values, strict=True)]
+def step_cache(
+    keys: list[Tensor],
+    values: list[Tensor],
+    slot: Tensor,
+    kinds: str,
+    storage: Storage = PLAIN,
+    scales: Sequence[Tensor] = (),
+) -> Cache:
+    """The cache of a decoder; ``kinds`` is a letter for each layer, ``scales`` are two for each where there are any."""
+    layers = []
+    for i, (kind, k, v) in enumerate(zip(kinds, keys, values, strict=True)):
+        layers.append(_KINDS[kind](k, v, slot, storage, tuple(scales[2 * i : 2 * i + 2])))
     return Cache(layers=layers)
 
 

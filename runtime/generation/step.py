@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class CachedStep(nn.Module):
         source_keys: list[Tensor],
         source_values: list[Tensor],
         filled: bool,
+        scales: Sequence[Tensor] = (),
     ) -> Any:
         """The model's output without its cache.
 
@@ -45,8 +46,9 @@ class CachedStep(nn.Module):
             kinds: a letter for each layer, see :mod:`.layers`.
             source_keys, source_values: of each layer, [B, H, S, D]; empty for a model without a source. They are
                 written where they are not ``filled``.
+            scales: of the keys and of the values of each layer, [B, H, capacity], where whole numbers have any.
         """
-        cache = step_cache(keys, values, slot, kinds, self.storage)
+        cache = step_cache(keys, values, slot, kinds, self.storage, scales)
         if source_keys:
             cache = with_source(cache, source_keys, source_values, slot, filled)
         inputs = dict(inputs)

@@ -63,8 +63,39 @@ class Rounded(Storage):
         return parts[0].to(wide)
 
 
+class Quantised(Storage):
+    """In int8, a scale for each head and position: round to nearest, symmetric."""
+
+    name = "int8"
+    narrow = True
+    scaled = True
+
+    def dtype(self, wide: torch.dtype) -> torch.dtype:
+        """Always int8."""
+        return torch.int8
+
+    def zeros(self, shape: tuple[int, ...], wide: torch.dtype, device: torch.device) -> Parts:
+        """Whole numbers and scales."""
+        return (
+            torch.zeros(shape, dtype=torch.int8, device=device),
+            torch.zeros(shape[:-1], dtype=torch.float32, device=device),
+        )
+
+    def encode(self, x: Tensor) -> Parts:
+        """Whole numbers and scales; a row with a NaN or an infinity has a scale that is none, and is NaN again."""
+        x = x.float()
+        scale = x.abs().amax(-1) / MOST
+        divisor = torch.where(scale == 0, 1.0, scale).unsqueeze(-1)
+        return torch.round(x / divisor).clamp(-MOST, MOST).to(torch.int8), scale
+
+    def decode(self, parts: Parts, wide: torch.dtype) -> Tensor:
+        """Whole numbers times their scales."""
+        codes, scale = parts
+        return (codes.to(torch.float32) * scale.unsqueeze(-1)).to(wide)
+
+
 PLAIN = Storage()
-STORAGES: dict[str, Storage] = {"bfloat16": Rounded()}
+STORAGES: dict[str, Storage] = {"bfloat16": Rounded(), "int8": Quantised()}
 
 
 def storage_for(name: str | None, wide: torch.dtype) -> Storage:

@@ -55,7 +55,23 @@ def stored(queries: object, sizes: list[dict[str, int]], dtype: torch.dtype = to
     return Case([q, *caches, offset], [out], sizes, high=60, low=-3, rtol=2e-5)
 
 
+def scaled(queries: object, sizes: list[dict[str, int]], head: int = 32, width: int = 32, mask: bool = False) -> Case:
+    """Keys and values in int8, each row with a scale."""
+    q = operand(0, (B, 6, queries, head))  # type: ignore[arg-type]
+    codes = [operand(i, (B, 2, K, size), torch.int8) for i, size in ((1, head), (2, width))]
+    scales, offset = [operand(i, (B, 2, K)) for i in (3, 4)], operand(5, (), I64)
+    wide = [ops.cast(x, dtype=torch.float32) for x in codes]
+    keys, values = (ops.mul(x, ops.reshape(s, shape=(B, 2, K, 1))) for x, s in zip(wide, scales, strict=True))
+    masks = [operand(6, (B, 1, 1, K), torch.bool)] if mask else []
+    out = ops.attention(q, keys, values, *masks, offset, causal=True, scale=0.002, softcap=2.0 if mask else 0.0)
+    return Case([q, *codes, *scales, offset, *masks], [out], sizes, high=60, low=-60, rtol=2e-4)
+
+
 CASES = {
+    "one query, int8": scaled(1, STEPS),
+    "one query, int8, capped": scaled(1, STEPS, mask=True),
+    "int8, awkward sizes": scaled(1, STEPS, head=17, width=48),
+    "any number of queries, int8": scaled(S, SIZES),
     "one query, half the bytes": stored(1, STEPS),
     "float16, awkward sizes": stored(1, STEPS, torch.float16, head=17, width=40),
     "several queries, half the bytes": stored(4, STEPS),

@@ -152,6 +152,15 @@ def test_an_attention_reads_caches_of_half_the_bytes_in_place() -> None:
     assert sorted(kernels(fused(wide))) == [["attention"], ["cast"]]  # narrower, not wider
 
 
+def test_an_attention_reads_caches_of_whole_numbers_in_place() -> None:
+    q, k, scale = source("q", 1, 2, S, 16), source("k", 1, 2, S, 16, dtype=torch.int8), source("s", 1, 2, S)
+    rows, columns = ops.reshape(scale, shape=(1, 2, S, 1)), source("c", 1, 2, S, 16)
+    keys, other = (ops.mul(ops.cast(k, dtype=torch.float32), x) for x in (rows, columns))
+    found = kernels(fused(ops.attention(q, keys, q, scale=0.5)))
+    assert found == [["cast", "mul", "attention"]]
+    assert sorted(kernels(fused(ops.attention(q, other, q, scale=0.5)))) == [["attention"], ["cast", "mul"]]
+
+
 def test_rotary_positions_join_the_attention_for_queries_only() -> None:
     q, k = source("q", B, 4, S, 8), source("k", B, 4, S, 8)
     cos, sin = source("cos", 1, 1, S, 8), source("sin", 1, 1, S, 8)

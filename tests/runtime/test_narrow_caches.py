@@ -1,8 +1,6 @@
 """``kv_cache_dtype``: tokens and caches are those of the model in PyTorch with caches that round what is written."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,41 +14,23 @@ from smelt.runtime.generation.storage import storage_for
 pytest.importorskip("transformers")
 
 from transformers import DynamicCache, StaticCache
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    StaticLayer,
-    StaticSlidingWindowLayer,
-)
 
+from . import rounding
 from .generative import TOKENS, prompts, tiny, tokens_of
+from .rounding import KINDS
 from .test_generate import call
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers", "ignore::DeprecationWarning")
 
-KINDS = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
-
-
-def rounded(x: Tensor) -> Tensor:
-    return x.bfloat16().to(x.dtype)
-
-
-@contextmanager
-def rounding() -> Iterator[None]:
-    """Caches of transformers that round: the reference."""
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in KINDS:
-            patch.setattr(kind, "update", _rounding(kind.update))
-        yield
-
-
-def _rounding(update: Any) -> Any:
-    return lambda self, keys, values, *rest, **more: update(self, rounded(keys), rounded(values), *rest, **more)
+rounded = rounding.to_bfloat16
 
 
 def expected_of(model: Any, inputs: Any, **how: Any) -> Any:
-    with rounding():
-        return tokens_of(model, inputs, **how)[0]
+    return rounding.expected_of(model, inputs, rounded, **how)
+
+
+def reference(model: Any, ids: Tensor, cache: Any) -> Tensor:
+    return rounding.reference(model, ids, cache, rounded)
 
 
 def nearly_equal(found: Tensor, expected: Tensor) -> None:
@@ -103,25 +83,9 @@ def test_windows_and_sources(name: str, kind: str, other_models: dict[str, Any])
     model, fast = other_models[name]
     inputs = prompts(name, padded=True)
     found = tokens_of(fast, inputs, cache_implementation=kind)[0]
-    if name == "t5":
-        with pytest.MonkeyPatch.context() as patch:
-            for layer in KINDS:
-                patch.setattr(layer, "update", _rounding_but_sources(layer.update))
-            expected = tokens_of(model, inputs, cache_implementation=kind)[0]
-    else:
-        expected = expected_of(model, inputs, cache_implementation=kind)
+    expected = expected_of(model, inputs, sources=name != "t5", cache_implementation=kind)
     assert torch.equal(found, expected)
     assert fast.report().caches.passed == {}
-
-
-def _rounding_but_sources(update: Any) -> Any:
-    """A decoder writes one position at a time, a source all of them."""
-
-    def found(self: Any, keys: Tensor, values: Tensor, *rest: Any, **more: Any) -> Any:
-        written = (rounded(x) if keys.shape[2] == 1 else x for x in (keys, values))
-        return update(self, *written, *rest, **more)
-
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +121,13 @@ def test_what_others_see_is_rounded_and_in_the_dtype_of_the_model(llama: Any, fa
 
 def test_half_the_bytes(llama: Any, fast: Any) -> None:
     """And none is copied, neither between calls nor in them."""
-    inputs = prompts("llama", padded=True)
-    tokens_of(fast, inputs, max_new_tokens=2)
+    ids = prompts("llama")["input_ids"]
+    call(fast, ids, cache := StaticCache(config=llama.config, max_cache_len=20))
     before = fast.report().caches
-    tokens_of(fast, inputs, cache_implementation="static", max_new_tokens=8)
+    call(fast, ids[:, :1], cache)
     after = fast.report().caches
-    slots = inputs["input_ids"].shape[1] + 8 - 1  # the last token is not written
-    assert after.nbytes == 2 * 2 * 2 * 2 * slots * 8 * 2  # layers, both, sequences, heads, slots, head, bytes
-    assert after.copied == before.copied
+    assert after.nbytes == 2 * 2 * 2 * 2 * 20 * 8 * 2  # layers, both, sequences, heads, slots, a head, bytes
+    assert (after.calls - before.calls, after.copied - before.copied) == (1, 0)
     assert "keys and values, rounded to bfloat16," in " ".join(str(fast.report()).split())
     for entry in fast.entries:
         plan = entry.executable.plan
@@ -191,11 +154,6 @@ def test_pytorch_may_take_over_at_any_time(llama: Any, fast: Any, static: bool) 
             assert all(type(layer) in KINDS for layer in ours.layers)
     assert ours.get_seq_length() == theirs.get_seq_length()
     nearly_equal(ours.layers[1].values, theirs.layers[1].values)
-
-
-def reference(model: Any, ids: Tensor, cache: Any) -> Tensor:
-    with rounding():
-        return call(model, ids, cache).logits
 
 
 @torch.no_grad()
