@@ -262,8 +262,11 @@ class Flash(Nest):
 
     def _prefetch(self, strided: Strided | None, t: str, count: int) -> None:
         assert strided is not None
-        base = index_text(strided.base, self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"}))
-        itemsize = strided.param.type.dtype.itemsize
+        self.ask(strided, self.scope.at({self.p.key.symbol: f"({self['start']} + {t})"}), count)
+
+    def ask(self, strided: Strided, scope: Scope, count: int) -> None:
+        """Ask for ``count`` elements of what is read at a place."""
+        base, itemsize = index_text(strided.base, scope), strided.param.type.dtype.itemsize
         for line in range(-(-count * itemsize // LINE)):
             element = f"{strided.param.name}[{base} + {line * LINE // itemsize}]"
             self.line(prefetch_text(element))

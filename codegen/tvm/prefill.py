@@ -13,6 +13,7 @@ from ..program import Expr, postorder
 from .contraction import flat_size
 from .expression import compute_type, index_text, scalar
 from .flash import Flash, split_score
+from .prefill_ahead import Ahead
 from .sweep import is_costly
 
 SHORT = 12  # nodes of an expression that is written for each vector of a tile
@@ -32,14 +33,16 @@ class Prefill(Flash):
             self.name_outer(f"({task} // {blocks})")
             self.var("first", f"{task} % {blocks} * {s.queries}")
             self.let("count", f"T.min({queries} - {self['first']}, {s.queries})")
+            ahead = Ahead(self, task, blocks)
             self.declare()
             self.load_queries()
             limit = self.let("limit", self.key_limit(f"({self['first']} + {self['count']} - 1)"))
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
                 start = self.let("start", f"{block} * {s.keys}")
                 self.let("n", f"T.min({limit} - {start}, {s.keys})")
+                ahead.plan(block)
                 self.copies(p.head, self.pitch)
-                self._scores()
+                self._scores(partial(ahead.ask, block))
                 self.softmax()
                 self._weigh()
             self._results()
@@ -95,10 +98,10 @@ class Prefill(Flash):
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
-    def _scores(self) -> None:
+    def _scores(self, ask: Callable[[str], None]) -> None:
         """``scores[key, query]``, scaled and masked, and the largest of each query: register tiles of ``tile`` keys.
 
-        Keys past the last repeat it.
+        Keys past the last repeat it. ``ask`` is called in each tile.
         """
         s, tile, width = self.schedule, self.schedule.tile, self.schedule.queries // self.vector
         for name, expr in self.masks.items():
@@ -107,6 +110,7 @@ class Prefill(Flash):
         with self.vectors(width) as e:
             self.line(f"{peak}[{e}] = {self['top']}[{e}]")
         with self.loop("tile", f"({self['n']} + {tile - 1}) // {tile}") as at:
+            ask(at)
             self._key_bases(f"({at} * {tile}", tile)
             acc = self.registers("acc", tile * s.queries, self.kind)
             self.fill(acc, tile * s.queries, self.zero(), "T.unroll")

@@ -94,6 +94,7 @@ def run_text(text: str, params: list[str]) -> dict[str, Reads]:
         floormod=operator.mod,
         min=min,
         max=max,
+        And=lambda a, b: a and b,
         **dict.fromkeys(("parallel", "vectorized", "unroll"), range),
     )
     names = {"T": script, "helpers": SimpleNamespace(prefetch=prefetch, from_bf16=float, to_bf16=int)}
@@ -153,3 +154,26 @@ def test_attention_asks_for_keys_and_values(dtype: torch.dtype, heads: int) -> N
         assert len(lines) == 2 * 256 * 32 * dtype.itemsize // LINE
         missed = sum(not asked for asked in lines.values())
         assert missed <= len(lines) // 4  # the first block of each head
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_attention_of_many_queries_asks_for_the_next_head(dtype: torch.dtype) -> None:
+    heads, n = 3, 70
+    q, k, v = (operand(i, (1, heads, n, 32), dtype) for i in range(3))
+    reads = kernel_reads(Case([q, k, v], [ops.attention(q, k, v, causal=False, scale=0.2, softcap=0.0)]))
+    for name, first in (("in0", 32), ("in1", n), ("in2", n)):  # rows of the first task, of the first head
+        lines = reads[name].read
+        assert len(lines) == -(-heads * n * 32 * dtype.itemsize // LINE)
+        missed = [line for line, asked in lines.items() if not asked]
+        assert all(line * LINE < first * 32 * dtype.itemsize for line in missed)
+        asked = reads[name].asked
+        assert len(asked) <= 2 * len(lines)
+
+
+def test_heads_that_no_cache_holds_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smelt.codegen.tvm.prefill_ahead.HEAD_BYTES", 1 << 10)
+    q, k, v = (operand(i, (1, 2, 40, 32), torch.float32) for i in range(3))
+    reads = kernel_reads(Case([q, k, v], [ops.attention(q, k, v, causal=False, scale=0.2, softcap=0.0)]))
+    assert not reads["in1"].asked
+    assert not reads["in2"].asked
+    assert reads["in0"].asked
