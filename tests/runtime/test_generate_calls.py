@@ -9,21 +9,15 @@ import torch
 import smelt
 from smelt.ir.errors import CaptureError, UnsupportedError
 from smelt.runtime.generation.caches import _room
-from smelt.tools.zoo import build_llama, build_t5
+from smelt.tools.zoo import build_t5
 
 pytest.importorskip("transformers")
 
 from transformers.cache_utils import DynamicCache, StaticCache
 
-IDS = torch.tensor([[5, 7, 11, 13], [17, 19, 23, 29]])
+from .decoder import IDS, model
 
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    torch.manual_seed(0)
-    made = build_llama(True).eval()
-    made.config.use_cache = True
-    return made
+__all__ = ["model"]  # which the tests here have
 
 
 def kinds(found: Any) -> list[str]:

@@ -7,21 +7,14 @@ import torch
 
 import smelt
 from smelt.runtime.verify_caches import copied, is_cache, tensors_of
-from smelt.tools.zoo import build_llama
 
 pytest.importorskip("transformers")
 
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-IDS = torch.tensor([[5, 7, 11, 13], [17, 19, 23, 29]])
+from .decoder import IDS, model
 
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    torch.manual_seed(0)
-    made = build_llama(True).eval()
-    made.config.use_cache = True
-    return made
+__all__ = ["model"]  # which the tests here have
 
 
 def test_what_a_returned_cache_holds_is_compared(model: Any) -> None:
