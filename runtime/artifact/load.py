@@ -109,17 +109,33 @@ def load(
 def _loader(container: Container, device: str | None, how: tuple[str, int, bool, bool], graphs: int) -> Loader:
     """What loads the file on a device."""
     manifest = read_manifest(container)
-    on_gpu = device not in (None, "cpu") or any(isinstance(t, GpuTargetRecord) for t in manifest.targets)
-    if on_gpu:
+    wanted = wanted_gpu(manifest, device, how[0])
+    if wanted is not None:
         # only who has a GPU needs them
-        from .gpu_load import GpuLoader, find_gpu, wanted_gpu
+        from .gpu_load import GpuLoader, find_gpu
 
-        wanted = wanted_gpu(manifest, device, how[0])
-        if wanted is not None:
-            loader = GpuLoader(container, manifest, *how)
-            loader.gpu, loader.graphs = find_gpu(wanted), graphs
-            return loader
+        loader = GpuLoader(container, manifest, *how)
+        loader.gpu, loader.graphs = find_gpu(wanted), graphs
+        return loader
     return Loader(container, manifest, *how)
+
+
+def wanted_gpu(manifest: Manifest, device: str | None, asked: str) -> str | None:
+    """Which GPU a file is loaded on, as PyTorch calls it; None for the CPU.
+
+    Raises:
+        ArtifactError: the target that is asked for is not one of the device.
+    """
+    gpus = {record.name for record in manifest.targets if isinstance(record, GpuTargetRecord)}
+    others = {record.name for record in manifest.targets} - gpus
+    if device is None:
+        there = bool(gpus) and asked not in others and (asked in gpus or torch.cuda.is_available())
+        return "cuda" if there else None
+    if device != "cpu" and asked in others:
+        raise ArtifactError(f"the target {asked!r} is for processors, and the device is {device!r}: say which you want")
+    if device == "cpu" and asked in gpus:
+        raise ArtifactError(f"the target {asked!r} is for GPUs, and the device is {device!r}: say which you want")
+    return None if device == "cpu" else device
 
 
 Hosts = list[Any]
