@@ -356,6 +356,10 @@ def test_which_device(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_load, "find_gpu", lambda spec: asked.append(spec) or Gpu(TARGET))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))  # too old for any kernel
+    assert smelt.load(tokens).report().device == "cpu"
+    assert not asked
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ArtifactWarning)
         smelt.load(tokens)
