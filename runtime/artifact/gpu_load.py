@@ -22,7 +22,7 @@ from ..cuda.stored import RECORDS, StoredKernel
 from ..cuda.target import cuda_target, interprets, present_gpu, why_none
 from ..plan import Plan, TorchStep
 from ..target import Target
-from .gpu import gpu_plan_for, gpu_plan_of, graph_on, on_device
+from .gpu_plan import gpu_plan_of, graph_on, on_device
 from .graphs import check_graph, read_graph
 from .load import Loader, check_places
 from .manifest import EntryRecord, KernelMembers, Manifest
@@ -72,24 +72,6 @@ def find_gpu(spec: str) -> Gpu:
         found, index, lambda: int(torch.cuda.current_stream(index).cuda_stream), bytes_on(target.device)
     )
     return Gpu(target, launcher, found.most_shared(index), torch_device(index, launcher))
-
-
-def wanted_gpu(manifest: Manifest, device: str | None, asked: str) -> str | None:
-    """Which GPU a file is loaded on, as PyTorch calls it; None for the CPU.
-
-    Raises:
-        ArtifactError: the target that is asked for is not one of the device.
-    """
-    gpus = {record.name for record in manifest.targets if isinstance(record, GpuTargetRecord)}
-    others = {record.name for record in manifest.targets} - gpus
-    if device is None:
-        there = bool(gpus) and asked not in others and (asked in gpus or torch.cuda.is_available())
-        return "cuda" if there else None
-    if device != "cpu" and asked in others:
-        raise ArtifactError(f"the target {asked!r} is for processors, and the device is {device!r}: say which you want")
-    if device == "cpu" and asked in gpus:
-        raise ArtifactError(f"the target {asked!r} is for GPUs, and the device is {device!r}: say which you want")
-    return None if device == "cpu" else device
 
 
 class _Resident(Mapping[str, Tensor]):
@@ -193,6 +175,8 @@ class GpuLoader(Loader):
                 f"kernels of {self.container.path} for this GPU must be compiled, which needs the package triton: "
                 'install it, export the model for this GPU, or say device="cpu"'
             )
+        from .gpu import gpu_plan_for  # only who needs it pays for what makes kernels
+
         with self.step("compile"):
             with self.reading():
                 graph = graph_on(read_graph(self.container.text(record.graph)), self.device)

@@ -12,7 +12,7 @@ from ...ir.errors import SmeltError
 from ..cuda.stored import RECORDS, SizeArgument, StoredLaunch
 from .calls import capture_of
 from .container import Container
-from .gpu import gpu_plan_of
+from .gpu_plan import gpu_plan_of
 from .graphs import read_graph
 from .manifest import EntryRecord, Manifest, read_manifest
 from .targets import MOST_SHARED, AnyRecord, GpuTargetRecord, TargetRecord

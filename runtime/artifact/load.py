@@ -24,6 +24,7 @@ from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedErr
 from ...ir.graph import Graph
 from ...ir.node import through_views
 from ..compiled import Compiled
+from ..cuda.target import OLDEST
 from ..entry import Entry
 from ..plan import Place, Plan, TorchStep
 from ..saved.plan import plan_of
@@ -75,7 +76,7 @@ def load(
     Args:
         path: the artifact. It is mapped into memory: replace it by renaming while it is loaded, never in place.
         device: where it runs: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. None is PyTorch's current GPU where there is one
-            and the file has kernels for GPUs, and the processor elsewhere.
+            of compute capability 8.0 or later and the file has kernels for GPUs, and the processor elsewhere.
         target: ``"auto"`` takes the kernels that fit the device best, and compiles where none do; the name of one
             of the artifact's targets takes those; ``"compile"`` compiles, and runs no machine code of the file's.
         threads: how many threads kernels may use; by default all cores that this process may run on.
@@ -109,17 +110,41 @@ def load(
 def _loader(container: Container, device: str | None, how: tuple[str, int, bool, bool], graphs: int) -> Loader:
     """What loads the file on a device."""
     manifest = read_manifest(container)
-    on_gpu = device not in (None, "cpu") or any(isinstance(t, GpuTargetRecord) for t in manifest.targets)
-    if on_gpu:
+    wanted = wanted_gpu(manifest, device, how[0])
+    if wanted is not None:
         # only who has a GPU needs them
-        from .gpu_load import GpuLoader, find_gpu, wanted_gpu
+        from .gpu_load import GpuLoader, find_gpu
 
-        wanted = wanted_gpu(manifest, device, how[0])
-        if wanted is not None:
-            loader = GpuLoader(container, manifest, *how)
-            loader.gpu, loader.graphs = find_gpu(wanted), graphs
-            return loader
+        loader = GpuLoader(container, manifest, *how)
+        loader.gpu, loader.graphs = find_gpu(wanted), graphs
+        return loader
     return Loader(container, manifest, *how)
+
+
+def wanted_gpu(manifest: Manifest, device: str | None, asked: str) -> str | None:
+    """Which GPU a file is loaded on, as PyTorch calls it; None for the CPU.
+
+    Raises:
+        ArtifactError: the target that is asked for is not one of the device.
+    """
+    gpus = {record.name for record in manifest.targets if isinstance(record, GpuTargetRecord)}
+    others = {record.name for record in manifest.targets} - gpus
+    if device is None:
+        there = bool(gpus) and asked not in others and (asked in gpus or _has_gpu())
+        return "cuda" if there else None
+    if device != "cpu" and asked in others:
+        raise ArtifactError(f"the target {asked!r} is for processors, and the device is {device!r}: say which you want")
+    if device == "cpu" and asked in gpus:
+        raise ArtifactError(f"the target {asked!r} is for GPUs, and the device is {device!r}: say which you want")
+    return None if device == "cpu" else device
+
+
+def _has_gpu() -> bool:
+    """Whether PyTorch's current GPU is one that kernels can be made for."""
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return False
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor >= OLDEST
 
 
 Hosts = list[Any]

@@ -356,6 +356,10 @@ def test_which_device(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_load, "find_gpu", lambda spec: asked.append(spec) or Gpu(TARGET))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))  # too old for any kernel
+    assert smelt.load(tokens).report().device == "cpu"
+    assert not asked
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ArtifactWarning)
         smelt.load(tokens)
@@ -411,7 +415,8 @@ with playing_driver() as driver:
     loaded = smelt.load({path!r}, device="cuda")
     loaded(torch.tensor([1, 2, 3]))
 assert driver.launches
-assert not {{"triton", "tvm", "smelt.frontend.export", "smelt.codegen.triton.launch"}} & set(sys.modules)
+compilers = {{"triton", "tvm", "smelt.frontend.export", "smelt.codegen.triton.launch", "smelt.runtime.artifact.gpu"}}
+assert not compilers & set(sys.modules)
 print("launched")
 """
 
