@@ -145,7 +145,8 @@ def test_kernels_are_compiled_for_the_device_in_every_thread(cuda: Cuda, monkeyp
 
     launch = SimpleNamespace(buffers=("err",), symbols=(), warps=4, stages=1)
     narrow = SimpleNamespace(text="", launches=[launch], params=(), scratch=())
-    kernel: Any = SimpleNamespace(file=SimpleNamespace(launches=[], narrow=narrow))  # the wider one is seldom called
+    file = SimpleNamespace(launches=[], narrow=narrow)  # the wider one is seldom called
+    kernel: Any = SimpleNamespace(files=(file,))
     monkeypatch.setattr(loaded, "function_of", lambda text, launch: Function())
     monkeypatch.setattr(loaded, "interprets", lambda: False)
     torch_device(1).compile([kernel])
