@@ -209,6 +209,7 @@ BUSY = 4
 MOST_OWN_ROWS = 16  # of a product by ``tl.dot`` whose programs compute the statistics of the rows
 OWN_ELEMENTS = 32  # of the rows in a thread at a time, for the statistics
 OWN_STEPS = 4  # blocks of so many that are read for the statistics, one after the other
+MOST_HELD = 112  # numbers of a thread before sm_90, where registers hold what tensor cores multiply as well
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -305,7 +306,10 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
     most = 64 if half else 16 if is_grouped else 32  # FMAs of numbers made in registers need many of them
     block_k = min(_clamped(terms, 32 if _is_bytes(stage) else 16, most), group)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
-    made = GpuMatmulSchedule(block_m, block_n, block_k, warps=_matmul_warps(block_m * block_n, half))
+    warps = _matmul_warps(block_m * block_n, half)
+    if half and machine.capability < 90 and _held(program, stage, block_m, block_n, block_k) > MOST_HELD * 32 * warps:
+        block_k //= 2
+    made = GpuMatmulSchedule(block_m, block_n, block_k, warps=warps)
     if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(terms, int):
         return made
     if rows <= MOST_OWN_ROWS and computes_statistics(program):
@@ -347,6 +351,35 @@ def in_tf32(schedule: GpuSchedule, program: Program) -> GpuSchedule:
     if not isinstance(schedule, GpuMatmulSchedule) or not schedule.dot or _is_half(program, dot_stage(program)):
         return schedule
     return replace(schedule, tf32=True)
+
+
+def _held(program: Program, stage: Stage, block_m: int, block_n: int, block_k: int) -> int:
+    """Numbers that a program has in registers at once: the sums, and what it computes its operands of."""
+    assert isinstance(stage.value, Apply)
+    assert stage.combine is not None
+    k = stage.combine.axes[0].symbol
+    left, right = (_computed_of(x, k, program) for x in stage.value.args)
+    return block_m * block_n + block_m * block_k * left + block_k * block_n * right
+
+
+def _computed_of(expr: Expr, k: sympy.Symbol, program: Program) -> int:
+    """Of how many numbers for each term an operand is computed; 0 where it is read as it is multiplied."""
+    if isinstance(expr, Ref):
+        made = program.stage(expr.stage)
+        rows_first = made.combine is not None or any(isinstance(e, Ref) for e in postorder([made.value]))
+        return 0 if rows_first else _computed_of(made.value, made.axes[-1].symbol, program)
+    plain = expr.args[0] if isinstance(expr, Apply) and expr.op == "cast" else expr
+    if isinstance(plain, Load) and plain.dtype.itemsize == 2:
+        return 0
+    loads = {e for e in postorder([expr]) if isinstance(e, Load)}
+    shared = {x: sympy.Symbol("group") for load in loads for i in load.index for x in _floors(i)}
+    each = [e for e in loads if any(k in i.xreplace(shared).free_symbols for i in e.index if isinstance(i, sympy.Expr))]
+    return max(len(each), 1)
+
+
+def _floors(index: object) -> set[sympy.Expr]:
+    """The whole parts of quotients in an index, which several terms share."""
+    return set(index.atoms(sympy.floor)) if isinstance(index, sympy.Expr) else set()
 
 
 def _is_half(program: Program, stage: Stage) -> bool:

@@ -51,7 +51,20 @@ class Recurrent(nn.Module):
         return self.layer(x)[0]  # type: ignore[no-any-return]
 
 
+class Gated(nn.Module):
+    """A product whose rows are computed of two numbers each, as it reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(WIDTH, 4096, bias=False), nn.Linear(2048, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.both(x).chunk(2, -1)
+        return x + self.down(nn.functional.silu(gate) * up)  # type: ignore[no-any-return]
+
+
 CASES = {
+    "gated": (Gated, (2, 9, WIDTH), "int8", "swiglu_cast_quantized_linear_add"),
     "attention": (Layer, (2, 9, WIDTH), "", "attention"),
     "residual": (Layer, (2, 9, WIDTH), "", "linear_add"),
     "norm": (Layer, (2, 9, WIDTH), "", "layer_norm_linear_gelu_product"),
