@@ -173,6 +173,19 @@ def test_what_is_written_to_a_cache_counts(llama: Any, fast: Any, kind: str) -> 
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
+@torch.inference_mode()
+def test_in_inference_mode(llama: Any, fast: Any) -> None:
+    """Where tensors do not say whether they were written to."""
+    ids = prompts("llama")["input_ids"]
+    ours, theirs = DynamicCache(config=llama.config), DynamicCache(config=llama.config)
+    call(fast, ids, ours), reference(llama, ids, theirs)
+    nearly_equal(ours.layers[0].keys, theirs.layers[0].keys)
+    for cache in (ours, theirs):
+        _zero(cache.layers[0])
+    found, expected = call(fast, ids[:, :1], ours).logits, reference(llama, ids[:, :1], theirs)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
 def _zero(layer: Any) -> None:
     layer.keys[:, :, 2:5] = 0
 
