@@ -15,7 +15,7 @@ import torch
 from .program import Apply, Axis, Combiner, Expr, Format, Load, Param, Program, Stage, dot_stage, postorder
 
 if TYPE_CHECKING:
-    from .schedule import Machine
+    from .machine import Machine
 
 BYTES = (torch.int8, torch.uint8)
 

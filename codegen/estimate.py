@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .schedule import Machine, MatmulSchedule
+from .machine import Machine
+from .schedule import MatmulSchedule
 
 CHAINS = 8  # multiply-adds that have to be under way to fill two units with a latency of four cycles
 L2_BYTES_PER_CYCLE = 32.0

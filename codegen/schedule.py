@@ -13,38 +13,13 @@ import torch
 
 from ..ir.types import Dim, canonical_dim, product
 from .dot import attention_terms_at_once, terms_at_once
+from .machine import Machine
 from .narrow import is_narrow
 from .program import Format, Param, Program, Skeleton, dot_stage, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
 
 HELD_BYTES = 4 << 20  # of computed rows: a part of a third-level cache that is not large
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What schedules need to know of a processor.
-
-    Attributes:
-        threads: how many threads a kernel may use.
-        vector_bits: the width of a vector register.
-        registers: how many vector registers there are.
-        l1_bytes, l2_bytes: data caches of one core.
-        has_bf16_dot: whether pairs of bfloat16 can be multiplied and added in one instruction.
-        has_vnni: whether quads of int8 can.
-    """
-
-    threads: int = 2
-    vector_bits: int = 512
-    registers: int = 32
-    l1_bytes: int = 32 << 10
-    l2_bytes: int = 1 << 20
-    has_bf16_dot: bool = False
-    has_vnni: bool = False
-
-    def lanes(self, dtype: torch.dtype) -> int:
-        """How many values of a dtype, in its compute type, fit one vector register."""
-        return max(self.vector_bits // (8 * max(dtype.itemsize, 4)), 1)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import sympy
 
 from ..ir.types import concrete, product
 from .estimate import ProductShape, product_cycles
+from .machine import Machine
 from .program import Combiner, Format, Program
 from .schedule import (
     AttentionSchedule,
-    Machine,
     MapSchedule,
     MatmulSchedule,
     RecurrenceSchedule,

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import sympy
 
-from ..codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule, in_tf32
+from ..codegen.gpu import GpuMachine, GpuSchedule
+from ..codegen.gpu_schedule import default_gpu_schedule, in_tf32
 from ..codegen.lower import Operand
 from ..codegen.program import Param, Program
 from ..codegen.schedule_data import LibrarySchedule

@@ -9,8 +9,9 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ..codegen.gpu import GpuSchedule
 from ..codegen.lower import Operand, lower, strides_of
+from ..codegen.machine import Machine
 from ..codegen.program import Param, Program, can_fail
-from ..codegen.schedule import Machine, Schedule, default_schedule, scratch
+from ..codegen.schedule import Schedule, default_schedule, scratch
 from ..ir import ops
 from ..ir.cost import cost_of, work_of
 from ..ir.errors import UnsupportedError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..codegen.gpu import GpuMachine
-from ..codegen.schedule import Machine
+from ..codegen.machine import Machine
 from ..ir.errors import BackendError, UnsupportedError
 from .processor import kept_processor
 

@@ -10,8 +10,9 @@ import sympy
 import torch
 from torch import Tensor
 
+from ..codegen.machine import Machine
 from ..codegen.program import Program
-from ..codegen.schedule import Machine, Schedule
+from ..codegen.schedule import Schedule
 from ..ir import ops
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..codegen.schedule import Machine
+from ..codegen.machine import Machine
 from ..codegen.schedule_data import schedule_from_dict
 from .child import Answer, Child, serve
 from .target import Target

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.types import TensorType, canonical_dim, contiguous_strides
-from ..gpu import GpuAttentionSchedule, power_of_two
+from ..gpu import GpuAttentionSchedule
+from ..gpu_schedule import power_of_two
 from ..program import Param, Role, program_roots, stage_roots, store_roots
 from .attention_problem import Attention, Problem
 from .expression import value_of

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from ...ir.types import Dim, TensorType, canonical_dim, contiguous_strides
 from ..contraction import Contraction, contraction
-from ..gpu import GpuMatmulSchedule, rows_schedule
+from ..gpu import GpuMatmulSchedule
+from ..gpu_schedule import rows_schedule
 from ..program import (
     Apply,
     Expr,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from ...ir.types import product
 from ..contraction import contraction
-from ..gpu import OWN_ELEMENTS, GpuMatmulSchedule, GpuRowsSchedule, power_of_two
+from ..gpu import GpuMatmulSchedule, GpuRowsSchedule
+from ..gpu_schedule import OWN_ELEMENTS, power_of_two
 from ..program import (
     Axis,
     Combiner,

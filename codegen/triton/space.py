@@ -19,7 +19,6 @@ from ...ir.ops.quantize import WORD
 from ...ir.types import concrete, product
 from ..contraction import contraction
 from ..gpu import (
-    MOST_OWN_ROWS,
     GpuAttentionSchedule,
     GpuMachine,
     GpuMapSchedule,
@@ -27,11 +26,8 @@ from ..gpu import (
     GpuRecurrenceSchedule,
     GpuRowsSchedule,
     GpuSchedule,
-    computes_statistics,
-    default_gpu_schedule,
-    dots,
-    power_of_two,
 )
+from ..gpu_schedule import MOST_OWN_ROWS, computes_statistics, default_gpu_schedule, dots, power_of_two
 from ..program import Expr, Load, Program, Skeleton, dot_stage, postorder
 from .descriptors import is_matrix
 from .dots import dot_dtype

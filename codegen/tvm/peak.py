@@ -14,7 +14,7 @@ import tvm
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from ..schedule import Machine
+from ..machine import Machine
 from .meter import Meter
 from .module import set_threads
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...codegen.gpu import GPU_MACHINES, GpuMachine
-from ...codegen.schedule import Machine
+from ...codegen.machine import Machine
 from ...ir.errors import ArtifactError, UnsupportedError
 from ..cuda.stored import RECORDS, number
 from ..target import Target, machine_of, require_tvm, usable_cores

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...codegen.gpu import GPU_MACHINES, GpuMachine
-from ...codegen.schedule import Machine
+from ...codegen.machine import Machine
 from ...ir.errors import BackendError, UnsupportedError
 from ..target import CPU, Target
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.lower import strides_of
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Format, Param, Program
-from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_layout, scratch
+from smelt.codegen.schedule import Schedule, default_schedule, panel_layout, scratch
 from smelt.ir.errors import BackendError
 
 from .cases import ATOL, RTOL, Buffer, Case, Sizes, laid_out, numbers, operand, random_tensor, region, same

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.lower import Operand, lower
-from smelt.codegen.schedule import Machine, Schedule, candidates, panel_layout, scratch
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import Schedule, candidates, panel_layout, scratch
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.packing import aligned_empty, pack_panels
 from smelt.codegen.tvm.peak import kinds, meter

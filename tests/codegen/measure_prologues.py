@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.lower import Operand, lower
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Format, Program
-from smelt.codegen.schedule import Machine, Schedule, default_schedule, panel_layout
+from smelt.codegen.schedule import Schedule, default_schedule, panel_layout
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.packing import aligned_empty, pack_panels
 from smelt.ir import ops

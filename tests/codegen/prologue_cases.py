@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from smelt.codegen.schedule import Machine, MatmulSchedule, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import MatmulSchedule, default_schedule
 from smelt.ir import ops
 from smelt.ir.node import Node
 from smelt.ir.types import Dim, symbol

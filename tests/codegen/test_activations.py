@@ -11,7 +11,8 @@ from torch.nn.functional import gelu
 
 pytest.importorskip("tvm")
 
-from smelt.codegen.schedule import Machine, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import default_schedule
 from smelt.codegen.tvm import activations, module, names
 from smelt.ir import ops
 from smelt.ir.node import Node

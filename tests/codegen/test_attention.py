@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.schedule import AttentionSchedule, Machine, candidates
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import AttentionSchedule, candidates
 from smelt.ir import ops
 from smelt.ir.node import Node
 

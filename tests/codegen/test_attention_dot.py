@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from smelt.codegen.dot import attention_terms_at_once
-from smelt.codegen.schedule import AttentionSchedule, Machine, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import AttentionSchedule, default_schedule
 from smelt.ir import ops
 from smelt.ir.types import symbol
 from smelt.runtime.target import Target

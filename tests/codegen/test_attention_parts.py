@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from smelt.codegen.schedule import Machine, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import default_schedule
 from smelt.codegen.tvm.flash import attention_problem
 from smelt.ir import ops
 from smelt.ir.node import Node

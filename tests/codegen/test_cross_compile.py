@@ -14,7 +14,8 @@ import pytest
 import torch
 import tvm
 
-from smelt.codegen.schedule import Machine, candidates
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import candidates
 from smelt.codegen.tvm.pipeline import compile_module
 from smelt.ir import ops
 from smelt.ir.types import symbol

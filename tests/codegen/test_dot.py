@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from smelt.codegen.dot import terms_at_once
+from smelt.codegen.machine import Machine
 from smelt.codegen.prologue import phases
-from smelt.codegen.schedule import Machine, MatmulSchedule, candidates, default_schedule
+from smelt.codegen.schedule import MatmulSchedule, candidates, default_schedule
 from smelt.ir import ops
 from smelt.ir.types import Dim, symbol
 from smelt.runtime.target import Target

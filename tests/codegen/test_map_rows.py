@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from smelt.codegen.schedule import Machine, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import default_schedule
 from smelt.ir import ops
 from smelt.ir.node import Node
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.schedule import Machine, MatmulSchedule, candidates
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import MatmulSchedule, candidates
 from smelt.ir import ops
 
 from .harness import Kernel, build

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from smelt.codegen.machine import Machine
 from smelt.codegen.narrow import is_narrow
-from smelt.codegen.schedule import Machine, default_schedule
+from smelt.codegen.schedule import default_schedule
 from smelt.ir import ops
 from smelt.ir.types import symbol
 

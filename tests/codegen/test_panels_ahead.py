@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from smelt.codegen.lower import Operand, lower
-from smelt.codegen.schedule import Machine, MatmulSchedule, default_schedule
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import MatmulSchedule, default_schedule
 from smelt.codegen.tvm import module
 from smelt.codegen.tvm.prefetch import AHEAD
 from smelt.ir import ops

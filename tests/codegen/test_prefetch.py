@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from smelt.codegen.schedule import Machine, candidates
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import candidates
 from smelt.ir import ops
 
 from .harness import Case, operand, tvm_module

@@ -2,9 +2,10 @@
 
 import pytest
 
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Skeleton
 from smelt.codegen.prologue import phases
-from smelt.codegen.schedule import Machine, default_schedule, scratch
+from smelt.codegen.schedule import default_schedule, scratch
 from smelt.codegen.simplify import simplify_program
 from smelt.ir import ops
 from smelt.ir.errors import UnsupportedError

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.schedule import Machine, candidates
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import candidates
 from smelt.ir import ops
 from smelt.ir.node import Node
 

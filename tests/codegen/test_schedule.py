@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Program
 from smelt.codegen.schedule import (
     AttentionSchedule,
-    Machine,
     MapSchedule,
     MatmulSchedule,
     PanelLayout,

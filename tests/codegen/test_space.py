@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from smelt.codegen.estimate import ProductShape, product_cycles
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Program
-from smelt.codegen.schedule import AttentionSchedule, Machine, MatmulSchedule, candidates, default_schedule
+from smelt.codegen.schedule import AttentionSchedule, MatmulSchedule, candidates, default_schedule
 from smelt.codegen.space import BLOCKS, differences, ranked, space, tiles
 from smelt.ir import ops
 from smelt.ir.types import symbol

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.gpu import BUSY, GPU_MACHINES, GpuAttentionSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GPU_MACHINES, GpuAttentionSchedule
+from smelt.codegen.gpu_schedule import BUSY, default_gpu_schedule
 from smelt.ir import ops
 
 from . import attention_cases as cpu

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.gpu import GPU_MACHINES, GpuMachine, GpuMatmulSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GPU_MACHINES, GpuMachine, GpuMatmulSchedule
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.triton.module import emit
 from smelt.ir import ops
 from smelt.ir.ops.quantize import groups_of, stored_dtype, stored_shape

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from smelt.codegen.gpu import GpuMachine, GpuRowsSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GpuMachine, GpuRowsSchedule
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.program import Skeleton
 from smelt.ir import ops
 

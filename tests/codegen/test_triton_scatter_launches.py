@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from smelt.codegen.bounds import Bounds
-from smelt.codegen.gpu import GpuMachine, default_gpu_schedule
+from smelt.codegen.gpu import GpuMachine
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.lower import Operand, lower, strides_of
 from smelt.codegen.program import Axis, Checked, Load, Store
 from smelt.ir import ops

@@ -7,14 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smelt.codegen.gpu import (
-    GPU_MACHINES,
-    GpuAttentionSchedule,
-    GpuMachine,
-    GpuMatmulSchedule,
-    GpuSchedule,
-    default_gpu_schedule,
-)
+from smelt.codegen.gpu import GPU_MACHINES, GpuAttentionSchedule, GpuMachine, GpuMatmulSchedule, GpuSchedule
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.schedule_data import schedule_from_dict, schedule_to_dict
 from smelt.codegen.triton.estimate import GpuProduct, fits, product_seconds, shared_bytes
 from smelt.codegen.triton.space import gpu_product, gpu_space

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from smelt.codegen.gpu import GPU_MACHINES, GpuSchedule, default_gpu_schedule, gpu_schedule_text
+from smelt.codegen.gpu import GPU_MACHINES, GpuSchedule, gpu_schedule_text
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.triton.file import KernelFile
 from smelt.codegen.triton.module import emit
 from smelt.ir import ops

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smelt.codegen.gpu import GpuMachine, GpuSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GpuMachine, GpuSchedule
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.lower import strides_of
 from smelt.codegen.program import Format, Program
 from smelt.codegen.triton.file import KernelFile

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import smelt
 from smelt.codegen.gpu import GPU_MACHINES
-from smelt.codegen.schedule import Machine
+from smelt.codegen.machine import Machine
 from smelt.ir.interpret import interpret
 from smelt.runtime.cuda import build
 from smelt.runtime.cuda.device import Event, Graph, _HostDevice, out_of_memory

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.codegen.gpu import GPU_MACHINES, GpuMatmulSchedule, GpuSchedule, default_gpu_schedule
+from smelt.codegen.gpu import GPU_MACHINES, GpuMatmulSchedule, GpuSchedule
+from smelt.codegen.gpu_schedule import default_gpu_schedule
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Program
-from smelt.codegen.schedule import Machine
 from smelt.codegen.triton.loaded import Loaded
 from smelt.runtime.artifact import export, gpu, gpu_load
 from smelt.runtime.cuda.code import CodeLauncher

@@ -198,7 +198,7 @@ def test_kernels_of_another_target_give_the_same(block: Path) -> None:
 
 def test_the_best_target_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def record(name: str, bits: int, *features: str) -> TargetRecord:
-        from smelt.codegen.schedule import Machine
+        from smelt.codegen.machine import Machine
 
         return TargetRecord(name, features, "Linux", "x86_64", Machine(vector_bits=bits))
 

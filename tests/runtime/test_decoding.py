@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.codegen.schedule import Machine
+from smelt.codegen.machine import Machine
 from smelt.frontend.export import capture
 from smelt.ir.cost import reads_of, work_of, written_by
 from smelt.ir.graph import Graph

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from smelt.codegen.schedule import Machine
+from smelt.codegen.machine import Machine
 from smelt.codegen.text import print_program
 from smelt.frontend.export import capture
 from smelt.ir.text import print_graph

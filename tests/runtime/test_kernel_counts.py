@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from smelt.codegen.schedule import Machine
+from smelt.codegen.machine import Machine
 from smelt.frontend.export import capture
 from smelt.ir import ops
 from smelt.ir.graph import Graph

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import smelt
-from smelt.codegen.schedule import Machine
+from smelt.codegen.machine import Machine
 from smelt.runtime import target as target_module
 from smelt.runtime.compile import target_for
 from smelt.runtime.cuda import target as cuda_target

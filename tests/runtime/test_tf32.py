@@ -12,7 +12,8 @@ from torch import nn
 pytest.importorskip("triton")
 
 import smelt
-from smelt.codegen.gpu import GPU_MACHINES, GpuMatmulSchedule, default_gpu_schedule, gpu_schedule_text, in_tf32
+from smelt.codegen.gpu import GPU_MACHINES, GpuMatmulSchedule, gpu_schedule_text
+from smelt.codegen.gpu_schedule import default_gpu_schedule, in_tf32
 from smelt.codegen.triton.cubin import compile_file
 from smelt.codegen.triton.module import emit
 from smelt.ir import ops

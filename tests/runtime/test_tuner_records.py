@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import smelt
+from smelt.codegen.machine import Machine
 from smelt.codegen.program import Program
-from smelt.codegen.schedule import Machine, MatmulSchedule, RowsSchedule, default_schedule
+from smelt.codegen.schedule import MatmulSchedule, RowsSchedule, default_schedule
 from smelt.codegen.schedule_data import schedule_from_dict, schedule_to_dict
 from smelt.codegen.space import space
 from smelt.ir.types import symbol

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from smelt.codegen.gpu import GPU_MACHINES, default_gpu_schedule
+from smelt.codegen.gpu import GPU_MACHINES
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.triton.file import KernelFile, Launch
 from smelt.codegen.triton.module import emit
 from smelt.ir.errors import BackendError, CaptureError

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...codegen.gpu import GPU_MACHINES, GpuAttentionSchedule, GpuRowsSchedule, GpuSchedule, default_gpu_schedule
+from ...codegen.gpu import GPU_MACHINES, GpuAttentionSchedule, GpuRowsSchedule, GpuSchedule
+from ...codegen.gpu_schedule import default_gpu_schedule
 from ...codegen.lower import strides_of
 from ...codegen.program import Format, Program, Skeleton
 from ...codegen.triton.expression import ERROR
