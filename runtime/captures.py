@@ -67,6 +67,7 @@ class Captures:
         self._attributes: dict[str, tuple[Tensor, int]] = {}
         self._asked: tuple[torch.dtype, bool] | None = None
         self._lock = lock_of(model)
+        self._settled = False  # whether the capture that is being made had the model set attributes
         self._state = kept_of(model)
         self._state.add(self)
 
@@ -159,8 +160,11 @@ class Captures:
             raise Uncapturable(self._state.reason)
         with no_collection():
             keeper = Keeper(self.model, call, self.options, weights_of(self.model))
+            self._settled = False
             entry = self._kept(keeper, call) or self._make(call, refusal)
             if not isinstance(entry, KeptEntry):
+                if self._settled:  # a process that found it would hold what this call computed, and set nothing
+                    keeper.reason = keeper.reason or "the first call sets attributes, from its arguments perhaps"
                 keeper.keep(entry)
                 entry.unkept = keeper.reason
         entry.refusal = refusal
@@ -227,6 +231,7 @@ class Captures:
             if not settles(self.model, error.names, call):
                 self._state.refuse([name.removeprefix(self._prefix) for name in error.names])
                 raise
+            self._settled = True
         # what it sets from now on is there already
         return capture(self.model, args, kwargs, stateless=False, **settings)
 

@@ -175,7 +175,7 @@ def narrow(layer: Any, storage: Storage, parts: Parts) -> None:
         for name in _PLACES:
             layer.__dict__.pop(name, None)
         layer.__class__ = _NARROW[type(layer)]
-        layer.storage = storage
+    layer.storage = storage  # another model may have stored it in its own way
     layer._take(parts)
 
 
@@ -200,7 +200,7 @@ def parts_in(layer: Any) -> Parts:
 
 def parts_as(layer: Any, storage: Storage) -> Parts:
     """What a layer shows, as another storage has it."""
-    if isinstance(layer, NarrowLayer) and layer.storage is storage:
+    if isinstance(layer, NarrowLayer) and layer.storage.name == storage.name:  # a copied layer has a copy of it
         return layer.parts
     keys, values = (storage.encode(x) for x in (layer.keys, layer.values))
     return tuple(part for pair in zip(keys, values, strict=True) for part in pair)

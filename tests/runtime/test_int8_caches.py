@@ -1,5 +1,6 @@
 """``kv_cache_dtype="int8"``: a scale for each head and position; tokens are those of PyTorch with the same rounding."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 import smelt
+from smelt.runtime.generation.narrow import parts_as, widen
 from smelt.runtime.generation.storage import STORAGES
 
 pytest.importorskip("transformers")
@@ -105,6 +107,40 @@ def test_pytorch_may_take_over_at_any_time(llama: Any, fast: Any, static: bool) 
         found = rounding.reference(llama, token, ours, to_int8) if at % 5 == 3 else call(fast, token, ours).logits
         expected = rounding.reference(llama, token, theirs, to_int8)
     nearly_equal(ours.layers[1].values, theirs.layers[1].values)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("others_first", [False, True])
+def test_models_of_other_storages_may_take_over(llama: Any, fast: Any, static: bool, others_first: bool) -> None:
+    """Each finds what the other one stored in its own way, as it finds the numbers of a plain cache."""
+    ids, other = prompts("llama")["input_ids"], smelt.compile(llama, kv_cache_dtype="bfloat16")
+    cache = StaticCache(config=llama.config, max_cache_len=20) if static else DynamicCache(config=llama.config)
+    models = [other, fast] if others_first else [fast, other]
+    for at, part in enumerate((ids[:, :-2], ids[:, -2:-1], ids[:, -1:])):
+        plain = copy.deepcopy(cache)
+        for layer in plain.layers:
+            widen(layer)
+        found, expected = call(models[at % 2], part, cache).logits, call(models[at % 2], part, plain).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        name = "int8" if models[at % 2] is fast else "bfloat16"
+        assert {layer.storage.name for layer in cache.layers} == {name}
+    for layer, like in zip(cache.layers, plain.layers, strict=True):
+        torch.testing.assert_close(layer.keys, like.keys)
+    assert fast.report().caches.passed == other.report().caches.passed == {}
+
+
+@torch.no_grad()
+def test_a_copy_is_not_rounded_again(llama: Any, fast: Any) -> None:
+    ids = prompts("llama")["input_ids"]
+    call(fast, ids, cache := DynamicCache(config=llama.config))
+    before, copied = cache.layers[0].parts, fast.report().caches.copied
+    other = copy.deepcopy(cache)
+    assert parts_as(other.layers[0], STORAGES["int8"]) is other.layers[0].parts
+    found, expected = call(fast, ids[:, :1], other).logits, call(fast, ids[:, :1], cache).logits
+    assert torch.equal(found, expected)
+    assert torch.equal(other.layers[0].parts[0][:, :, : before[0].shape[2]], before[0])
+    assert fast.report().caches.copied > copied  # into memory with room
 
 
 @torch.no_grad()

@@ -180,6 +180,32 @@ def test_tensors_that_are_no_buffers_are_not(cache: KernelCache) -> None:
     assert not was_kept(run(model, cache, x)[0])
 
 
+class FirstScale(nn.Module):
+    """It divides by the largest of the first call."""
+
+    largest: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.largest is None:
+            self.largest = x.amax()
+        return x / self.largest
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute")
+def test_what_the_first_call_settles_is_not(cache: KernelCache) -> None:
+    """Another process would divide by what this one saw, and its model would never know."""
+    x = torch.arange(1.0, 5.0)
+    first, found = run(FirstScale().eval(), cache, x)
+    assert torch.equal(found, x / 4)
+    assert "sets attributes" in entry_of(first).unkept
+    model = FirstScale().eval()
+    fast, found = run(model, cache, x + 4)
+    assert not was_kept(fast)
+    assert torch.equal(found, (x + 4) / 8)
+    assert model.largest is not None
+    assert torch.equal(model.largest, torch.tensor(8.0))
+
+
 def test_it_can_be_switched_off(model: Block, cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMELT_CACHE_DIR", str(cache.folder))
     kept, kernels = smelt.compile(model, threads=1), smelt.compile(model, cache="kernels", threads=1)
