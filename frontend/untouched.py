@@ -24,6 +24,7 @@ _CONTAINERS = (dict, list, set, OrderedDict, defaultdict)  # whose copies are wh
 
 _OF_MODULES = frozenset(vars(nn.Module()))  # parameters, buffers, hooks: not what a model calls its own
 _VALUES = (bool, int, float, complex, str)
+_OF_RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})  # the weights again, which they set anew
 _LIBRARIES = ("torch", "transformers", "builtins", "collections", "numpy", "types", "functools")
 _LONGEST = 1000  # items of a container that are looked into, as those of a vocabulary are not
 
@@ -99,7 +100,12 @@ def assigned(root: nn.Module, *, equal: bool = False) -> Iterator[dict[str, None
 def _is_own(module: nn.Module, name: str) -> bool:
     """Whether an attribute is the model's own: no parameter, buffer or part, nor what recurrent layers set anew."""
     parts = (module._parameters, module._buffers, module._modules)
-    return name not in _OF_MODULES and name != "_flat_weights" and not any(name in part for part in parts)
+    return name not in _not_own(module) and not any(name in part for part in parts)
+
+
+def _not_own(module: nn.Module) -> frozenset[str]:
+    """The attributes of a module that PyTorch keeps for itself."""
+    return _OF_MODULES | _OF_RECURRENT if isinstance(module, nn.RNNBase) else _OF_MODULES
 
 
 _Content = tuple[str, Any, Any]  # the attribute that something is found by, what it is, and what it holds
@@ -117,7 +123,7 @@ def _changed(kept: _Kept) -> list[str]:
         now = module.__dict__
         held = {id(holder): was for _, holder, was in contents}
         inside = {name for name, holder, was in contents if not _alike(was, holder)}
-        for name in {**before, **now}.keys() - _OF_MODULES:
+        for name in {**before, **now}.keys() - _not_own(module):
             was, value = before.get(name, _ABSENT), now.get(name, _ABSENT)
             content = held.get(id(was), was)
             # PyTorch puts copies of containers in their place, whatever was appended to them

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..ir.node import through_views
+from .binding import Binding
 from .plan import Place, Plan, TorchStep
 from .results import ResultMemory
-
-if TYPE_CHECKING:
-    from .executable import Binding
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, panels_of
+from .binding import Binding
 from .compiled import Compiled
 from .direct import direct
 from .placement import Placed, Sizes, nbytes_of, placed
@@ -26,24 +26,6 @@ LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until the
 PACKERS = 2  # threads that pack weights: more gain nothing, since memory limits them
 MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
 HostFunction = Callable[[Tensor, Tensor], Any]
-
-
-@dataclass(kw_only=True)
-class Binding(Placed):
-    """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table.
-
-    A ``stale`` one names weights that were packed again since.
-    """
-
-    sizes: Tensor
-    addresses: np.ndarray[Any, np.dtype[np.int64]]
-    table: Tensor
-    arena_base: int = 0
-    empty: dict[int, Tensor] = field(default_factory=dict)
-    stale: bool = False
-
-    def __post_init__(self) -> None:
-        self.cells = self.addresses.data  # the same memory: numpy takes longer to write one number
 
 
 @dataclass(kw_only=True)

@@ -94,6 +94,12 @@ class Part:
 class LibraryKernel:
     """A fused node whose product or attention a library computes.
 
+    Args:
+        node, schedule: the node, and which library.
+        table: makes the kernels around the call.
+        must: whether a backend of PyTorch's that does not take some sizes is an error, as where it is timed; else
+            PyTorch computes them as it likes.
+
     Attributes:
         schedule: which library.
         before, after: what is around the call.
@@ -103,12 +109,12 @@ class LibraryKernel:
         UnsupportedError: the node is not of that kind, or what is around the call has no kernel.
     """
 
-    def __init__(self, node: Node, schedule: LibrarySchedule, table: Kernels[Any]) -> None:
+    def __init__(self, node: Node, schedule: LibrarySchedule, table: Kernels[Any], must: bool = False) -> None:
         region = region_of(node)
         anchor = _anchor(region)
         if anchor is None or schedule not in library_schedules(region) or in_place_of(node):
             raise UnsupportedError(f"no library computes this region as {schedule.name}")
-        self.region, self.schedule, self.anchor = region, schedule, anchor
+        self.region, self.schedule, self.anchor, self.must = region, schedule, anchor, must
         symbols = region.symbols
         rows = [tuple(range(len(x.shape))) for x in anchor.inputs]
         self.before = _part(Graph(region.inputs, list(anchor.inputs), symbols=symbols), node.inputs, rows, table)
@@ -145,7 +151,7 @@ class LibraryKernel:
             sizes: of the region's symbols.
             launch: launches a kernel on operands and results.
         """
-        with torch.no_grad(), _only(self.schedule.name):
+        with torch.no_grad():
             made = [lent[f"operand{i}"] for i in self.before.made]
             found = results[0] if self.is_direct else lent[RESULT]
             self.call(self.before.run(operands, made, sizes, launch), found)
@@ -175,7 +181,18 @@ class LibraryKernel:
         else:
             out.copy_(self._attention(*operands))
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor) -> Tensor:
+    def _attention(self, *operands: Tensor) -> Tensor:
+        try:
+            with _only(self.schedule.name):
+                return self._scaled(*operands)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a backend that was fastest at some sizes need not take all
+            if self.must or _BACKENDS[self.schedule.name] is None:
+                raise
+            return self._scaled(*operands)
+
+    def _scaled(self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor) -> Tensor:
         attrs: Mapping[str, Any] = self.anchor.attrs
         bias = mask[0][(None,) * (4 - mask[0].ndim)] if mask else None
         grouped = q.shape[1] != k.shape[1]

@@ -132,7 +132,7 @@ class GpuPrepared:
 
     def _made(self, schedule: AnySchedule) -> Built:
         if isinstance(schedule, LibrarySchedule):
-            return LibraryKernel(self.task.node(), schedule, GpuKernelTable(self.place.machine))
+            return LibraryKernel(self.task.node(), schedule, GpuKernelTable(self.place.machine), must=True)
         kernel = self.task.kernel(self.place.machine, schedule)  # type: ignore[arg-type]
         if self.place.compiles:
             # imported here: it needs Triton

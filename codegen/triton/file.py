@@ -73,7 +73,9 @@ class KernelFile:
     alone: KernelFile | None = None
     points: Dim = 0
     enough: int = 0
-    _chosen: dict[tuple[tuple[str, int], ...], KernelFile] = field(default_factory=dict, compare=False, repr=False)
+    _chosen: dict[tuple[tuple[str, int], ...], KernelFile] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def at(self, sizes: Mapping[sympy.Symbol, int]) -> KernelFile:
         """The file whose functions are launched at some sizes: this one, the one of fewer launches, or either narrow.

@@ -79,12 +79,8 @@ def gpu_kernels_for(plan: Plan, machine: GpuMachine) -> tuple[Kernels, GpuTarget
 
 def _sources(kernels: Sequence[GpuKernel]) -> Iterator[str]:
     for kernel in kernels:
-        for file in _files(kernel):
-            yield f"# {kernel.name}, offsets of {file.bits} bits\n{file.text}"
-
-
-def _files(kernel: GpuKernel) -> list[KernelFile]:
-    return [kernel.file] if kernel.file.narrow is None else [kernel.file.narrow, kernel.file]
+        for file in kernel.file.all:
+            yield f"# {file.name}, offsets of {file.bits} bits\n{file.text}"
 
 
 def _compiled(kernels: Sequence[GpuKernel], machine: GpuMachine) -> tuple[dict[str, StoredKernel], str]:
@@ -94,7 +90,7 @@ def _compiled(kernels: Sequence[GpuKernel], machine: GpuMachine) -> tuple[dict[s
     # imported here: it needs Triton
     from ...codegen.triton.cubin import MachineCode, Resources, machine_code, resources_of, without_lines
 
-    work = [(kernel, file, launch) for kernel in kernels for file in _files(kernel) for launch in file.launches]
+    work = [(kernel, file, launch) for kernel in kernels for file in kernel.file.all for launch in file.launches]
 
     def compiled(kernel: GpuKernel, file: KernelFile, launch: Launch) -> tuple[MachineCode, Resources]:
         made = machine_code(file, launch, machine)
@@ -117,8 +113,17 @@ def _compiled(kernels: Sequence[GpuKernel], machine: GpuMachine) -> tuple[dict[s
         file = kernel.file
         narrow = None if file.narrow is None else launches(kernel, file.narrow)
         wide = launches(kernel, file)
+        alone = None if file.alone is None else launches(kernel, file.alone)
         stored[kernel.name] = StoredKernel(
-            kernel.name, _dtypes(kernel), kernel.checks_indices, wide, narrow, file.bounds
+            kernel.name,
+            _dtypes(kernel),
+            kernel.checks_indices,
+            wide,
+            narrow,
+            file.bounds,
+            alone=alone,
+            points=file.points,
+            enough=file.enough,
         )
     if len(arches) > 1:
         raise UnsupportedError(f"Triton makes code for {', '.join(sorted(arches))} of one target")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ...ir.errors import BackendError
@@ -84,8 +85,8 @@ class Driver:
         key = (device, hashlib.sha256(code).digest(), name)
         with self._lock:
             if key not in self._functions:
-                self._enter(device)
-                self._functions[key] = self._loaded(code, name, shared)
+                with self._entered(device):
+                    self._functions[key] = self._loaded(code, name, shared)
             return self._functions[key]
 
     def launch(
@@ -115,6 +116,21 @@ class Driver:
             self._call("cuFuncSetCacheConfig", function, _PREFER_SHARED)
             self._call("cuFuncSetAttribute", function, _DYNAMIC_SHARED, shared)
         return function.value or 0
+
+    @contextmanager
+    def _entered(self, device: int) -> Iterator[None]:
+        """Meanwhile a GPU's context is the calling thread's, which then gets back its own.
+
+        PyTorch takes the context for its current device: whoever loads code for the second GPU stays on the first.
+        """
+        before = _pointer()
+        self._call("cuCtxGetCurrent", ctypes.byref(before))
+        self._enter(device)
+        try:
+            yield
+        finally:
+            if before.value != self._contexts[device]:
+                self._call("cuCtxSetCurrent", before.value)
 
     def _enter(self, device: int) -> None:
         """Make the context that PyTorch uses of a GPU the calling thread's, unless it is."""

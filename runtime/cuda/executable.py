@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,9 +28,10 @@ from ..run import stand_in
 from ..shared import shared
 from ..tensors import ALIGNMENT, is_dense
 from ..weights import Values
+from .binding import Binding, Prepared
 from .device import Device, Event, Launch, out_of_memory
 from .errors import OutOfMemoryError
-from .graphs import ALONE, Graphed, Prepared, SideBySide, capture
+from .graphs import ALONE, Graphed, SideBySide, capture
 from .history import CALLS_BEFORE, History
 from .invalid import has_invalid, invalid
 from .report import GraphCounts, GraphReport
@@ -40,24 +41,6 @@ MOST_BINDINGS = 64  # sets of sizes whose launches are prepared
 OUT_OF_RANGE = "index out of range: an index given to embedding, gather or scatter is outside its tensor"
 
 EARLIER = f"{OUT_OF_RANGE} (in an earlier call, the results of which are NaN)"
-
-
-@dataclass(kw_only=True)
-class Binding(Placed):
-    """A plan for one set of sizes.
-
-    Attributes:
-        key: the sizes, in the order of the plan's symbols.
-        slots: the tensors that are there for every call, by table position; none while there is no arena.
-        steps: the plan's steps, launches prepared.
-        empty: whether some tensor has no elements.
-    """
-
-    key: tuple[int, ...]
-    sizes: Sizes
-    steps: list[Prepared | TorchStep]
-    slots: list[Tensor | None] = field(default_factory=list)
-    empty: bool = False
 
 
 @dataclass(kw_only=True)

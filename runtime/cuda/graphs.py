@@ -11,29 +11,12 @@ from torch import Tensor
 from ...ir.node import through_views
 from ..placement import Placed, nbytes_of
 from ..plan import Buffer, KernelStep, Place, Plan, TorchStep
-from .device import Device, Graph, Launch
+from .binding import Prepared
+from .device import Device, Graph
 from .streams import Lane, lanes_of, launch_on
 
 LARGE = 8 << 20  # bytes of a result that is written where the caller gets it: a copy would take longer than a launch
 FEWEST = 2  # launches that are worth a graph
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A kernel step whose launches are prepared.
-
-    Attributes:
-        launches: how many there are.
-        buffers: the table positions of their tensors.
-        reads: how many of these are only read; they come first.
-        programs: of the launch that has most.
-    """
-
-    launch: Launch
-    launches: int
-    buffers: tuple[int, ...]
-    reads: int = 0
-    programs: int = 0
 
 
 Piece = list[Prepared] | Prepared | TorchStep

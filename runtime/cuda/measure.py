@@ -20,7 +20,8 @@ from ..entry import Entry, Sizes
 from ..measure import Measured, copies
 from ..plan import TorchStep
 from ..state import preserved
-from .executable import Binding, CudaExecutable
+from .binding import Binding
+from .executable import CudaExecutable
 from .runs import EagerRun
 
 LEAST_RUNS = 3

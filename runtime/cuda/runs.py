@@ -12,10 +12,11 @@ from ...ir.graph import Mutation
 from ...ir.node import through_views
 from ..plan import Buffer, TorchStep
 from ..run import Run, stand_in
-from .graphs import Graphed, Prepared
+from .binding import Binding, Prepared
+from .graphs import Graphed
 
 if TYPE_CHECKING:
-    from .executable import Binding, CudaExecutable
+    from .executable import CudaExecutable
 
 
 class EagerRun(Run):

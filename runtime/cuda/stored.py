@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -96,6 +96,8 @@ class StoredKernel:
         narrow: the same with offsets of 32 bits, for sizes at which no bound is above ``most``; None where there is one
             kind only.
         bounds, most: which sizes these are.
+        alone: fewer launches with offsets of 32 bits, for those of these sizes at which ``points`` is ``enough`` at
+            least; None where there is one way.
     """
 
     name: str
@@ -105,12 +107,17 @@ class StoredKernel:
     narrow: tuple[StoredLaunch, ...] | None = None
     bounds: tuple[Dim, ...] = ()
     most: int = NARROW_LIMIT - SPARE
+    alone: tuple[StoredLaunch, ...] | None = None
+    points: Dim = 0
+    enough: int = 0
 
     def at(self, sizes: Sizes) -> tuple[StoredLaunch, ...]:
-        """The launches at some sizes."""
-        if self.narrow is None:
+        """The launches at some sizes: those of the file that ``KernelFile.at`` gives."""
+        if self.narrow is not None and max((concrete(b, sizes) for b in self.bounds), default=0) > self.most:
             return self.wide
-        return self.narrow if max((concrete(b, sizes) for b in self.bounds), default=0) <= self.most else self.wide
+        if self.alone is not None and concrete(self.points, sizes) >= self.enough:
+            return self.alone
+        return self.wide if self.narrow is None else self.narrow
 
     @property
     def reads(self) -> int:
@@ -124,7 +131,7 @@ class StoredKernel:
     @property
     def launches(self) -> tuple[StoredLaunch, ...]:
         """All launches, those of the narrow kind first."""
-        return (*(self.narrow or ()), *self.wide)
+        return (*(self.narrow or ()), *self.wide, *(self.alone or ()))
 
 
 # --- as JSON ----------------------------------------------------------------------------------------------------------
@@ -150,6 +157,7 @@ class CodeWriter:
 def kernel_data(kernel: StoredKernel, code: CodeWriter) -> dict[str, Any]:
     """A kernel as JSON, its machine code added to ``code``."""
     narrow = None if kernel.narrow is None else [_launch_data(x, code) for x in kernel.narrow]
+    alone = None if kernel.alone is None else [_launch_data(x, code) for x in kernel.alone]
     return {
         "name": kernel.name,
         "tensors": [DTYPE_NAMES[dtype] for dtype in kernel.dtypes],
@@ -158,6 +166,9 @@ def kernel_data(kernel: StoredKernel, code: CodeWriter) -> dict[str, Any]:
         "most": kernel.most,
         "narrow": narrow,
         "wide": [_launch_data(x, code) for x in kernel.wide],
+        "alone": alone,
+        "points": _dim_data(kernel.points),
+        "enough": kernel.enough,
     }
 
 
@@ -210,7 +221,11 @@ def kernel_of(data: Any, code: bytes, symbols: Iterable[sympy.Symbol], machine: 
     if type(checks) is not bool:
         raise ArtifactError("a kernel does not say whether it checks indices")
     most = number(data["most"], 0, NARROW_LIMIT)
-    return StoredKernel(name_of(data["name"]), tuple(reader.dtypes), checks, wide, narrow, bounds, most)
+    made = StoredKernel(name_of(data["name"]), tuple(reader.dtypes), checks, wide, narrow, bounds, most)
+    if data.get("alone") is None:  # files that were made before there was such a way say nothing of it
+        return made
+    points, enough = reader.dim(data["points"]), number(data["enough"], 0, NARROW_LIMIT)
+    return replace(made, alone=reader.launches(data["alone"]), points=points, enough=enough)
 
 
 @dataclass

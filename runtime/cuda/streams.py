@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .binding import Prepared
 from .device import Device, Event
-
-if TYPE_CHECKING:
-    from .graphs import Prepared
 
 Span = tuple[int, int]  # the first byte, and the one after the last
 

@@ -94,6 +94,16 @@ def test_enough_queries_take_all_their_keys_in_one_launch(batch: int) -> None:
         kernel.check(sizes, tensors)
 
 
+def test_a_file_without_the_other_widths_chooses_for_itself() -> None:
+    file = build(CASES["one query"], replace(PARTS, alone=2 * HEADS)).file
+    sizes = CASES["one query"].symbols({"b": 1, "k": 80})
+    assert file.narrow is not None
+    assert file.at(sizes) is file.narrow
+    wide = replace(file, narrow=None)
+    assert wide.at(sizes) is wide
+    assert file.at(sizes) is file.narrow
+
+
 def test_default_of_few_queries() -> None:
     machine = GPU_MACHINES["sm_90"]
     found = default_gpu_schedule(CASES["one query"].program(), machine)

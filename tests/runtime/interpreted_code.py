@@ -54,9 +54,10 @@ class InterpretedCode:
 
     def _function(self, kernel: StoredKernel, launch: StoredLaunch) -> Any:
         given = {x.bits for x in launch.arguments if isinstance(x, SizeArgument)}
-        kinds = [bits for name, bits in self._texts if name == kernel.name]
+        file = f"{kernel.name}_alone" if launch in (kernel.alone or ()) else kernel.name
+        kinds = [bits for name, bits in self._texts if name == file]
         (bits,) = given or set(kinds[-1:])
-        return getattr(load(self._texts[kernel.name, bits]), launch.function)
+        return getattr(load(self._texts[file, bits]), launch.function)
 
 
 def _given(launch: StoredLaunch, tensors: Sequence[Tensor], sizes: Sizes) -> list[Any]:

@@ -77,6 +77,17 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return request.param, path
 
 
+class OneQuery(nn.Module):
+    """Attention of one query for each of 8 heads, on any number of keys."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q.view(-1, 8, 1, 16), k, v)
+
+
+def one_query(batch: int, keys: int) -> tuple[Tensor, ...]:
+    return torch.randn(batch, 128), torch.randn(batch, 8, keys, 16), torch.randn(batch, 8, keys, 16)
+
+
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
@@ -207,12 +218,45 @@ def test_sizes_that_need_wide_offsets_get_them(tokens: Path) -> None:
             launcher(sized[0], {symbol: 1 << 60})
 
 
+def test_enough_queries_take_all_their_keys_in_one_launch(tmp_path: Path) -> None:
+    smelt.export(OneQuery().eval(), one_query(2, 40), target="sm_90").save(tmp_path / "model.smelt")
+    with playing_driver() as driver:
+        loaded = smelt.load(tmp_path / "model.smelt", device="cuda")
+        executable: Any = loaded.entry_points["forward"].entry.executable
+        (kernel,) = [step.kernel for step in executable.plan.steps]
+        b, k = (r.symbol for r in executable.plan.graph.symbols)
+        assert {one.function for one in kernel.launches} <= {entry[1] for entry in driver.log if entry[0] == "load"}
+        for batch, names in ((1, ["parts", "whole"]), (65, ["parts", "whole"]), (66, ["alone"])):
+            driver.launches.clear()
+            loaded(*one_query(batch, 40))
+            assert [one.function.rpartition("_")[2] for one in driver.launches] == names
+    few, many = kernel.at({b: 66, k: 40}), kernel.at({b: 66, k: 1 << 24})  # whose offsets need 64 bits
+    assert few == kernel.alone
+    assert many == kernel.wide != kernel.narrow
+    assert kernel.narrow == kernel.at({b: 65, k: 40})
+
+
 def test_a_thread_without_a_context_gets_pytorchs(tokens: Path) -> None:
     with playing_driver() as driver:
         loaded = smelt.load(tokens, device="cuda")
         driver.context = None
         loaded(torch.tensor([1]))
         assert driver.context == 1100
+
+
+def test_loading_leaves_a_thread_its_context(tokens: Path) -> None:
+    for context in (1101, None):  # that of another GPU, and none
+        with playing_driver() as driver:
+            driver.context = context
+            smelt.load(tokens, device="cuda")
+            assert [entry for entry in driver.log if entry[0] == "load"]
+            assert driver.context == context
+    library = FakeLibrary()
+    library.context = 1101
+    library.fails["cuModuleLoadData"] = 209
+    with playing_driver(library), pytest.raises(DriverError):
+        smelt.load(tokens, device="cuda")
+    assert library.context == 1101
 
 
 def test_what_the_driver_refuses_is_a_typed_error(tokens: Path) -> None:

@@ -117,6 +117,22 @@ def test_where_no_library_can_be_the_default_stays() -> None:
         assert not libraries_of(executable_of(fast))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_backend_that_does_not_take_these_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cudnn(program: Program) -> LibrarySchedule | None:  # it takes nothing of a CPU
+        return LibrarySchedule("attention-cudnn") if program.skeleton is Skeleton.ATTENTION else None
+
+    monkeypatch.setattr(gpu_tuner, "gpu_tuned", lambda machine, cache: cudnn)
+    with playing():
+        fast = smelt.compile(Block().eval(), target=TARGET)
+        smelt.verify(fast, torch.randn(3, 5, 32))
+        (kernel,) = libraries_of(executable_of(fast))
+        q = torch.randn(1, 4, 5, 8)
+        kernel.library.must = True
+        with pytest.raises(RuntimeError, match="No viable backend"):
+            kernel.library.call((q, q, q), torch.empty(1, 4, 5, 8))
+
+
 def test_weights_that_change_are_read_anew() -> None:
     model, x = nn.Sequential(nn.Linear(24, 40), nn.ReLU()).eval(), torch.randn(3, 24)
     with playing(), by_libraries():

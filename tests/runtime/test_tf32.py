@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,14 @@ def test_a_processor_computes_float32() -> None:
     _set("ieee")
     fast(x)
     assert len(fast.entries) == 1
+
+
+def test_an_artifact_computes_float32(tmp_path: Path) -> None:
+    _set("tf32")
+    smelt.export(nn.Linear(64, 48).eval(), (torch.randn(40, 64),), target="sm_90").save(tmp_path / "model.smelt")
+    source = zipfile.ZipFile(tmp_path / "model.smelt").read("forward/sm_90/kernels.py").decode()
+    assert 'input_precision="ieee"' in source
+    assert 'input_precision="tf32"' not in source
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,8 @@ class Outcome:
         max_abs: the largest difference from eager of any result.
         worst: that result with its errors, as ``smelt.verify`` says it.
         kernels: calls of kernels in one call of the model, those of PyTorch included.
-        kernels_per_layer: those of the layer with the most; None where no layers are numbered.
+        kernels_per_layer: those of the layer with the most, one that counts a cache's positions among them; None where
+            no layers are numbered.
         error: what is wrong, None where every result keeps the numeric contract.
         seconds: for all of it.
     """
