@@ -455,6 +455,8 @@ def test_sizes_that_are_named_of_nothing(model: Mixer, dynamic: Any) -> None:
 def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match="model is a int"):
         smelt.compile(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the class Mixer: give an instance"):
+        smelt.compile(Mixer)
 
 
 # --- without the kernel cache -----------------------------------------------------------------------------------------
