@@ -1,5 +1,6 @@
 """What `optimize="search"` finds in four models, and what it is worth: `python examples/search.py`."""
 
+import argparse
 import time
 
 import torch
@@ -77,6 +78,7 @@ def least_ms(model: nn.Module, x: Tensor, runs: int = 15) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     for model in (Adapter(), LinearAttention(), LowRank(), Pooled()):
         model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from ..ir.errors import CaptureError
+from ..ir.errors import CaptureError, InputError
 from ..ir.types import symbol
 from .capture import InputSpec
 
@@ -70,7 +71,8 @@ def leaves_of(
     """The leaves of arguments in normal form, and their tree.
 
     Raises:
-        CaptureError: a leaf is of a type that cannot be captured, or ``dynamic`` names what is not there.
+        CaptureError: a leaf is of a type that cannot be captured.
+        InputError: ``dynamic`` names what is not there, which is no reason to run the model in PyTorch instead.
     """
     paths, spec = pytree.tree_flatten_with_path((args, dict(kwargs)))
     names = _positional_names(signature, len(args))
@@ -83,7 +85,7 @@ def leaves_of(
                 "them, or register the type with torch.utils._pytree.register_pytree_node"
             )
         leaves.append(Leaf(name, value, _symbolic_axes(name, value, dynamic)))
-    _check_names(dynamic, leaves)
+    _check_names(dynamic, leaves, signature)
     return tuple(leaves), spec
 
 
@@ -111,19 +113,28 @@ def _symbolic_axes(name: str, value: Any, dynamic: Dynamic) -> dict[int, str]:
         return dict.fromkeys(range(value.ndim), "")
     named = dynamic.get(name, {})
     if any(not -value.ndim <= axis < value.ndim for axis in named):
-        raise CaptureError(f"dynamic: argument {name} has rank {value.ndim}, axes {sorted(named)} are named")
+        raise InputError(f"dynamic: argument {name} has rank {value.ndim}, axes {sorted(named)} are named")
     return {axis % value.ndim: size for axis, size in named.items()}
 
 
-def _check_names(dynamic: Dynamic, leaves: list[Leaf]) -> None:
+def _check_names(dynamic: Dynamic, leaves: list[Leaf], signature: inspect.Signature | None) -> None:
+    """That every name is a leaf's, or that of a parameter which this call leaves out."""
     if isinstance(dynamic, bool):
         return
-    unknown = dynamic.keys() - {leaf.name for leaf in leaves}
+    given = {_head(leaf.name) for leaf in leaves}
+    parameters = signature.parameters.values() if signature else ()
+    left_out = {known.name for known in parameters if known.kind is not known.VAR_KEYWORD} - given
+    unknown = {name for name in dynamic.keys() - {leaf.name for leaf in leaves} if _head(name) not in left_out}
     if unknown:
-        raise CaptureError(
+        raise InputError(
             f"dynamic names {', '.join(sorted(unknown))}, which the call does not have: it has "
             f"{', '.join(leaf.name for leaf in leaves)}"
         )
+
+
+def _head(name: str) -> str:
+    """The argument that a leaf is part of."""
+    return re.split(r"[\[.]", name, maxsplit=1)[0]
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------

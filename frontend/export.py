@@ -49,7 +49,7 @@ def capture(
     Raises:
         CaptureError: the model is in training mode, or cannot be traced.
         WritesStateError: it sets attributes, and is to be ``stateless``.
-        InputError: the arguments do not fit the model's signature.
+        InputError: the arguments do not fit the model's signature, or ``dynamic`` the arguments.
         UnsupportedError: the model needs what smelt does not do, or a fallback where ``fallback`` is ``"error"``.
     """
     _check_inference(model)

@@ -116,7 +116,7 @@ def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model itself, where another compiler, or this one, was here before.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: it cannot be called, or is a class of modules.
         UnsupportedError: it is TorchScript, of which the Python is lost.
     """
     if isinstance(model, CompiledModule):
@@ -127,6 +127,8 @@ def unwrap(model: Callable[..., Any]) -> Callable[..., Any]:
     inner = getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None)
     if inner is not None:
         return unwrap(inner)
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise TypeError(f"model is the class {model.__name__}: give an instance of it")
     if not callable(model):
         raise TypeError(f"model is a {type(model).__name__}: give an nn.Module or a function")
     return model

@@ -63,7 +63,7 @@ class Options:
             require_egglog()
         if self.check is not None and self.check not in CHECKS:
             raise ValueError(f'check is {self.check!r}: say "rules", "passes" or None')
-        if not isinstance(self.dynamic, bool | Mapping):
+        if not _is_dynamic(self.dynamic):
             raise ValueError(f'dynamic is {self.dynamic!r}: say True, False, or sizes by name: {{"x": {{0: "batch"}}}}')
         check_expectations(self.expect)
 
@@ -72,3 +72,13 @@ class Options:
         if isinstance(self.cache, KernelCache):
             return self.cache
         return KernelCache() if self.cache else None
+
+
+def _is_dynamic(value: object) -> bool:
+    """Whether it is a bool, or names of sizes by axis, by argument."""
+    if not isinstance(value, Mapping):
+        return isinstance(value, bool)
+    if not all(isinstance(name, str) and isinstance(axes, Mapping) for name, axes in value.items()):
+        return False
+    sizes = [(axis, size) for axes in value.values() for axis, size in axes.items()]
+    return all(type(axis) is int and isinstance(size, str) and size != "" for axis, size in sizes)

@@ -70,6 +70,10 @@ class Target:
             from .cuda.target import cuda_target  # which imports this
 
             return cuda_target(int(spec[5:]) if ":" in spec else None)
+        if isinstance(spec, str) and spec.startswith("sm_"):
+            raise UnsupportedError(
+                f'target="{spec}" is for files, as smelt.export makes them: to run a model say target="cuda"'
+            )
         if spec not in ("auto", "cpu"):
             raise UnsupportedError(f'there is no target {spec!r}: say target="cpu", target="cuda" or target="auto"')
         return _host(threads or usable_cores())

@@ -202,7 +202,7 @@ def bench(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a roofline picture to this file.")] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Time generate with its caches, of zoo:gpt2 or zoo:llama: tokens a second.")
+        bool, typer.Option("--decode", help="Time generate with its caches, in ms a token: zoo:gpt2 and zoo:llama.")
     ] = False,
     tokens: Annotated[int, typer.Option(min=2, help="With --decode: how many tokens to generate.")] = 64,
 ) -> None:

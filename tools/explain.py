@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from ..codegen.gpu import GPU_MACHINES
 from ..runtime.artifact.targets import named_target
 from ..runtime.compile import compile
 from ..runtime.explain import Explanation
@@ -61,7 +60,7 @@ def explain(
 
 def explanation_of(model: Model, measure: bool, target: str = "auto") -> Explanation:
     """The explanation of a model for its example call. For a GPU that need not be there nothing is run."""
-    if target in GPU_MACHINES:
+    if target.startswith("sm_"):
         fast = compile(model.model, target=named_target(target))
         found = fast.explain(model.args, model.kwargs, measure=measure)
         return replace(found, target=f"a GPU {target}, which need not be here")

@@ -83,6 +83,10 @@ class Artifact:
     choices: tuple[Choice, ...] = ()
     digests: Mapping[str, bytes] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        names = ", ".join(target.name for target in self.targets)
+        return f"<artifact for {names}: {', '.join(self.entry_points)}>"
+
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write the artifact to a file, which is replaced where it is there already.
 
@@ -172,7 +176,7 @@ def export(
         BackendError: the package of the target's backend, or a linker, is not installed.
     """
     models = _models(model, args, kwargs)
-    specs = [target] if isinstance(target, str | Target) else list(target)
+    specs = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target]
     targets = list(dict.fromkeys(_where(named_target(spec, threads), models) for spec in specs))
     if not targets:
         raise ArtifactError("target names no processor")

@@ -212,6 +212,8 @@ def named_target(spec: str | Target, threads: int | None = None) -> Target:
         UnsupportedError: there is no such target.
         BackendError: the package of the backend is not installed.
     """
+    if not isinstance(spec, str | Target):
+        raise UnsupportedError(f'there is no target {spec!r}: give names, such as "auto", "{GENERIC[1]}" or "sm_90"')
     kind = spec.kind if isinstance(spec, Target) else spec.partition(":")[0]
     if kind == "cuda" or kind.startswith("sm_"):
         return _gpu_target(spec)

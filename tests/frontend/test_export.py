@@ -144,10 +144,18 @@ def test_named_sizes() -> None:
     axes = {"a": {0: "batch", 1: "seq"}, "b": {0: "batch"}}
     captured = capture(lambda a, b: (a * 2, b * 2), args, dynamic=axes)
     assert shapes(captured) == ["f32[batch, seq]", "f32[batch, 5]"]
-    with pytest.raises(CaptureError, match="dynamic names c"):
+    with pytest.raises(InputError, match="dynamic names c"):
         capture(lambda a, b: (a * 2, b * 2), args, dynamic={"c": {0: "batch"}})
-    with pytest.raises(CaptureError, match="argument a has rank 2"):
+    with pytest.raises(InputError, match="argument a has rank 2"):
         capture(lambda a, b: (a * 2, b * 2), args, dynamic={"a": {2: "batch"}})
+
+
+def test_a_size_may_be_named_of_an_argument_that_is_left_out() -> None:
+    def model(a: Tensor, b: Tensor | None = None) -> Tensor:
+        return a if b is None else a + b
+
+    captured = capture(model, (torch.randn(3, 5),), dynamic={"a": {0: "batch"}, "b": {0: "batch"}})
+    assert shapes(captured) == ["f32[batch, 5]"]
 
 
 def test_fixed_sizes() -> None:

@@ -277,11 +277,16 @@ def test_the_report_says_which_entry_points_were_compiled(cached: Path, monkeypa
     assert report.to_dict()["target"] == report.target
 
 
-@pytest.mark.parametrize("target", ["sm_70", "no-such-processor"])
-def test_there_is_no_such_target(target: str) -> None:
+@pytest.mark.parametrize("target", ["sm_70", "no-such-processor", 3])
+def test_there_is_no_such_target(target: Any) -> None:
     model, args = make_block()
-    with pytest.raises(smelt.UnsupportedError, match=target):
+    with pytest.raises(smelt.UnsupportedError, match=str(target)):
         smelt.export(model, args, target=target)
+
+
+def test_its_text_is_one_line() -> None:
+    artifact = smelt.export(nn.ReLU().eval(), (torch.randn(3, 4),), target="x86-64-v3", cache=False)
+    assert repr(artifact) == "<artifact for x86-64-v3: forward>"
 
 
 def test_a_target_that_the_file_does_not_have(block: Path) -> None:

@@ -428,15 +428,35 @@ def test_too_many_captures(monkeypatch: pytest.MonkeyPatch) -> None:
     fast(torch.ones(2), 1)
 
 
-@pytest.mark.parametrize("options", [{"fallback": "maybe"}, {"dynamic": "yes"}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fallback": "maybe"},
+        {"dynamic": "yes"},
+        {"dynamic": {"x": 3}},
+        {"dynamic": {"x": {0: 3}}},
+        {"dynamic": {"x": {"batch": 0}}},
+        {"dynamic": {"x": {0: ""}}},
+        {"threads": 0},
+    ],
+)
 def test_options_that_do_not_exist(model: Mixer, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         smelt.compile(model, **options)
 
 
+@pytest.mark.parametrize("dynamic", [{"nothing": {0: "batch"}}, {"x": {5: "batch"}}])
+def test_sizes_that_are_named_of_nothing(model: Mixer, dynamic: Any) -> None:
+    """They must not send the model to PyTorch, which nobody would notice but by its speed."""
+    with pytest.raises(smelt.InputError, match="dynamic"):
+        smelt.compile(model, dynamic=dynamic)(torch.randn(3, 8))
+
+
 def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match="model is a int"):
         smelt.compile(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the class Mixer: give an instance"):
+        smelt.compile(Mixer)
 
 
 # --- without the kernel cache -----------------------------------------------------------------------------------------

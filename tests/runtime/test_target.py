@@ -175,6 +175,11 @@ def test_without_a_gpu_the_cuda_target_says_so(monkeypatch: pytest.MonkeyPatch) 
         Target.detect("cuda")
 
 
+def test_a_target_for_files_is_none_to_run_on() -> None:
+    with pytest.raises(smelt.UnsupportedError, match=r'target="sm_90" is for files.*smelt.export'):
+        smelt.compile(lambda x: x, target="sm_90")
+
+
 class Properties:
     name, major, minor = "NVIDIA H200", 9, 0
     multi_processor_count, regs_per_multiprocessor, max_threads_per_multi_processor = 131, 65536, 2048

@@ -87,4 +87,4 @@ def test_a_gpu_that_is_not_here() -> None:
     assert data["roofs"] is None
     assert all(step["estimated"] is None for step in data["parts"][0]["steps"])
     assert "there is no GPU here" in run(TINY, "--target", "sm_90", "--measure", code=1).output
-    assert "there is no target 'sm_70'" in run(TINY, "--target", "sm_70", code=1).output
+    assert "there is no target 'sm_70': of GPUs there are sm_80" in run(TINY, "--target", "sm_70", code=1).output
