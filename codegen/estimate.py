@@ -33,7 +33,7 @@ def product_cycles(shape: ProductShape, schedule: MatmulSchedule, machine: Machi
     s = schedule
     panels = -(-shape.columns // s.tile_n)
     blocks = max(-(-shape.rows // s.tile_m), 1)
-    chunks = max(-(-blocks // s.block_m), min(blocks, -(-s.tasks // panels)))
+    chunks = max(min(blocks, (blocks + s.block_m // 2) // s.block_m), 1, min(blocks, -(-s.tasks // panels)))
     tasks = panels * chunks
     turns = -(-tasks // machine.threads)
     rows = -(-shape.rows // chunks)

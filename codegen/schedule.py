@@ -43,7 +43,8 @@ class MatmulSchedule:
     ``tile_n`` is 1 where columns are so few that vectors are of terms.
 
     Attributes:
-        block_m: the most tiles of rows that one task computes: what of the left operand should stay in cache.
+        block_m: about how many tiles of rows one task computes at most, never more than half as many again: what of
+            the left operand should stay in cache.
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
         tasks: how many tasks there should be at least; rows are cut where panels are too few.
         alone: how many multiplications one thread does sooner than others are woken.

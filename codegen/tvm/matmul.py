@@ -58,7 +58,8 @@ class Matmul(Operands):
         self.panels = panels = self._panels()
         blocks = self.let("blocks", f"({rows} + {s.tile_m - 1}) // {s.tile_m}")
         wanted = self._wanted(panels)
-        chunks = self.let("chunks", f"T.max(({blocks} + {s.block_m - 1}) // {s.block_m}, T.min({blocks}, {wanted}))")
+        whole = f"T.min({blocks}, T.max(({blocks} + {s.block_m // 2}) // {s.block_m}, 1))"  # none for a few rows more
+        chunks = self.let("chunks", f"T.max({whole}, T.min({blocks}, {wanted}))")
         batch = index_text(flat_size(self.c.batch), self.scope)
         tasks = f"{batch} * {chunks} * {panels}"
         work, count = product((self.terms, self.columns, flat_size(self.c.batch))), flat_size(self.c.rows)
@@ -131,11 +132,12 @@ class Matmul(Operands):
     def _blocked(self) -> None:
         """An operand is copied: block of terms by block of terms, all tiles of rows."""
         s = self.schedule
-        self.buffer("part", s.block_m * s.tile_m * s.tile_n, self.acc)
+        most = s.block_m + s.block_m // 2 + 1  # tiles of rows in a task
+        self.buffer("part", most * s.tile_m * s.tile_n, self.acc)
         if self.pack_right:
             self.buffer("right", s.block_k * s.tile_n, self.element)
         if self.pack_left:
-            self.buffer("left", s.block_m * s.tile_m * s.block_k, self.element)
+            self.buffer("left", most * s.tile_m * s.block_k, self.element)
         self.clear(f"{self['tiles']} * {s.tile_m}")
         with self._term_blocks():
             if self.pack_right:

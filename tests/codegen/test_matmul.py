@@ -55,6 +55,16 @@ def test_every_candidate_computes_the_same() -> None:
             kernel.check(sizes)
 
 
+def test_a_few_rows_more_stay_in_one_task() -> None:
+    """Up to half as many tiles again as a task should have: what it keeps of them has room."""
+    base, wide = linear_case((M,), 70, 40), MatmulSchedule(2, 16, block_m=4, block_k=16, tasks=1)
+    orders = [{}, {"blocked": True}, {"blocked": True, "pack_left": True, "pack_right": True}]
+    schedules = [replace(wide, **order) for order in orders]  # type: ignore[arg-type]
+    for kernel in build({str(i): replace(base, schedule=s) for i, s in enumerate(schedules)}).values():
+        for rows in (0, 1, 8, 9, 10, 11, 12, 13, 16, 20, 21, 27, 28, 29):
+            kernel.check({"m": rows})
+
+
 def test_nan_and_infinity_go_through() -> None:
     case = linear_case((M,), 20, 30, after=ops.relu)
     x, w, b = case.tensors({"m": 5})
