@@ -101,8 +101,15 @@ def import_source(source: str) -> ModuleType:
     # As `python -m` does: modules of the folder that the command is run in can be named.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    hint = f"; did you mean zoo:{source}?" if source in ZOO else ""
     if not all(part.isidentifier() for part in source.split(".")):
-        raise ModelError(f"a model is given as {_FORMS}; got {source!r}")
+        raise ModelError(f"a model is given as {_FORMS}; got {source!r}{hint}")
+    try:
+        known = importlib.util.find_spec(source.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # it is there, and is no module that could be found again
+        known = True
+    if not known:
+        raise ModelError(f"there is no module {source}{hint or f': a model is given as {_FORMS}'}")
     imported: ModuleType = _run_user_code(lambda: importlib.import_module(source))
     return imported
 

@@ -125,8 +125,14 @@ def test_a_file_that_is_no_python(file: Path) -> None:
 
 
 def test_a_module_that_is_not_there() -> None:
-    text = traceback_of("a_package_that_is_not_there.models:make_model")
-    assert text.endswith("ModuleNotFoundError: No module named 'a_package_that_is_not_there'")
+    with pytest.raises(
+        ModelError, match=r"no module a_package_that_is_not_there\.models: a model is given as zoo:NAME"
+    ):
+        load_model("a_package_that_is_not_there.models:make_model")
+    with pytest.raises(ModelError, match=r"did you mean zoo:vit-base\?"):
+        load_model("vit-base")
+    with pytest.raises(ModelError, match=r"did you mean zoo:minilm\?"):
+        load_model("minilm")
 
 
 def test_a_model_that_leaves_the_process(file: Path) -> None:
