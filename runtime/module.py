@@ -22,12 +22,13 @@ from .explain import Explanation, explain_module
 from .generation.model import generation_of
 from .generation.unchanged import Change
 from .hooks import is_hooked
+from .model_lock import lock_of
 from .options import Options
 from .paths import MISS
 from .report import Report, make_report
 from .split import SplitModel, Untraceable
 from .stateful import kept_of
-from .tensors import check_surroundings
+from .tensors import check_surroundings, is_traced
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -76,7 +77,7 @@ class CompiledModule(nn.Module):
 
         Within a trace, by ``torch.compile`` or ``torch.export``, it is the model, which takes part in what is traced.
         """
-        if torch.compiler.is_compiling():
+        if is_traced():
             with torch.no_grad():
                 return self.original(*args, **kwargs)
         if self.__dict__.get("forward") is not self._own_forward or is_hooked(self):
@@ -95,7 +96,7 @@ class CompiledModule(nn.Module):
             OutOfMemoryError: the GPU has not enough memory.
             IndexError: an index was out of range.
         """
-        if torch.compiler.is_compiling():
+        if is_traced():
             with torch.no_grad():
                 return self.original(*args, **kwargs)
         return self._run(args, kwargs)
@@ -178,7 +179,8 @@ class CompiledModule(nn.Module):
             self.reset()
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
-        with torch.no_grad(), kept_of(self.original).watching(self.original):
+        # while another thread traces the model its weights have no values
+        with lock_of(self.original), torch.no_grad(), kept_of(self.original).watching(self.original):
             result = self.original(*args, **kwargs)
         if reason not in self._told:
             self._told.add(reason)

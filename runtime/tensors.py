@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 from ..ir.errors import InputError, UnsupportedError
@@ -52,6 +53,13 @@ def default_is_cpu() -> bool:
     """Whether tensors that are made here and now lie in this machine's memory."""
     # what asks for the device takes longer than to see that nobody set one
     return not torch._C._len_torch_function_stack() or torch.get_default_device().type == "cpu"
+
+
+def is_traced() -> bool:
+    """Whether PyTorch traces what this thread calls: ``is_compiling`` is true of all threads while one exports."""
+    if not torch.compiler.is_compiling():
+        return False
+    return torch.compiler.is_dynamo_compiling() or TracingContext.try_get() is not None
 
 
 def check_surroundings(device: torch.device = CPU) -> None:

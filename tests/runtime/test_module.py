@@ -619,6 +619,23 @@ def test_several_threads_capture_once(model: Mixer) -> None:
     assert captures(fast) == 1
 
 
+def test_another_thread_may_export(model: Mixer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch says of all threads then that they are traced."""
+    fast, x, found = smelt.compile(model), torch.randn(3, 8), []
+    expected = fast(x)
+    monkeypatch.setattr(Mixer, "forward", None)  # the model itself is not called
+
+    class Exported(torch.nn.Module):
+        def forward(self, y: torch.Tensor) -> torch.Tensor:
+            thread = threading.Thread(target=lambda: found.append(fast(x)))
+            thread.start()
+            thread.join()
+            return y + 1
+
+    torch.export.export(Exported(), (torch.ones(3),), strict=False)
+    torch.testing.assert_close(found, [expected], rtol=0, atol=0)
+
+
 # --- what it did ------------------------------------------------------------------------------------------------------
 
 
