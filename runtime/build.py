@@ -26,14 +26,13 @@ from ..ir.graph import Graph
 from ..ir.verify import verify as verify_graph
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
-from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import passes_for, run_pipeline
 from ..rewrites.quantization import Quantization, Quantized
 from ..rewrites.search.settings import SearchSettings
 from .check import Check, Checker
 from .executable import Executable
-from .kernels import KernelInfo, Kernels, KernelTable, describe, legalise
+from .kernels import KernelInfo, Kernels, KernelTable, describe, finalise
 from .linker import LINKER_ADVICE, find_linker
 from .plan import KernelStep, Plan, TorchStep, make_plan
 from .target import Target, usable_cores
@@ -192,8 +191,7 @@ def make_steps(
             checker.fused(graph, fused, context)
     table = make_table(graph)
     with work.stage("lower"):
-        legal = legalise(adapt(fused), table)
-        graph = work.keep("final", update_in_place(legal, lambda node: table.kernel_for(node) is not None))
+        graph = work.keep("final", finalise(adapt(fused), table))
         plan = make_plan(graph, table, context.fuel, context.log, reuse=reuse)
     if checker is not None:
         with work.stage("check"):

@@ -25,7 +25,6 @@ from .calls import Call, CallReader
 from .entry import Entry, Mismatch, Sizes, sizes_of
 from .executable import Executable
 from .expect import hold_to
-from .model_lock import lock_of
 from .options import Options
 from .paths import Paths
 from .precision import asks_for_tf32
@@ -66,9 +65,9 @@ class Captures:
         self._names: set[str] = set()  # of the weights that the model had when it was captured
         self._attributes: dict[str, tuple[Tensor, int]] = {}
         self._asked: tuple[torch.dtype, bool] | None = None
-        self._lock = lock_of(model)
         self._settled = False  # whether the capture that is being made had the model set attributes
         self._state = kept_of(model)
+        self._lock = self._state.lock
         self._state.add(self)
 
     @property

@@ -12,9 +12,10 @@ from ..ir.errors import UnsupportedError
 from ..rewrites.quantization import Quantization, quantization_of
 from .cache import KernelCache
 from .check import Check
+from .cuda.history import MOST_GRAPHS
 from .expect import Expectations
 from .module import CompiledModule
-from .options import MOST_GRAPHS, Dynamic, Options
+from .options import Dynamic, Options
 from .target import Target
 
 
@@ -98,10 +99,15 @@ def compile(
         found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, streams, kv_cache_dtype
     )
     made = CompiledModule(plain, options)
-    if kv_cache_dtype is not None and not made.takes_cache:
-        what = f"{type(plain).__name__} is no model of transformers with a cache of keys and values"
-        raise UnsupportedError(f"kv_cache_dtype is {kv_cache_dtype!r}, and {what}: leave it out")
+    _check_caches(made, kv_cache_dtype)
     return made
+
+
+def _check_caches(made: CompiledModule, kv_cache_dtype: str | None) -> None:
+    """Raise UnsupportedError where caches are to be rounded and the model has none."""
+    if kv_cache_dtype is not None and not made.takes_cache:
+        what = f"{type(made.original).__name__} is no model of transformers with a cache of keys and values"
+        raise UnsupportedError(f"kv_cache_dtype is {kv_cache_dtype!r}, and {what}: leave it out")
 
 
 def target_for(spec: str | Target, model: Callable[..., Any]) -> str | Target:

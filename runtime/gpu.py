@@ -30,13 +30,12 @@ from ..ir.node import Node
 from ..ir.types import concrete
 from ..rewrites.context import Context
 from ..rewrites.fusion import FusionReport, fuse
-from ..rewrites.inplace import update_in_place
 from ..rewrites.log import Fuel, Log
 from ..rewrites.pipeline import passes_for, run_pipeline
 from ..rewrites.quantization import Quantization, Quantized
 from .gpu_library import LibraryKernel
 from .gpu_narrow import narrowed
-from .kernels import Kernels, in_place_of, legalise, region_of, strides_of_value
+from .kernels import Kernels, finalise, in_place_of, region_of, strides_of_value
 
 Schedules = Callable[[Program], GpuSchedule | LibrarySchedule | None]
 
@@ -190,8 +189,7 @@ def gpu_model(
     graph = run_pipeline(capture.graph, context, passes=passes_for(context))
     fused = narrowed(fuse(graph, context.fuel, FusionReport(), context.log))
     table = GpuKernelTable(machine, schedules)
-    legal = legalise(fused, table)
-    final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
+    final = finalise(fused, table)
     calls: Counter[str] = Counter()
     found: dict[str, GpuKernel] = {}
     kernel_of: dict[Node, GpuKernel] = {}

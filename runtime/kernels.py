@@ -20,6 +20,7 @@ from ..ir.node import Node
 from ..ir.types import Dim, Shape, contiguous_strides
 from ..rewrites.fusion import split
 from ..rewrites.inline import applied
+from ..rewrites.inplace import update_in_place
 
 Made = TypeVar("Made")
 
@@ -174,6 +175,11 @@ class Maker(Protocol):
 
     def kernel_for(self, node: Node) -> object | None:
         """The kernel of a fused node; None where none can be made."""
+
+
+def finalise(graph: Graph, table: Maker) -> Graph:
+    """The graph whose every fused node that can be a kernel is one, with state updated in place where a kernel can."""
+    return update_in_place(legalise(graph, table), lambda node: table.kernel_for(node) is not None)
 
 
 def legalise(graph: Graph, table: Maker) -> Graph:

@@ -22,7 +22,6 @@ from .explain import Explanation, explain_module
 from .generation.model import generation_of
 from .generation.unchanged import Change
 from .hooks import is_hooked
-from .model_lock import lock_of
 from .options import Options
 from .paths import MISS
 from .report import Report, make_report
@@ -179,8 +178,8 @@ class CompiledModule(nn.Module):
             self.reset()
 
     def _in_pytorch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reason: str) -> Any:
-        # while another thread traces the model its weights have no values
-        with lock_of(self.original), torch.no_grad(), kept_of(self.original).watching(self.original):
+        kept = kept_of(self.original)
+        with kept.lock, torch.no_grad(), kept.watching(self.original):
             result = self.original(*args, **kwargs)
         if reason not in self._told:
             self._told.add(reason)

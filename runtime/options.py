@@ -11,6 +11,7 @@ from ..rewrites.quantization import Quantization
 from ..rewrites.search.settings import require_egglog
 from .cache import KernelCache
 from .check import CHECKS, Check
+from .cuda.history import MOST_GRAPHS
 from .expect import Expectations, check_expectations
 from .target import Target
 
@@ -19,7 +20,6 @@ FALLBACKS = ("allow", "error")
 OPTIMIZE = ("rules", "search")
 TUNE = ("off", "cached", "full")
 KV_CACHE_DTYPES = ("bfloat16", "int8")
-MOST_GRAPHS = 16
 
 
 @dataclass(frozen=True)

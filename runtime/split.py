@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ..ir.errors import CaptureError
 from .entry import Entry
 from .hooks import is_hooked
 from .options import Options
+from .stateful import kept_of
 
 if TYPE_CHECKING:
     from .graph_function import GraphFunction
@@ -39,7 +39,7 @@ class SplitModel:
         self._model = model
         self._functions: list[GraphFunction] = []
         self._options = options
-        self._lock = threading.RLock()
+        self._lock = kept_of(model).lock
         self._run = torch.compile(model, backend=self._compile, dynamic=options.dynamic is not False)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -32,10 +32,12 @@ class Kept:
     """What is known of the state of one model, shared by all that is captured of it.
 
     Attributes:
+        lock: held while the model is traced: its weights have no values then, and no other thread may see them.
         reason: why nothing of it can be captured; "" as far as is known.
     """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.reason = ""
         self._captures: weakref.WeakSet[_Resettable] = weakref.WeakSet()
         self._written: set[str] = set()
@@ -93,7 +95,7 @@ def kept_of(model: Callable[..., Any]) -> Kept:
 
 
 def share_kept(part: nn.Module, whole: nn.Module) -> None:
-    """Let what is known of a model be known of a part of it, or of what holds it. To call before that is compiled."""
+    """Let a part of a model, or what holds it, share what is known of it and its lock, before that is compiled."""
     kept = kept_of(whole)
     with _OWN:
         _KEPT[part] = kept

@@ -14,7 +14,6 @@ from ...codegen.triton.file import KernelFile, Launch
 from ...ir.errors import BackendError, UnsupportedError
 from ...ir.graph import Graph
 from ...rewrites.fusion import fuse
-from ...rewrites.inplace import update_in_place
 from ..cuda.device import names_of
 from ..cuda.stored import (
     MOST_ALIGNMENT,
@@ -29,7 +28,7 @@ from ..cuda.stored import (
 )
 from ..gpu import GpuKernel, GpuKernelTable, Schedules
 from ..gpu_narrow import narrowed
-from ..kernels import legalise
+from ..kernels import finalise
 from ..plan import KernelStep, Plan, TorchStep, make_plan
 from ..saved.plan import plan_data
 from ..saved.values import NoForm
@@ -42,9 +41,7 @@ def gpu_plan_for(graph: Graph, machine: GpuMachine, schedules: Schedules | None 
     """The plan of a rewritten graph for a GPU."""
     fused = narrowed(fuse(graph))
     table = GpuKernelTable(machine, schedules)
-    legal = legalise(fused, table)
-    final = update_in_place(legal, lambda node: table.kernel_for(node) is not None)
-    return make_plan(final, table, reuse=False)  # as runtime.cuda.build does
+    return make_plan(finalise(fused, table), table, reuse=False)  # as runtime.cuda.build does
 
 
 # --- made -------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,9 @@ from ...codegen.schedule import Schedule
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Graph
 from ...rewrites.fusion import fuse
-from ...rewrites.inplace import update_in_place
 from ..build import native_library
 from ..cache import KernelCache
-from ..kernels import Kernel, KernelTable, legalise
+from ..kernels import Kernel, KernelTable, finalise
 from ..plan import KernelStep, Plan, TorchStep, make_plan
 from ..saved.plan import plan_data
 from ..saved.values import NoForm
@@ -52,8 +51,7 @@ def plan_for(graph: Graph, target: Target, schedules: Schedules | None = None) -
     """The plan of a rewritten graph."""
     fused = fuse(graph)
     table = KernelTable(target.machine, frozenset(m.target for m in graph.mutations), schedules)
-    legal = legalise(fused, table)
-    return make_plan(update_in_place(legal, lambda node: table.kernel_for(node) is not None), table)
+    return make_plan(finalise(fused, table), table)
 
 
 def kernels_for(plan: Plan, target: Target, cache: KernelCache | None) -> Kernels:

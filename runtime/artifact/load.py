@@ -24,6 +24,7 @@ from ...ir.errors import ArtifactError, BackendError, SmeltError, UnsupportedErr
 from ...ir.graph import Graph
 from ...ir.node import through_views
 from ..compiled import Compiled
+from ..cuda.history import MOST_GRAPHS
 from ..cuda.target import OLDEST
 from ..entry import Entry
 from ..plan import Place, Plan, TorchStep
@@ -66,7 +67,7 @@ def load(
     digest: str | None = None,
     verify_weights: bool = True,
     recompile: bool = True,
-    graphs: int = 16,
+    graphs: int = MOST_GRAPHS,
 ) -> LoadedArtifact:
     """Load what ``smelt.export(...).save(path)`` wrote.
 

@@ -15,6 +15,7 @@ from .branches import by_levels
 from .device import Device, host_device, torch_device
 from .executable import CudaExecutable
 from .graphs import SideBySide
+from .history import MOST_GRAPHS
 
 
 def build_cuda(
@@ -24,7 +25,7 @@ def build_cuda(
     search: SearchSettings | None = None,
     check: Check = None,
     quantize: Quantization | None = None,
-    most_graphs: int = 16,
+    most_graphs: int = MOST_GRAPHS,
     streams: int = 1,
     schedules: Schedules | None = None,
     device: Device | None = None,

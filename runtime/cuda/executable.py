@@ -32,7 +32,7 @@ from .binding import Binding, Prepared
 from .device import Device, Event, Launch, out_of_memory
 from .errors import OutOfMemoryError
 from .graphs import ALONE, Graphed, SideBySide, capture
-from .history import CALLS_BEFORE, History
+from .history import CALLS_BEFORE, MOST_GRAPHS, History
 from .invalid import has_invalid, invalid
 from .report import GraphCounts, GraphReport
 from .runs import DirectRun, EagerRun, GraphRun
@@ -54,7 +54,7 @@ class CudaExecutable(Compiled):
     """
 
     gpu: Device
-    most_graphs: int = 16
+    most_graphs: int = MOST_GRAPHS
     side_by_side: SideBySide = ALONE
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_GRAPHS = 16  # of one model that are held at a time, unless its user says otherwise
 CALLS_BEFORE = 2  # calls that run kernel by kernel before one is captured
 MOST_SIZES, MOST_KINDS = 256, 64  # what is counted: calls of so many sizes, and of each so many kinds
 

@@ -17,7 +17,6 @@ from ...ir.errors import CaptureError, InputError, UnsupportedError
 from ..calls import CallReader
 from ..captures import Captures, Uncapturable
 from ..entry import Entry
-from ..model_lock import share_lock
 from ..options import Options
 from ..stateful import kept_of, share_kept
 from .caches import DecoderMemory, SourceMemory, Unfit
@@ -60,7 +59,6 @@ class CachedCalls:
         self.storage = storage_for(options.kv_cache_dtype, model.dtype)
         self.counts.dtype = self.storage.name
         self._step = CachedStep(model, self.storage)
-        share_lock(self._step, model)
         share_kept(self._step, model)
         self._reader = CallReader(signature_of(self._step))
         self._arguments = Arguments(model)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...frontend.capture import signature_of
-from ..model_lock import lock_of, share_lock
 from ..options import Options
-from ..stateful import share_kept
+from ..stateful import kept_of, share_kept
 from .report import CacheReport
 from .unchanged import Change, Watch
 
@@ -44,7 +43,7 @@ class Generation:
         self._watch: Watch | None = None
         self._calls: CachedCalls | None = None
         self._encoder: Any = None
-        self._lock = lock_of(model)
+        self._lock = kept_of(model).lock
 
     @property
     def calls(self) -> CachedCalls:
@@ -93,7 +92,6 @@ class Generation:
         """The model's encoder compiled."""
         with self._lock:
             if self._encoder is None or self._encoder.original is not found:
-                share_lock(found, self.model)
                 share_kept(found, self.model)
                 self._encoder = self._compile_part(found)
             return self._encoder

@@ -19,6 +19,14 @@ from .test_generate import call
 KINDS = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
 Round = Callable[[Tensor], Tensor]
 
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "static": {"cache_implementation": "static"},
+    "sampling": {"do_sample": True, "top_k": 20, "temperature": 1.5},
+    "beams": {"num_beams": 3},
+    "static beams": {"num_beams": 3, "cache_implementation": "static"},
+}
+
 
 def to_bfloat16(x: Tensor) -> Tensor:
     """Rounded to nearest."""

@@ -17,10 +17,9 @@ from smelt.ir.graph import Graph
 from smelt.ir.types import TensorType
 from smelt.rewrites.context import Context
 from smelt.rewrites.fusion import fuse
-from smelt.rewrites.inplace import update_in_place
 from smelt.rewrites.pipeline import run_pipeline
 from smelt.runtime.build import kernel_infos
-from smelt.runtime.kernels import KernelTable, legalise
+from smelt.runtime.kernels import KernelTable, finalise
 from smelt.runtime.plan import KernelStep, Place, Plan, make_plan
 from smelt.tools.zoo import ZOO, build_gpt2, build_llama, build_t5
 
@@ -55,7 +54,7 @@ def plan_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     captured = capture(model, args, kwargs, dynamic=False, fallback="error").graph
     graph = fuse(run_pipeline(captured, Context()))
     table = KernelTable(Machine(), frozenset(m.target for m in graph.mutations))
-    graph = update_in_place(legalise(graph, table), lambda node: table.kernel_for(node) is not None)
+    graph = finalise(graph, table)
     return captured, make_plan(graph, table)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import smelt
-from smelt.runtime.model_lock import lock_of, share_lock
+from smelt.runtime.stateful import kept_of, share_kept
 
 pytest.importorskip("transformers")
 
@@ -80,8 +80,8 @@ def test_copies_generate() -> None:
 
 def test_a_model_has_one_lock() -> None:
     model, part = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    assert lock_of(model) is lock_of(model)
-    assert lock_of(part) is not lock_of(model)
-    share_lock(part, model)
-    assert lock_of(part) is lock_of(model)
-    assert lock_of(abs) is not lock_of(abs)
+    assert kept_of(model).lock is kept_of(model).lock
+    assert kept_of(part).lock is not kept_of(model).lock
+    share_kept(part, model)
+    assert kept_of(part).lock is kept_of(model).lock
+    assert kept_of(abs).lock is not kept_of(abs).lock

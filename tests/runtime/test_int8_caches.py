@@ -17,18 +17,10 @@ from transformers import DynamicCache, StaticCache
 
 from . import rounding
 from .generative import TOKENS, prompts, tiny, tokens_of
-from .rounding import to_int8
+from .rounding import MODES, to_int8
 from .test_generate import call
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers", "ignore::DeprecationWarning")
-
-MODES: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "static": {"cache_implementation": "static"},
-    "sampling": {"do_sample": True, "top_k": 20, "temperature": 1.5},
-    "beams": {"num_beams": 3},
-    "static beams": {"num_beams": 3, "cache_implementation": "static"},
-}
 
 
 @pytest.fixture(scope="module")

@@ -51,14 +51,7 @@ def fast(llama: Any) -> Any:
     return smelt.compile(llama, kv_cache_dtype="bfloat16")
 
 
-MODES: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "static": {"cache_implementation": "static"},
-    "sampling": {"do_sample": True, "top_k": 20, "temperature": 1.5},
-    "beams": {"num_beams": 3},
-    "static beams": {"num_beams": 3, "cache_implementation": "static"},
-    "chunks": {"prefill_chunk_size": 4},
-}
+MODES: dict[str, dict[str, Any]] = {**rounding.MODES, "chunks": {"prefill_chunk_size": 4}}
 
 
 @pytest.mark.parametrize("padded", [False, True])
