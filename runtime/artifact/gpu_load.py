@@ -24,7 +24,7 @@ from ..plan import Plan, TorchStep
 from ..target import Target
 from .gpu_plan import gpu_plan_of, graph_on, on_device
 from .graphs import check_graph, read_graph
-from .load import Loader, check_places
+from .loader import Loader, check_places
 from .manifest import EntryRecord, KernelMembers, Manifest
 from .targets import GpuTargetRecord, best_gpu
 

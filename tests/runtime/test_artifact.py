@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.runtime.artifact import load as load_module
-from smelt.runtime.artifact.load import ArtifactWarning
+from smelt.runtime.artifact import loader as loader_module
+from smelt.runtime.artifact.loader import ArtifactWarning
 from smelt.runtime.artifact.targets import TargetRecord, best, present_features
 from smelt.runtime.artifact.trees import Output
 from smelt.tools.zoo import ZOO
@@ -229,7 +229,7 @@ def test_features_are_named_as_llvm_names_them(tmp_path: Path) -> None:
 
 
 def test_an_unknown_processor_compiles_and_says_so(block: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "best", lambda records: None)
+    monkeypatch.setattr(loader_module, "best", lambda records: None)
     expected = make_block()[0](X)["answer"].logits
     with pytest.warns(ArtifactWarning, match=r"x86-64-v3.* compiled anew") as said:
         loaded = smelt.load(block)
@@ -250,7 +250,7 @@ def test_native_code_that_cannot_be_loaded_is_compiled_anew(block: Path, monkeyp
     def refuse(*_: Any) -> Any:
         raise RuntimeError("no such symbol\nand more")
 
-    monkeypatch.setattr(load_module, "_load_library", refuse)
+    monkeypatch.setattr(loader_module, "_load_library", refuse)
     with pytest.warns(ArtifactWarning, match="no such symbol"):
         loaded = smelt.load(block)
     assert loaded.report().target == "this processor, compiled anew"
@@ -258,7 +258,7 @@ def test_native_code_that_cannot_be_loaded_is_compiled_anew(block: Path, monkeyp
 
 
 def test_the_report_says_which_entry_points_were_compiled(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = load_module._load_library, []
+    real, calls = loader_module._load_library, []
 
     def refuse_the_first(code: bytes, names: Any) -> Any:
         calls.append(names)
@@ -266,7 +266,7 @@ def test_the_report_says_which_entry_points_were_compiled(cached: Path, monkeypa
             raise RuntimeError("no such symbol")
         return real(code, names)
 
-    monkeypatch.setattr(load_module, "_load_library", refuse_the_first)
+    monkeypatch.setattr(loader_module, "_load_library", refuse_the_first)
     with pytest.warns(ArtifactWarning, match="no such symbol"):
         report = smelt.load(cached).report()
     first, *others = report.targets.values()

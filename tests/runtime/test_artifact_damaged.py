@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import smelt
-from smelt.runtime.artifact import load as load_module
+from smelt.runtime.artifact import loader as loader_module
 from smelt.runtime.artifact.container import CHUNK, Container, Source, write
 from smelt.runtime.artifact.graphs import read_graph
 from smelt.runtime.artifact.names import member_name
@@ -44,13 +44,13 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The native code that is loaded; what is damaged must never come so far, unless its own digest is right."""
     loaded: list[bytes] = []
-    real = load_module._load_library
+    real = loader_module._load_library
 
     def watched(code: bytes, names: Any) -> Any:
         loaded.append(code)
         return real(code, names)
 
-    monkeypatch.setattr(load_module, "_load_library", watched)
+    monkeypatch.setattr(loader_module, "_load_library", watched)
     return loaded
 
 
@@ -220,7 +220,7 @@ def test_forged_data_is_an_error_or_harmless(
     path: Path, tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, member: str
 ) -> None:
     """Values of the wrong kind in every place; what loads nonetheless is not called."""
-    monkeypatch.setattr(load_module, "_load_library", lambda code, names: dict.fromkeys(names))
+    monkeypatch.setattr(loader_module, "_load_library", lambda code, names: dict.fromkeys(names))
     draw, refusals = random.Random(f"{SEED}{member}"), 0
     for _ in range(FORGED // 3):
         value = draw.choice(HOSTILE)
@@ -361,7 +361,7 @@ def test_other_formats(path: Path, tmp_path: Path, format_: Any) -> None:
 def test_code_made_for_other_versions_is_not_run(path: Path, tmp_path: Path, nothing_is_run: list[bytes]) -> None:
     for change in ({"layout": "0" * 16}, {"versions": {"smelt": "0.0", "tvm": "0.9.1"}}):
         forge(path, tmp_path / "forged", lambda manifest, members, change=change: manifest.update(change))
-        with pytest.warns(load_module.ArtifactWarning, match="compiled anew"):
+        with pytest.warns(loader_module.ArtifactWarning, match="compiled anew"):
             loaded = smelt.load(tmp_path / "forged")
         model, _ = make_block()
         torch.testing.assert_close(loaded(X)["answer"].logits, model(X)["answer"].logits)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import smelt
-from smelt.runtime.artifact.load import ArtifactWarning
+from smelt.runtime.artifact.loader import ArtifactWarning
 from smelt.runtime.artifact.manifest import FORMAT, GPU_FORMAT
 
 from .fake_cuda_driver import playing_driver

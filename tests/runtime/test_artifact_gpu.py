@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import smelt
 from smelt.runtime.artifact import gpu_load
 from smelt.runtime.artifact.gpu_load import Gpu
-from smelt.runtime.artifact.load import ArtifactWarning
+from smelt.runtime.artifact.loader import ArtifactWarning
 from smelt.runtime.artifact.targets import GpuTargetRecord, best_gpu
 from smelt.runtime.cuda.driver import Driver
 from smelt.runtime.cuda.errors import DriverError
