@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -68,7 +68,7 @@ class Quantization:
         """Whether weights are floating-point numbers of eight bits, not whole ones."""
         return self.weights == "fp8"
 
-    def kept(self, names: Iterable[str]) -> str | None:
+    def kept(self, names: Sequence[str]) -> str | None:
         """The pattern by which a layer of one of these names is to stay as it is; None where it is not."""
         found = (p for p in self.keep for name in names if fnmatchcase(f".{name}.", f"*.{p}.*"))
         return next(found, None)

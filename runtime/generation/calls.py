@@ -24,7 +24,7 @@ from .inputs import CACHE, Arguments, UnfitMask, kept_logits
 from .report import CacheCounts
 from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
-from .step import CachedStep
+from .step import PREFIX, CachedStep, StepQuantization
 from .storage import storage_for
 
 
@@ -262,8 +262,10 @@ class CachedCalls:
             spec = self._reader.read((*args, *rest, memory.scales), {}).spec
             names = self._arguments.sizes(inputs, memory, source, count)
             dynamic = False if self.options.dynamic is False else names
-            options = replace(self.options, dynamic=dynamic)
-            captures = Captures(self._step, options, self._reader, prefix="model.")
+            asked = self.options.quantize
+            quantize = None if asked is None else StepQuantization(**vars(asked))
+            options = replace(self.options, dynamic=dynamic, quantize=quantize)
+            captures = Captures(self._step, options, self._reader, prefix=PREFIX)
             form = self._forms[key] = Form(spec, captures)
         return form
 

@@ -8,8 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from ...rewrites.quantization import Quantization
 from .layers import step_cache, with_source
 from .storage import PLAIN, Storage
+
+PREFIX = "model."  # what names of the model's parts begin with in a step
+
+
+class StepQuantization(Quantization):
+    """What was asked for of a model, for its step: ``keep`` has the model's own names."""
+
+    def kept(self, names: Sequence[str]) -> str | None:
+        """The pattern by which a layer of one of these names is to stay as it is; None where it is not."""
+        return super().kept([name.removeprefix(PREFIX) for name in names])
 
 
 class CachedStep(nn.Module):
