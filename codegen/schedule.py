@@ -94,12 +94,16 @@ class AttentionSchedule:
 
 @dataclass(frozen=True)
 class RecurrenceSchedule:
-    """At most ``rows`` of the batch in one of ``tasks``, the gates computed ``tile_n`` columns at a time."""
+    """The gates of at most ``rows`` of the batch at a time, ``tile_n`` columns at a time.
+
+    A task has rows of the batch and all steps in time; with ``shared``, all tasks have columns of every step.
+    """
 
     rows: int = 4
     tile_n: int = 64
     vector: int = 16
     tasks: int = 2
+    shared: bool = False
 
 
 Schedule = MapSchedule | RowsSchedule | MatmulSchedule | AttentionSchedule | RecurrenceSchedule
@@ -267,7 +271,15 @@ def _recurrence_candidates(program: Program, machine: Machine) -> tuple[Schedule
     lanes = machine.lanes(_float_dtype(program))
     accumulators = machine.registers * 3 // 4
     tiles = ((rows, min(accumulators // rows, 4)) for rows in (4, 8, 1))
-    return tuple(RecurrenceSchedule(rows, max(c, 1) * lanes, lanes, machine.threads) for rows, c in tiles)
+    shared = machine.threads > 1 and _recurrent_bytes(program) > machine.l2_bytes // 2
+    return tuple(RecurrenceSchedule(rows, max(c, 1) * lanes, lanes, machine.threads, shared) for rows, c in tiles)
+
+
+def _recurrent_bytes(program: Program) -> int:
+    """The bytes of the weight that every step of a recurrent layer reads; 0 where its size is not known."""
+    assert program.recurrence is not None
+    nbytes = program.param(program.recurrence.weight).type.nbytes
+    return int(nbytes) if isinstance(nbytes, int) else 0
 
 
 def _float_dtype(program: Program) -> torch.dtype:

@@ -136,9 +136,9 @@ def _few(default: AttentionSchedule) -> Iterable[int]:
 
 def _recurrence(default: RecurrenceSchedule, machine: Machine) -> Iterator[Schedule]:
     room = machine.registers * 3 // 4
-    for rows, vectors in combinations((1, 2, 4, 8), (1, 2, 3, 4, 6)):
-        if rows * vectors <= room:
-            yield replace(default, rows=rows, tile_n=vectors * default.vector)
+    for rows, vectors, shared in combinations((1, 2, 4, 8), (1, 2, 3, 4, 6), (False, True)):
+        if rows * vectors <= room and (default.tasks > 1 or not shared):
+            yield replace(default, rows=rows, tile_n=vectors * default.vector, shared=shared)
 
 
 def differences(schedule: Schedule, default: Schedule) -> dict[str, Any]:

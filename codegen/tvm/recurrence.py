@@ -1,10 +1,14 @@
-"""Recurrent layers: all steps in time of a block of batch rows in one task, the states in local memory.
+"""Recurrent layers: every step multiplies the hidden state by the packed weight, then goes over the hidden units.
 
-Every step multiplies the hidden state by the packed weight, panel by panel, into a row of pre-activations, then goes
-over the hidden units. Rows of the batch do not depend on each other, so tasks never wait for one another.
+Where the weight is small, a task has a block of batch rows and all their steps: rows do not depend on each other, and
+tasks never wait for one another. Of a large weight a cache holds only a part, and a single row would have one task:
+there all tasks share the columns of each step, and wait for each other twice in it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ...ir.errors import UnsupportedError
 from ..program import Program
@@ -65,6 +69,13 @@ class _Recurrence(Nest):
         self.states = ("h", "c")[: len(self.r.states)]
 
     def emit(self) -> None:
+        if self.schedule.shared:
+            self._shared_steps()
+        else:
+            self._own_steps()
+
+    def _own_steps(self) -> None:
+        """Tasks that have rows of the batch, and all their steps."""
         s, r = self.schedule, self.r
         batch = index_text(r.batch.size, self.scope)
         rows = self.let("rows", f"T.max(T.min(({batch} + {s.tasks - 1}) // {s.tasks}, {s.rows}), T.int64(1))")
@@ -73,21 +84,61 @@ class _Recurrence(Nest):
             self.let("count", f"T.min({batch} - {first}, {rows})")
             for state in self.states:
                 self.buffer(state, self.cells, self.kind)
+                self.fill(state, self.cells, f"T.{self.kind}(0)")
             self.buffer("z", s.rows * self.panels * s.tile_n, self.kind)
             self._load_states()
-            time = index_text(r.time.size, self.scope)
-            with self.loop("step", time) as step:
-                self.let("now", f"{time} - 1 - {step}" if r.reverse else step)
-                self._products()
-                self._units()
+            with self._steps():
+                with self.loop("panel", self.panels) as at:
+                    self._product(self._turned(at, self.panels), "0", self["count"])
+                with self.loop("r", self["count"]) as row:
+                    self._units(row)
             self._store_states()
+
+    def _shared_steps(self) -> None:
+        """Steps whose columns all tasks share: each of them reads a part of the weight."""
+        s, batch = self.schedule, index_text(self.r.batch.size, self.scope)
+        self.let("first", "T.int64(0)")
+        self.let("count", batch)
+        for name, width in (*((state, self.hidden) for state in self.states), ("z", self.panels * s.tile_n)):
+            self.texts[name] = self.src.fresh(name)
+            # a block of rows that are not all there is computed whole
+            self.line(f'{self[name]} = T.alloc_buffer((({batch} + {s.rows}) * {width},), "{self.kind}")')
+        with self.loop("e", f"({batch} + {s.rows}) * {self.hidden}") as e:
+            for state in self.states:
+                self.line(f"{self[state]}[{e}] = T.{self.kind}(0)")
+        self._load_states()
+        with self._steps():
+            with self.loop("panel", self.panels, "T.parallel") as at:
+                panel = self._turned(at, 1 if self.panels % s.tasks else self.panels // s.tasks)
+                with self.loop("block", f"({batch} + {s.rows - 1}) // {s.rows}") as block:
+                    row = self.var("row", f"{block} * {s.rows}")
+                    self._product(panel, row, self.var("left", f"T.min({batch} - {row}, {s.rows})"))
+            with self.loop("r", batch, "T.parallel") as r:
+                self._units(r)
+        self._store_states()
+
+    @contextmanager
+    def _steps(self) -> Iterator[None]:
+        """The loop over time; ``now`` is where a step's inputs and outputs are."""
+        time = index_text(self.r.time.size, self.scope)
+        with self.loop("step", time) as step:
+            self.let("now", f"{time} - 1 - {step}" if self.r.reverse else step)
+            self.step = step
+            yield
+
+    def _turned(self, at: str, count: int) -> str:
+        """Which of the panels of a thread, ``count`` of them, comes at some place in a step.
+
+        Every other step begins with those that came last, which are in a cache still.
+        """
+        if count == 1:
+            return at
+        back = f"{at} // {count} * {count} + ({count - 1} - {at} % {count})"
+        return self.var("turned", f"T.Select({self.step} % 2 == 0, {at}, {back})")
 
     # --- states -------------------------------------------------------------------------------------------------------
 
     def _load_states(self) -> None:
-        with self.vectors(self.cells // self.vector, "range") as e:
-            for state in self.states:
-                self.line(f"{self[state]}[{e}] = T.{self.kind}(0)")
         with self.loop("r", self["count"]) as r, self.loop("j", self.hidden) as j:
             for state, name in zip(self.states, self.r.states, strict=True):
                 param = self.program.param(name)
@@ -106,17 +157,16 @@ class _Recurrence(Nest):
 
     # --- the product --------------------------------------------------------------------------------------------------
 
-    def _products(self) -> None:
-        """``z[row, gate unit]``: the hidden states times the weight."""
+    def _product(self, panel: str, first: str, count: str) -> None:
+        """``z[row, gate unit]``: the hidden states of at most ``rows`` rows times a panel of the weight."""
         heights = tuple(dict.fromkeys((self.schedule.rows, (self.schedule.rows + 1) // 2, 1)))
-        with self.loop("panel", self.panels) as panel:
-            for i, height in enumerate(heights):
-                below = heights[i + 1] if i + 1 < len(heights) else 0
-                head = "if" if i == 0 else "elif"
-                with self.src.block(f"{head} {self['count']} > {below}" if below or i == 0 else "else"):
-                    self._tile(height, panel)
+        for i, height in enumerate(heights):
+            below = heights[i + 1] if i + 1 < len(heights) else 0
+            head = "if" if i == 0 else "elif"
+            with self.src.block(f"{head} {count} > {below}" if below or i == 0 else "else"):
+                self._tile(height, panel, first)
 
-    def _tile(self, rows: int, panel: str) -> None:
+    def _tile(self, rows: int, panel: str, first: str) -> None:
         s, width = self.schedule, self.schedule.tile_n // self.vector
         acc = self.registers("acc", rows * s.tile_n, self.kind)
         self.fill(acc, rows * s.tile_n, f"T.{self.kind}(0)", "T.unroll")
@@ -124,28 +174,27 @@ class _Recurrence(Nest):
         with self.loop("k", self.hidden) as k, self.loop("i", rows, "T.unroll") as i, self.vectors(width) as e:
             to = f"{acc}[{i} * {s.tile_n} + {e}]"
             element = f"{weight.name}[({panel} * {self.hidden} + {k}) * {s.tile_n} + {e}]"
-            state = f"{self['h']}[{i} * {self.hidden} + {k}]"
+            state = f"{self['h']}[({first} + {i}) * {self.hidden} + {k}]"
             self.line(f"{to} = {to} + {state} * {from_storage(element, weight.type.dtype)}")
         with self.loop("i", rows, "T.unroll") as i, self.vectors(width) as e:
-            to = f"{self['z']}[({i} * {self.panels} + {panel}) * {s.tile_n} + {e}]"
+            to = f"{self['z']}[(({first} + {i}) * {self.panels} + {panel}) * {s.tile_n} + {e}]"
             self.line(f"{to} = {acc}[{i} * {s.tile_n} + {e}]")
 
     # --- the cell -----------------------------------------------------------------------------------------------------
 
-    def _units(self) -> None:
-        """The new states and the output of this step."""
+    def _units(self, r: str) -> None:
+        """The new states and the output of a row in this step."""
         whole = self.gates - (self.r.kind == "gru")  # gates whose inputs are simply added
-        with self.loop("r", self["count"]) as r:
-            for j in self.along(whole * self.hidden):
-                self._add_inputs(r, j, inputs=True)
-            for j in self.along((self.gates - whole) * self.hidden):
-                self._add_inputs(r, f"({whole * self.hidden} + {j})", inputs=False)
-            for j in self.along(self.hidden):
-                self._cell(r, j)
-            for j in self.along(self.hidden):
-                value = f"{self['h']}[{r} * {self.hidden} + {j}]"
-                index = (self.r.time.symbol, self.r.batch.symbol, self.r.hidden.symbol)
-                self.line(store_line(self.program.param(self.r.outputs[0]), index, value, self._now(r, j)))
+        for j in self.along(whole * self.hidden):
+            self._add_inputs(r, j, inputs=True)
+        for j in self.along((self.gates - whole) * self.hidden):
+            self._add_inputs(r, f"({whole * self.hidden} + {j})", inputs=False)
+        for j in self.along(self.hidden):
+            self._cell(r, j)
+        for j in self.along(self.hidden):
+            value = f"{self['h']}[{r} * {self.hidden} + {j}]"
+            index = (self.r.time.symbol, self.r.batch.symbol, self.r.hidden.symbol)
+            self.line(store_line(self.program.param(self.r.outputs[0]), index, value, self._now(r, j)))
 
     def _now(self, r: str, j: str) -> Scope:
         return self._at(r, j).at({self.r.time.symbol: self["now"]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from smelt.codegen.schedule import RecurrenceSchedule
@@ -14,6 +16,8 @@ from .cases import Case, operand
 T, B = symbol("t"), symbol("b")
 SIZES = [{"t": t, "b": b} for t, b in [(0, 3), (1, 1), (5, 0), (17, 3), (9, 9), (3, 17)]]
 RTOL = {torch.float32: 2e-5, torch.float64: 1e-11, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+
+SHARED = RecurrenceSchedule(rows=4, tile_n=16, vector=16, tasks=2, shared=True)
 
 
 def case(
@@ -36,5 +40,8 @@ def cases() -> dict[str, Case]:
     found |= {f"{kind} reverse": case(kind, 20, reverse=True) for kind in GATES}
     found |= {f"{kind} {dtype}": case(kind, 24, dtype) for kind in ("lstm", "gru") for dtype in RTOL}
     found |= {f"{rows} rows": case("lstm", 33, schedule=RecurrenceSchedule(rows=rows, tile_n=32)) for rows in (1, 2, 8)}
+    found |= {f"{kind} shared": case(kind, 33, schedule=SHARED) for kind in GATES}
+    found |= {f"{kind} not shared": case(kind, 33, schedule=replace(SHARED, shared=False)) for kind in GATES}
+    found["shared reverse"] = case("lstm", 32, torch.bfloat16, True, SHARED)
     found["narrow"] = case("gru", 21, schedule=RecurrenceSchedule(rows=3, tile_n=8, vector=4))
     return found
