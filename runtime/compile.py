@@ -92,7 +92,9 @@ def compile(
         ValueError: another argument is none of what is listed here.
     """
     plain = unwrap(model)
-    found = within_cores(Target.detect(target_for(target, plain), threads))
+    found = Target.detect(target_for(target, plain), threads)
+    if threads is not None:  # a target that was made with more threads keeps them
+        found = within_cores(found)
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
