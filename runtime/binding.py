@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,16 @@ from .placement import Placed
 class Binding(Placed):
     """A plan for one set of sizes: shapes, strides and offsets as numbers, and the address table.
 
-    A ``stale`` one names weights that were packed again since.
+    Attributes:
+        addresses: the table.
+        arguments: the table and the sizes, as host functions take them.
+        results: what makes the results of a direct run, with their table positions; None where runs are not direct.
+        stale: whether it names weights that were packed again since.
     """
 
-    sizes: Tensor
     addresses: np.ndarray[Any, np.dtype[np.int64]]
-    table: Tensor
+    arguments: tuple[Any, Any]
+    results: tuple[tuple[int, Callable[[], Tensor]], ...] | None = None
     arena_base: int = 0
     empty: dict[int, Tensor] = field(default_factory=dict)
     stale: bool = False

@@ -16,7 +16,7 @@ from .cuda.history import MOST_GRAPHS
 from .expect import Expectations
 from .module import CompiledModule
 from .options import Dynamic, Options
-from .target import Target
+from .target import Target, within_cores
 
 
 def compile(
@@ -47,7 +47,8 @@ def compile(
             makes one capture for each combination of sizes; a mapping names the symbolic ones:
             ``{"input_ids": {0: "batch", 1: "seq"}}``.
         fallback: ``"allow"`` lets PyTorch run what smelt cannot; the report lists it. ``"error"`` refuses the model.
-        threads: how many threads kernels may use; by default all cores that this process may run on.
+        threads: how many threads kernels may use; by default all cores that this process may run on, and no more than
+            those: of a larger number a warning tells.
         cache: whether kernels and captures are kept between processes, in ``SMELT_CACHE_DIR`` or the user's cache
             folder; or the cache to keep them in. ``"kernels"`` keeps kernels and captures the model in each process.
         optimize: ``"rules"`` applies each rewrite where it fits; ``"search"`` also compares what products, sums, scales
@@ -92,6 +93,8 @@ def compile(
     """
     plain = unwrap(model)
     found = Target.detect(target_for(target, plain), threads)
+    if threads is not None:  # a target that was made with more threads keeps them
+        found = within_cores(found)
     settings = quantization_of(quantize)
     if settings is not None and isinstance(plain, torch.nn.Module):
         settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])

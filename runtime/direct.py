@@ -1,20 +1,20 @@
 """The short way through a run: what a call has to do where all steps are native and each result has memory of its own.
 
 A general run looks at every buffer and node, some ten microseconds of Python for the smallest model. Here that is done
-once for a plan: what is left of a call is to write the addresses of its tensors, to allocate the results, to call the
-native code and to look whether an index was out of range.
+once for a plan, and for each set of sizes: what is left of a call is to write the addresses of its tensors, to allocate
+the results, to call the native code and to look whether an index was out of range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..ir.node import through_views
-from .binding import Binding
+from .placement import Placed
 from .plan import Place, Plan, TorchStep
 from .results import ResultMemory
 
@@ -31,25 +31,15 @@ class Direct:
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, torch.dtype], ...]
 
-    def bind(self, binding: Binding, addresses: Sequence[int], memory: ResultMemory) -> list[Tensor] | None:
-        """Write the addresses of a call's tensors to the table: its new results; None where a tensor is empty."""
-        cells = binding.cells
-        for position, address in zip(self.inputs, addresses, strict=True):
-            if not address:
-                return None
-            cells[position] = address
-        results = []
+    def results(self, placed: Placed, memory: ResultMemory) -> tuple[tuple[int, Callable[[], Tensor]], ...] | None:
+        """Each output's table position, and what makes an uninitialised tensor for it; None where one is empty."""
+        makers = []
         for position, dtype in self.outputs:
-            shape, strides = binding.shapes[position]
-            result = memory.empty(position, shape, strides, dtype)
-            address = result.data_ptr()
-            if not address:
+            shape, strides = placed.shapes[position]
+            if 0 in shape:
                 return None
-            cells[position] = address
-            results.append(result)
-        for position, (owner, offset) in binding.lent.items():
-            cells[position] = cells[owner] + offset
-        return results
+            makers.append((position, memory.maker(position, shape, strides, dtype)))
+        return tuple(makers)
 
 
 def direct(plan: Plan) -> Direct | None:

@@ -15,7 +15,7 @@ from ..rewrites.quantization import quantization_of
 from .check import Check
 from .graph_function import GraphFunction
 from .options import Options
-from .target import Target
+from .target import Target, within_cores
 
 # What torch.compile's modes are here, which choose between ways to compile that other backends have.
 MODES: Mapping[str | None, Mapping[str, Any]] = {
@@ -93,7 +93,8 @@ def make_options(
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
     settings = quantization_of(quantize)
-    return Options(Target.detect(target, threads), True, fallback, cache, optimize, check, quantize=settings, tune=tune)
+    found = within_cores(Target.detect(target, threads))
+    return Options(found, True, fallback, cache, optimize, check, quantize=settings, tune=tune)
 
 
 def needs_grad(gm: fx.GraphModule, inputs: Sequence[Any]) -> bool:

@@ -25,7 +25,7 @@ from .weights import Values
 LENT_BYTES = 1 << 20  # results of at least so many hold intermediates until they are written
 PACKERS = 2  # threads that pack weights: more gain nothing, since memory limits them
 MOST_BINDINGS = 256  # sets of sizes whose offsets and addresses are kept
-HostFunction = Callable[[Tensor, Tensor], Any]
+HostFunction = Callable[[Any, Any], Any]
 
 
 @dataclass(kw_only=True)
@@ -120,11 +120,12 @@ class Executable(Compiled):
     def _bind(self, sizes: Sizes, key: tuple[int, ...]) -> Binding:
         buffers = self.plan.buffers
         table = torch.zeros(len(buffers), dtype=torch.int64)
+        where = placed(self.plan, sizes, LENT_BYTES)
         made = Binding(
-            **vars(placed(self.plan, sizes, LENT_BYTES)),
-            sizes=torch.tensor(key or (0,), dtype=torch.int64),
+            **vars(where),
             addresses=table.numpy(),
-            table=table,
+            arguments=(_argument(table), _argument(torch.tensor(key or (0,), dtype=torch.int64))),
+            results=self._direct.results(where, self._results) if self._direct is not None and self.is_direct else None,
         )
         for b in buffers:
             if b.place is Place.ERROR:
@@ -157,14 +158,14 @@ class Executable(Compiled):
         Raises:
             IndexError: an index from data was out of range.
         """
+        if self.is_direct:
+            results = self.run_direct(self.binding(sizes), [tensor.data_ptr() for tensor in tensors])
+            if results is not None:
+                return results
         with self._lock:
             if self.prepare is not None:
                 self.prepare()
             binding = self._binding(sizes)
-            if self.is_direct:
-                results = self._run_direct(binding, [tensor.data_ptr() for tensor in tensors])
-                if results is not None:
-                    return results
             with torch.no_grad():
                 results = _Call(self, binding, tensors, sizes).run()
                 self._count_versions()
@@ -187,29 +188,46 @@ class Executable(Compiled):
             IndexError: an index from data was out of range.
         """
         with self._lock:
-            if binding.stale:
+            makers, direct = binding.results, self._direct
+            if makers is None or direct is None or binding.stale or 0 in addresses:
                 return None
             if self.prepare is not None:
                 self.prepare()
-            return self._run_direct(binding, addresses)
-
-    def _run_direct(self, binding: Binding, addresses: Sequence[int]) -> list[Tensor] | None:
-        assert self._direct is not None
-        if binding.arena_base != self._arena_base:
-            self._use_arena(binding)
-        results = self._direct.bind(binding, addresses, self._results)
-        if results is not None:
+            if binding.arena_base != self._arena_base:
+                self._use_arena(binding)
+            cells = binding.cells
+            for position, address in zip(direct.inputs, addresses):  # noqa: B905, strict=True takes twice the time
+                cells[position] = address
+            results = []
+            for position, make in makers:
+                result = make()
+                cells[position] = result.data_ptr()
+                results.append(result)
+            if binding.lent:
+                for position, (owner, offset) in binding.lent.items():
+                    cells[position] = cells[owner] + offset
+            table, numbers = binding.arguments
             for host in self.hosts:
-                host(binding.table, binding.sizes)  # type: ignore[operator]
-            self._count_versions()
+                host(table, numbers)  # type: ignore[operator]
+            if self._changed:
+                self._count_versions()
             if self._error_cell[0]:
                 self._check_indices()
-        return results
+            return results
 
     def _check_indices(self) -> None:
         if self._error_cell[0]:
             self._error_cell[0] = 0
             raise IndexError("index out of range: an index given to embedding, gather or scatter is outside its tensor")
+
+
+def _argument(tensor: Tensor) -> Any:
+    """A tensor as host functions take it in the least time."""
+    try:
+        from ..codegen.tvm.native import argument  # which plans without kernels do without
+    except ImportError:
+        return tensor
+    return argument(tensor)
 
 
 class _Call(Run):
@@ -247,7 +265,7 @@ class _Call(Run):
             if isinstance(host, TorchStep):
                 self.torch_step(host)
             else:
-                host(self.binding.table, self.binding.sizes)
+                host(*self.binding.arguments)
                 self.executable._after_kernels()
                 self.executable._check_indices()
 

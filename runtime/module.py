@@ -27,7 +27,7 @@ from .paths import MISS
 from .report import Report, make_report
 from .split import SplitModel, Untraceable
 from .stateful import kept_of
-from .tensors import check_surroundings, is_traced
+from .tensors import check_surroundings, is_surrounded, is_traced
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -56,6 +56,7 @@ class CompiledModule(nn.Module):
         signature = signature_of(original)
         reader = CallReader(signature)
         state.update(original=original, options=options, __doc__=original.__doc__)
+        state["_modal"] = original if isinstance(original, nn.Module) else nn.Module().eval()  # a function has no modes
         state["_device"] = options.target.device
         state.update(_reader=reader, _captures=Captures(original, options, reader), _split=None, _told=set())
         state["_untraceable"] = {}
@@ -79,8 +80,13 @@ class CompiledModule(nn.Module):
         if is_traced():
             with torch.no_grad():
                 return self.original(*args, **kwargs)
-        if self.__dict__.get("forward") is not self._own_forward or is_hooked(self):
+        state = self.__dict__  # looked at directly: with __getattr__, each attribute takes three times as long
+        if state.get("forward") is not state["_own_forward"] or is_hooked(self):
             return super().__call__(*args, **kwargs)
+        if not (is_surrounded() or state["_modal"].training) and state["_generation"] is None:
+            result = state["_captures"].paths.run(args, kwargs)
+            if result is not MISS:
+                return result
         return self._run(args, kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,7 +171,7 @@ class CompiledModule(nn.Module):
             raise UnsupportedError(
                 f"{self._captures.name} is in training mode, and compiled models are for inference: call .eval() first"
             )
-        if torch.is_autocast_enabled(self.options.target.device.type):
+        if torch.is_autocast_enabled(self._device.type):
             raise UnsupportedError(
                 "torch.autocast is on, and compiled models keep their own dtypes: leave autocast, or convert the "
                 "model, as with model.to(torch.bfloat16)"

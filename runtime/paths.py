@@ -21,6 +21,7 @@ from .tensors import ALIGNMENT
 
 _PLAIN = frozenset({NoneType, bool, int})  # types of which equal values mean the same
 _MOST_PATHS = 1024
+_STRIDED = torch.strided
 MISS: Final = object()
 
 
@@ -32,6 +33,7 @@ class Path:
         self._executable = executable
         self._binding = executable.binding(sizes)
         self._inputs = tuple(place for leaf in entry.tensors if (place := leaves[leaf]) is not None)
+        assert len(self._inputs) == len(entry.tensors)
         self._single = entry.single
 
     def is_current(self) -> bool:
@@ -44,17 +46,20 @@ class Path:
         Raises:
             IndexError: an index from data was out of range.
         """
-        entry, addresses, grad = self._entry, [], torch.is_grad_enabled()
+        entry, executable, addresses = self._entry, self._executable, []
+        if entry.executable is not executable:
+            return MISS
         for place in self._inputs:
             tensor = values[place]
-            if tensor.layout is not torch.strided or not tensor.is_cpu or (grad and tensor.requires_grad):
+            if tensor.layout is not _STRIDED or not tensor.is_cpu or not tensor.is_contiguous() or tensor.is_neg():
+                return MISS
+            if tensor.requires_grad and torch.is_grad_enabled():
                 return MISS
             address = tensor.data_ptr()
-            if address % ALIGNMENT or not address or not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
+            if address % ALIGNMENT:
                 return MISS
             addresses.append(address)
-        executable = self._executable
-        results = executable.run_direct(self._binding, addresses) if entry.executable is executable else None
+        results = executable.run_direct(self._binding, addresses)
         if results is None:
             return MISS
         entry.sizes = self._sizes
@@ -94,7 +99,9 @@ class Paths:
         leaves = self._reader.places(args, kwargs)
         executable = entry.executable
         native = executable if type(executable) is Executable and executable.is_direct else None
-        if leaves is None or native is None or not entry.only_reads:
+        # of complex numbers each call would have to ask whether they are conjugated
+        complex_ones = any(node.dtype.is_complex for node in entry.capture.graph.inputs)
+        if leaves is None or native is None or not entry.only_reads or complex_ones:
             self._paths[form] = None
         else:
             self._paths[form] = Path(entry, native, sizes, leaves)
@@ -106,6 +113,8 @@ class Paths:
 
 def _form(count: int, kwargs: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, ...] | None:
     """What calls of one path have in common; None for calls that have none."""
+    if len(values) == 1 and not kwargs and type(values[0]) is Tensor:  # as below, in two thirds of the time
+        return (values[0].shape, values[0].dtype, torch.get_default_dtype())
     parts: list[Any] = [count, torch.get_default_dtype(), *kwargs]
     for value in values:
         kind = type(value)

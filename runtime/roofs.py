@@ -28,7 +28,7 @@ from ..rewrites.log import Fuel
 from .cache import KernelCache
 from .kernels import KernelTable
 from .plan import KernelStep, make_plan
-from .target import Target
+from .target import Target, pool_threads
 
 if TYPE_CHECKING:
     from ..codegen.tvm.meter import Meter
@@ -43,9 +43,10 @@ _DEFAULT_CACHE = 32 << 20
 def roofs_of(target: Target, cache: KernelCache | None = None) -> Roofs:
     """The roofs of a target on this machine: those kept in the user's cache folder, or measured and kept there.
 
-    Measuring takes some five seconds. Roofs are kept for each number of threads, but not where others keep the machine
-    so busy meanwhile that the caches seemed slower than memory.
+    Measuring takes some five seconds. Roofs are kept for each number of threads, of those that ``TVM_NUM_THREADS``
+    leaves, but not where others keep the machine so busy meanwhile that the caches seemed slower than memory.
     """
+    target = target.with_threads(pool_threads(target.threads))
     cache = cache or KernelCache()
     path = cache.folder / f"{_name(target)}.roofs"
     kept = kept_roofs(path)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -103,6 +104,28 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
+
+
+def within_cores(target: Target) -> Target:
+    """A target with no more threads than this process has cores, and a warning where it had more.
+
+    Kernels are made for other machines, too, by ``smelt.export``: what is called here is not.
+    """
+    cores = usable_cores()
+    if target.kind != "cpu" or target.threads <= cores:
+        return target
+    have = f"this process may run on {cores} core{'s' if cores != 1 else ''}"
+    warnings.warn(f"threads is {target.threads}, and {have}: {cores} will be used", UserWarning, stacklevel=3)
+    return target.with_threads(cores)
+
+
+def pool_threads(threads: int) -> int:
+    """As many of these threads as TVM's pool can have in this process."""
+    try:
+        limit = int(os.environ.get("TVM_NUM_THREADS", ""))
+    except ValueError:
+        return threads
+    return min(threads, limit) if limit > 0 else threads
 
 
 def require_tvm() -> None:

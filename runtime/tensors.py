@@ -67,8 +67,20 @@ def check_surroundings(device: torch.device = CPU) -> None:
 
     So it is where another default device is set, below a transform of ``torch.func``, and while something is traced.
     """
-    if _function_modes() or _transforms() or forward_ad._current_level >= 0 or _dispatch_modes() or _traced():
+    if is_surrounded():
         _refuse(device)
+
+
+def is_surrounded() -> bool:
+    """Whether something is around a call that may matter to it: autocast, or what ``check_surroundings`` refuses."""
+    return bool(
+        _function_modes()
+        or _transforms()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes()
+        or _traced()
+        or _autocast()
+    )
 
 
 def _refuse(device: torch.device) -> None:
@@ -92,6 +104,7 @@ def _refuse(device: torch.device) -> None:
 # by their names here, since each call asks all of them
 _function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
 _transforms, _traced = _functorch.peek_interpreter_stack, torch._C._get_tracing_state
+_autocast = torch._C._is_any_autocast_enabled
 _Modes = torch._C._TorchDispatchModeKey
 _TRACING = (_Modes.FAKE, _Modes.PROXY, _Modes.FUNCTIONAL)
 

@@ -15,7 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from ..ir.errors import SmeltError, VerifyError
+from ..ir.errors import InputError, SmeltError, VerifyError
 from ..ir.interpret import interpret
 from .contract import OutputResult, compare
 from .module import CompiledModule
@@ -69,12 +69,13 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     Raises:
         UnsupportedError: the model is quantised and split into several graphs.
         VerifyError: an output breaks the numeric contract; the message names the worst one.
+        InputError: the model itself refuses the arguments.
         TypeError: the model is not compiled.
     """
     if not hasattr(fast, "original"):
         raise TypeError(f"verify takes what smelt.compile returned, not a {type(fast).__name__}")
     model = fast.original
-    eager = _observe(model, model, args, kwargs)
+    eager = _eager(model, args, kwargs)
     ours = _observe(fast, model, args, kwargs)
     if list(ours.values) != list(eager.values):
         differing = sorted(set(ours.values) ^ set(eager.values)) or list(ours.values)
@@ -120,6 +121,21 @@ class _Observation(NamedTuple):
 
     values: dict[str, Any]
     unwritten: set[str]
+
+
+def _eager(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Observation:
+    """What the model itself gives.
+
+    Raises:
+        InputError: it refuses the arguments.
+    """
+    try:
+        return _observe(model, model, args, kwargs)
+    except (IndexError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a model raises
+        name = getattr(model, "__name__", type(model).__name__)
+        raise InputError(f"{name} itself refuses these arguments: {error}") from error
 
 
 def _observe(

@@ -87,6 +87,11 @@ def load(path: Path, names: Sequence[str]) -> dict[str, Any]:
     return {name: library[name] for name in names}
 
 
+def argument(tensor: Any) -> Any:
+    """A tensor of PyTorch's as host functions take it, in the same memory: as itself it is converted in each call."""
+    return tvm_ffi.from_dlpack(tensor)
+
+
 def set_threads(count: int) -> None:
     """Size TVM's thread pool, within the limit of ``TVM_NUM_THREADS``. Cheap where it has that size already.
 

@@ -47,12 +47,16 @@ def _axes(stage: Stage) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
 
 
 def _contiguous_axis(program: Program, axes: tuple[Axis, ...]) -> Axis | None:
-    """The axis along which most loads are contiguous; of equals, the first."""
+    """The axis along which most loads are contiguous; of equals, the first of those that lanes can run along.
+
+    The indices of rows that are gathered and added up are contiguous along the sum; lanes are of the rows' elements.
+    """
     votes: Counter[Axis] = Counter()
-    for expr in postorder(program_roots(program)):
+    roots = program_roots(program)
+    for expr in postorder(roots):
         if isinstance(expr, Load):
             votes.update(a for a in axes if runs_along(program.param(expr.param), expr.index, a))
-    return max(votes, key=lambda a: (votes[a], -axes.index(a))) if votes else None
+    return max(votes, key=lambda a: (votes[a], lanes_along(a, 2, roots), -axes.index(a))) if votes else None
 
 
 def _emit_rows(rows: RowSet, inner: Axis, lanes: int, scope: Scope) -> None:

@@ -9,7 +9,7 @@ from ...ir.types import product
 from ..program import Apply, Axis, Combiner, Expr, Program, Stage, Store, is_guard, postorder, store_roots
 from .combine import Accumulator, accumulator
 from .expression import Scope, bound, index_text, scalars
-from .loops import FIRST_LANE, Body, fastest_axis, lanes_along, serial_axes, serial_loop, varies, vector_loop
+from .loops import FIRST_LANE, Body, fastest_axis, hoisted, lanes_along, serial_axes, serial_loop, varies, vector_loop
 from .map import emit_stores
 from .names import COSTLY
 from .storage import compute_type
@@ -262,6 +262,7 @@ class ColumnSweep(Sweep):
             if self.side_by_side == 1:
                 body(at.at({self.inner.symbol: self.base}), FIRST_LANE)
                 return
+            at = hoisted(exprs, (self.inner,), at)
             lane = row.src.fresh("l")
             with row.src.vector_block(lane, self.side_by_side):
                 body(at.at({self.inner.symbol: f"({self.base} + {lane})"}), lane)

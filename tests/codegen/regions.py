@@ -240,6 +240,41 @@ def lookups() -> dict[str, Case]:
             **near,  # type: ignore[arg-type]
         ),
         "mean of embeddings": Case([table, ids], [ops.mean(ops.embedding(table, ids), dims=(1,))], FILLED, **near),  # type: ignore[arg-type]
+        **{
+            f"{op.name} over {dims} of embeddings of {width}": Case(
+                [x(7, width), y(B, S, 3, dtype=I32)],
+                [op(ops.embedding(x(7, width), y(B, S, 3, dtype=I32)), dims=dims)],
+                FILLED,
+                **near,  # type: ignore[arg-type]
+            )
+            for op, dims, width in (
+                (ops.mean, (2,), 16),
+                (ops.sum, (1, 2), 100),
+                (ops.amax, (1,), 5),
+                (ops.var, (1,), 32),
+            )
+        },
+        "cumsum of embeddings": Case(
+            [x(7, 16), ids],
+            [ops.cumsum(ops.embedding(x(7, 16), ids), dim=1)],
+            SIZES,
+            **near,  # type: ignore[arg-type]
+        ),
+        "softmax of embeddings where data says so": Case(
+            [x(7, 16), ids, z(B, S, 1, dtype=BOOL)],
+            [
+                ops.softmax(
+                    ops.where(
+                        z(B, S, 1, dtype=BOOL),
+                        ops.embedding(x(7, 16), ids),
+                        ops.full(value=-2.0, shape=(1,), dtype=F32),
+                    ),
+                    dim=1,
+                )
+            ],
+            SIZES,
+            **near,  # type: ignore[arg-type]
+        ),
         "layer_norm of embeddings": Case(
             [table, ids, more],
             [ops.layer_norm(ops.add(ops.embedding(table, ids), ops.embedding(table, more)), eps=1e-5)],

@@ -92,6 +92,11 @@ def test_rows_that_are_all_masked(kernels: dict[str, Kernel]) -> None:
         ("gather", 1, 7),
         ("gather", 1, -1),
         ("mean of embeddings", 1, 7),
+        ("mean over (2,) of embeddings of 16", 1, 7),
+        ("sum over (1, 2) of embeddings of 100", 1, -1),
+        ("var over (1,) of embeddings of 32", 1, 2**20),
+        ("cumsum of embeddings", 1, -1),
+        ("softmax of embeddings where data says so", 1, 7),
         ("embedding under padding", 1, 7),
         ("embedding beside something", 1, -(2**50)),
         ("index_put", 2, 9),
@@ -181,11 +186,23 @@ def vector_cases() -> dict[str, Case]:
         "rope": Case([n, y(S, 64), z(S, 64)], [ops.rope(heads, y(S, 64), z(S, 64))]),
         "embedding": Case([table, y(B, S, dtype=I64)], [ops.embedding(table, y(B, S, dtype=I64))]),
         "mean over the sequence": one(lambda v: ops.mean(v, dims=(1,)), (B, S, 768)),
+        "mean of embeddings": Case(
+            [table, y(B, S, dtype=I64)], [ops.mean(ops.embedding(table, y(B, S, dtype=I64)), dims=(1,))]
+        ),
         "heads side by side": one(
             lambda v: ops.reshape(ops.permute(v, dims=(0, 2, 1, 3)), shape=(B, S, 768)), (B, 12, S, 64)
         ),
         "cast": one(lambda v: ops.cast(v, dtype=BF16), (B, S, 768)),
     }
+
+
+def test_rows_that_are_added_up_are_looked_up_once() -> None:
+    program = vector_cases()["mean of embeddings"].program()
+    text = tvm_module.kernel_text("k", program, default_schedule(program, Machine()))
+    _, loop = text.split("T.serial(n_s)")
+    before, inside = loop.split("T.vectorized", 1)
+    assert "err[0] = " in before
+    assert "err[0] = " not in inside
 
 
 @pytest.mark.parametrize("name", vector_cases())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import smelt
 from smelt.ir.errors import InputError, UnsupportedError
@@ -116,6 +120,64 @@ def test_what_is_refused_is_refused_on_the_path_too(fast: smelt.CompiledModule) 
     fast.original.train()
     with pytest.raises(UnsupportedError, match="training"):
         fast(X)
+
+
+SURROUNDINGS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: torch.device("meta"), "default device"),
+    (lambda: torch.autocast("cpu", dtype=torch.bfloat16), "autocast"),
+    (forward_ad.dual_level, "forward_ad"),
+    (FakeTensorMode, "traces"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_what_surrounds_a_call_is_seen_on_the_path_too(fast: smelt.CompiledModule) -> None:
+    def inside(x: Tensor) -> Tensor:
+        return fast(X)["y"] + x  # type: ignore[no-any-return]
+
+    fast(X)
+    for around, message in SURROUNDINGS:
+        assert takes_path(fast, X)
+        with pytest.raises(UnsupportedError, match=message), around():
+            fast(X)
+    with pytest.raises(UnsupportedError, match=r"torch\.func"):
+        torch.func.vmap(inside)(X)
+    with pytest.raises(UnsupportedError, match="trace"):
+        torch.jit.trace(inside, (X,))
+    with torch.autocast("cpu", enabled=False), torch.device("cpu"):  # which change nothing
+        assert takes_path(fast, X)
+        fast(X)
+
+
+def test_hooks_put_in_place_of_others_run(fast: smelt.CompiledModule) -> None:
+    """As libraries do that take a module's hooks off and put them on again."""
+    for _ in range(2):
+        fast(X)
+    seen: list[str] = []
+    fast.__dict__["_forward_hooks"] = OrderedDict({0: lambda *_: seen.append("called")})
+    fast(X)
+    assert seen == ["called"]
+
+
+def test_complex_numbers_may_be_conjugated_later() -> None:
+    fast = smelt.compile(lambda x: torch.view_as_real(x * 2).sum(-1), cache=False)
+    x = torch.randn(3, 8, dtype=torch.complex64)
+    for value in (x, x, x.conj(), x):
+        torch.testing.assert_close(fast(value), fast.original(value))
+    assert fast._captures.paths.run((x,), {}) is MISS
+
+
+def test_several_threads_take_one_path(fast: smelt.CompiledModule) -> None:
+    inputs = [torch.randn(3, 8) for _ in range(8)]
+    with torch.no_grad():
+        expected = [fast.original(x)["y"] for x in inputs]
+    fast(X)
+
+    def calls(at: int) -> bool:
+        return all(torch.allclose(fast(inputs[at])["y"], expected[at]) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(calls, range(len(inputs))))
 
 
 def test_an_index_out_of_range_is_told_and_the_next_call_is_right(fast: smelt.CompiledModule) -> None:

@@ -22,12 +22,27 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
     return asked
 
 
-def test_roofs_are_measured_once_for_each_number_of_threads(tmp_path: Path, count: list[Target]) -> None:
+def test_roofs_are_measured_once_for_each_number_of_threads(
+    tmp_path: Path, count: list[Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", "2")
     cache, target = KernelCache(tmp_path / "cache"), Target.detect(threads=1)
     assert roofs.roofs_of(target, cache) == roofs.roofs_of(target, cache) == FOUND
     assert len(count) == 1
     roofs.roofs_of(target.with_threads(2), cache)
     assert len(count) == 2
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("1", 1), ("2", 2), ("9", 4), ("0", 4), ("all", 4)])
+def test_roofs_of_a_smaller_pool_are_kept_as_those_of_fewer_threads(
+    tmp_path: Path, count: list[Target], monkeypatch: pytest.MonkeyPatch, limit: str, threads: int
+) -> None:
+    cache, target = KernelCache(tmp_path), Target.detect(threads=1)
+    monkeypatch.setenv("TVM_NUM_THREADS", limit)
+    roofs.roofs_of(target.with_threads(4), cache)
+    assert [found.threads for found in count] == [threads]
+    roofs.roofs_of(target.with_threads(threads), cache)
+    assert len(count) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"matmul_flops": "x"}', "nan", '{"peaks": 1}'])

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from smelt.codegen.machine import Machine
 from smelt.runtime import target as target_module
 from smelt.runtime.compile import target_for
 from smelt.runtime.cuda import target as cuda_target
+from smelt.runtime.dynamo_backend import make_options
+from smelt.runtime.options import Options
 from smelt.runtime.target import Target, machine_of, usable_cores
 
 AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -36,6 +39,18 @@ def test_threads_can_be_chosen() -> None:
     assert Target.detect(target, threads=3).machine.threads == 3
     assert Target.detect(target, threads=3).cpu == target.cpu
     assert str(target).endswith("1 thread")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [lambda: smelt.compile(torch.nn.ReLU(), threads=10_000).options, lambda: make_options(threads=10_000)],
+    ids=["smelt.compile", "torch.compile"],
+)
+def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch, options: Callable[[], Options]) -> None:
+    monkeypatch.setattr(target_module, "usable_cores", lambda: 4)
+    with pytest.warns(UserWarning, match="threads is 10000, and this process may run on 4 cores: 4 will be used"):
+        made = options()
+    assert made.target.threads == made.target.machine.threads == 4
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
@@ -149,6 +164,7 @@ if hasattr(os, "sched_getaffinity"):
     os.sched_getaffinity = lambda pid: {0, 1, 2, 3}
 import tvm
 from smelt.codegen.tvm import module
+from smelt.runtime.options import Options
 from smelt.runtime.target import Target
 threads = Target.detect().threads
 module.set_threads(threads)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import smelt
+from smelt.runtime.target import Target
 from smelt.tools.zoo import ZOO
 
 ZOO_NAMES = ("bert-base", "gpt2", "llama", "llama-decode", "t5-small", "rnn-lm", "vit-base")
@@ -66,7 +67,7 @@ def main(threads: int) -> None:
 
     torch.manual_seed(0)
     for model, args, kwargs in models(ZOO_NAMES if threads == 2 else ()):
-        fast = smelt.compile(model, threads=threads, cache=False)
+        fast = smelt.compile(model, target=Target.detect(threads=threads), cache=False)
         smelt.verify(fast, *args, **kwargs)
         assert tvm.get_global_func("runtime.NumThreads")() == threads
         first = tree_leaves(fast(*args, **kwargs))

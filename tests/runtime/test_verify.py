@@ -75,6 +75,12 @@ def test_the_worst_output_is_named(fast: CompiledModule, monkeypatch: pytest.Mon
         smelt.verify(fast, torch.randn(4, 16))
 
 
+def test_arguments_that_the_model_refuses(fast: CompiledModule) -> None:
+    for args in (("a",), (), (torch.zeros(3, 5, 7),)):
+        with pytest.raises(smelt.InputError, match="Heads itself refuses these arguments"):
+            smelt.verify(fast, *args)
+
+
 def test_a_changed_structure(fast: CompiledModule, monkeypatch: pytest.MonkeyPatch) -> None:
     smelt.verify(fast, torch.randn(4, 16))
     spoil(fast, monkeypatch, lambda r: {"logits": r["logits"]})

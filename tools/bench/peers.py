@@ -1,7 +1,9 @@
 """What a model is benchmarked against. A peer is made ready by compiling for, and running, one call.
 
 Every peer gets the sizes of the call as constants, which is the best case for those that can use it, and as many
-threads as the others. For int8 and int4, eager and Inductor run the model in float32: what quantising is worth.
+threads as the others. It is called as its users call it: what runs in PyTorch on tensors within ``torch.no_grad()``,
+the others on arrays, whose results stay what they are. For int8 and int4, eager and Inductor run the model in float32:
+what quantising is worth.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from ..timing import Runner
 from .quantised import QUANTIZE, compiled, quantised_onnx
 
 SMELT = "smelt"
+_IN_PYTORCH = frozenset({SMELT, "eager", "inductor", "inductor-max"})
 TOLERANCE = {
     torch.float32: 2e-3,
     torch.float64: 1e-6,
@@ -62,6 +66,9 @@ def prepare(name: str, model: Model, threads: int, dtype: str = "f32") -> Runner
     except Exception as error:  # whatever an exporter or a compiler of others raises
         raise PeerError(f"{name} cannot run {model.name}: {first_line(error)}") from error
 
+    if name not in _IN_PYTORCH:
+        return call
+
     def run() -> Any:
         with torch.no_grad():
             return call()
@@ -76,7 +83,7 @@ def check(name: str, found: Any, expected: Any, dtype: str = "f32") -> float:
         PeerError: they differ by more than ``TOLERANCE`` of the largest value, or in their number or shapes; quantised
             ones by more than ``QUANTISED_TOLERANCE`` of the values.
     """
-    ours, theirs = ([x for x in pytree.tree_leaves(r) if isinstance(x, Tensor)] for r in (found, expected))
+    ours, theirs = _tensors(found), _tensors(expected)
     if len(ours) != len(theirs):
         raise PeerError(f"{name} returns {len(ours)} tensors in place of {len(theirs)}")
     worst = 0.0
@@ -96,6 +103,13 @@ def check(name: str, found: Any, expected: Any, dtype: str = "f32") -> float:
         if not error <= limit:
             raise PeerError(f"{name} is wrong by {error:.1e} where the largest value is {float(b.abs().max()):.1e}")
     return worst
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    """The tensors of a result, arrays among them."""
+    leaves = pytree.tree_leaves(result)
+    found = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in leaves]
+    return [x for x in found if isinstance(x, Tensor)]
 
 
 def _smelt(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
@@ -143,10 +157,7 @@ def _onnxruntime(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = dict(zip((x.name for x in session.get_inputs()), _arrays(model), strict=True))
 
-    def run() -> list[Tensor]:
-        return [torch.from_numpy(x) for x in session.run(None, inputs)]
-
-    return run
+    return lambda: session.run(None, inputs)
 
 
 def _openvino(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
@@ -167,11 +178,7 @@ def _openvino(model: Model, threads: int, dtype: str) -> Callable[[], Any]:
         request = openvino.compile_model(network, "CPU", settings).create_infer_request()
     arrays = _arrays(model)
 
-    def run() -> list[Tensor]:
-        results = request.infer(arrays, share_inputs=True, share_outputs=True)
-        return [torch.from_numpy(x) for x in results.values()]
-
-    return run
+    return lambda: list(request.infer(arrays, share_inputs=True, share_outputs=True).values())
 
 
 def _openvino_network(openvino: Any, model: Model, dtype: str, folder: Path) -> Any:
