@@ -47,7 +47,7 @@ class DecodeParts(Decode):
         """Write the loops."""
         base = self.scope
         heads = f"({index_text(flat_size(self.p.outer), self.scope)} // {self.group})"
-        rows = f"({self.size_of(self.p.query)} * {self.group})"
+        rows = f"({self.queries} * {self.group})"
         # where few queries are one of two cases, the other one has rows that nothing is kept for
         kept = f"T.min({rows}, T.int64({self.schedule.few * self.group}))"
         self._share(heads, kept)
@@ -81,8 +81,7 @@ class DecodeParts(Decode):
     def _keep(self, name: str, size: int, rows: str) -> None:
         """Declare memory for ``size`` numbers of each row of each task."""
         tasks = 3 * self.schedule.tasks  # more than heads times parts, where there are several parts
-        queries = self.p.query.size if self.p.query is not None else 1
-        most = tasks * self.group * (queries if isinstance(queries, int) else self.schedule.few) * size
+        most = tasks * self.group * self.most_queries * size
         if most * int(self.kind.removeprefix("float")) // 8 <= STACK_BYTES:
             self.buffer(name, most, self.kind)
             return
