@@ -205,6 +205,9 @@ def bench(
         bool, typer.Option("--decode", help="Time generate with its caches, in ms a token: zoo:gpt2 and zoo:llama.")
     ] = False,
     tokens: Annotated[int, typer.Option(min=2, help="With --decode: how many tokens to generate.")] = 64,
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="With --decode: bfloat16 or int8, what smelt rounds keys and values to.")
+    ] = "",
 ) -> None:
     """Time models against PyTorch eager, torch.compile, ONNX Runtime and OpenVINO, all in one interleaved run."""
     # read when PyTorch is loaded: threads of others that spin would slow down whoever has the next turn
@@ -222,6 +225,7 @@ def bench(
         json_file=json_file,
         picture=plot,
         decode=tokens if decode else 0,
+        kv_cache_dtype=kv_cache_dtype,
     )
 
 

@@ -2,7 +2,7 @@
 
 Many queries (``prefill.py``, and ``prefill_dot.py`` in pairs of bfloat16) stand in vector lanes. For a few queries
 (``decode.py``) lanes run along the head, and grouped heads share what is read; where heads are fewer than threads,
-their keys are shared out (``decode_parts.py``).
+their keys are shared out (``decode_parts.py``). A last block that holds a few of many queries runs as those do.
 
 The online softmax follows M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax" (2018), and
 T. Dao et al., "FlashAttention" (2022).
@@ -36,14 +36,34 @@ def emit_attention(program: Program, schedule: AttentionSchedule, src: Source) -
     queries = problem.query.size if problem.query is not None else 1
     schedule = _fitted(problem, schedule)
     decode = DecodeParts if cuts_keys(problem, schedule) else Decode
-    few = isinstance(queries, int) and queries <= schedule.few
-    if few or schedule.few == 0 or isinstance(queries, int):
-        (decode if few else many)(problem, schedule, src).emit()
+    if schedule.few == 0 or (isinstance(queries, int) and _few_of(queries, schedule) in (0, queries)):
+        is_few = isinstance(queries, int) and queries <= schedule.few
+        (decode if is_few else many)(problem, schedule, src).emit()
         return
-    with src.block(f"if {index_text(queries, Scope(program, src))} <= {schedule.few}"):
-        decode(problem, schedule, src).emit()
-    with src.block("else"):
-        many(problem, schedule, src).emit()
+    size, few = index_text(queries, Scope(program, src)), src.fresh("few")
+    last = f"{size} % {schedule.queries}"
+    last = f"T.Select({last} <= {_most_last(schedule)}, {last}, T.int64(0))"
+    src.line(f"{few}: T.let = T.Select({size} <= {schedule.few}, {size}, {last})")
+    blocks, rest = many(problem, schedule, src), decode(problem, schedule, src)
+    blocks.take(f"({size} - {few})")
+    rest.take(few, skipped=f"({size} - {few})")
+    with src.block(f"if {size} > {few}"):
+        blocks.emit()
+    with src.block(f"if {few} > 0"):
+        rest.emit()
+
+
+def _few_of(queries: int, schedule: AttentionSchedule) -> int:
+    """How many queries, the last ones, run as a few."""
+    if queries <= schedule.few:
+        return queries
+    last = queries % schedule.queries
+    return last if last <= _most_last(schedule) else 0
+
+
+def _most_last(schedule: AttentionSchedule) -> int:
+    """How many queries in the last block take less time as a few than the lanes of a whole block."""
+    return schedule.few // 2 if schedule.group > 1 else schedule.few * 3 // 4
 
 
 def _fitted(problem: Problem, schedule: AttentionSchedule) -> AttentionSchedule:

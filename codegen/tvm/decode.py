@@ -23,14 +23,19 @@ class Decode(Flash):
         self.group = problem.group
         self.tile = next(t for t in (4, 3, 2, 1) if self.group % t == 0)  # rows in a register tile
 
+    @property
+    def most_queries(self) -> int:
+        """How many queries there may be."""
+        queries = self.p.query.size if self.p.query is not None else 1
+        return min(queries, self.schedule.few) if isinstance(queries, int) else self.schedule.few
+
     def emit(self) -> None:
         """Write the loops."""
         s, p = self.schedule, self.p
         outer = index_text(flat_size(p.outer), self.scope)
-        queries = self.size_of(p.query)
         with self.loop("task", f"{outer} // {self.group}", "T.parallel") as task:
             self.task = task
-            self.let("count", f"{queries} * {self.group}")
+            self.let("count", f"{self.queries} * {self.group}")
             limit = self._begin()
             with self.loop("block", f"({limit} + {s.keys - 1}) // {s.keys}") as block:
                 self._block(block, limit)
@@ -42,7 +47,7 @@ class Decode(Flash):
         self._declare()
         self.scope = self._at_row("T.int64(0)")
         self._load_queries()
-        return self.let("limit", self.key_limit(f"({self.size_of(self.p.query)} - 1)"))
+        return self.let("limit", self.key_limit(self._query(f"{self.queries} - 1")))
 
     def _block(self, block: str, limit: str) -> None:
         """Write what is done with one block of keys."""
@@ -62,8 +67,7 @@ class Decode(Flash):
 
     def _declare(self) -> None:
         s, p = self.schedule, self.p
-        queries = p.query.size if p.query is not None else 1
-        most = (queries if isinstance(queries, int) else s.few) * self.group
+        most = self.most_queries * self.group
         self.head_pitch, self.width_pitch = self.padded(p.head), self.padded(p.width)
         self.keep_rows("keys")
         self.keep_rows("values")
@@ -88,10 +92,13 @@ class Decode(Flash):
 
     def _at_row(self, row: str) -> Scope:
         """The axes of a row: the outer ones, the group's last axis among them, and the query."""
-        p, queries = self.p, self.size_of(self.p.query)
+        p, queries = self.p, self.queries
         member = f"({row} // {queries})" if self.group > 1 else "T.int64(0)"
         flat = f"({self.task} * {self.group} + {member})" if self.group > 1 else self.task
-        return self.at_query(f"({row} % {queries})", self.scope.at(unflatten(p.outer, flat, self.scope)))
+        return self.at_query(self._query(f"{row} % {queries}"), self.scope.at(unflatten(p.outer, flat, self.scope)))
+
+    def _query(self, text: str) -> str:
+        return f"({self.skipped} + {text})" if self.skipped else f"({text})"
 
     def _name_row(self, r: str) -> None:
         scope = self._at_row(r)

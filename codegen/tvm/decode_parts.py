@@ -2,7 +2,8 @@
 
 A part leaves its largest score, its sum of weights and its weighted sum of values; a second loop puts the parts of a
 row together, in order. How many parts there are follows from sizes and threads alone, so that results do not
-differ from run to run. After "Flash-Decoding for long-context inference" (T. Dao et al., 2023).
+differ from run to run. What parts leave lies on the stack: TVM's allocator takes longer than a short context. After
+"Flash-Decoding for long-context inference" (T. Dao et al., 2023).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from .decode import Decode
 from .expression import index_text
 from .flash import Problem
 
-LEAST_BLOCKS = 4  # of keys in a part: below that a second thread takes longer to start
+MOST_BLOCKS = 4  # of keys: as many are enough for a part, however few its rows
+PART_TERMS = 1 << 17  # multiplications that are enough in fewer blocks, too: below, a second thread gains nothing
+STACK_BYTES = 128 << 10  # for what parts leave
 
 
 def cuts_keys(problem: Problem, schedule: AttentionSchedule) -> bool:
@@ -28,7 +31,13 @@ def cuts_keys(problem: Problem, schedule: AttentionSchedule) -> bool:
 def _most_parts(problem: Problem, schedule: AttentionSchedule) -> Dim:
     """How many parts there are keys for; 2 where nobody knows yet."""
     keys = problem.key.size
-    return max(-(-keys // (LEAST_BLOCKS * schedule.keys)), 1) if isinstance(keys, int) else 2
+    return max(-(-keys // _part_keys(problem, schedule)), 1) if isinstance(keys, int) else 2
+
+
+def _part_keys(problem: Problem, schedule: AttentionSchedule) -> int:
+    """How many keys a part has at least, in whole blocks: fewer where more heads share them."""
+    block = schedule.keys * problem.group * (problem.head + problem.width)
+    return min(max(-(-PART_TERMS // block), 1), MOST_BLOCKS) * schedule.keys
 
 
 class DecodeParts(Decode):
@@ -38,7 +47,7 @@ class DecodeParts(Decode):
         """Write the loops."""
         base = self.scope
         heads = f"({index_text(flat_size(self.p.outer), self.scope)} // {self.group})"
-        rows = f"({self.size_of(self.p.query)} * {self.group})"
+        rows = f"({self.queries} * {self.group})"
         # where few queries are one of two cases, the other one has rows that nothing is kept for
         kept = f"T.min({rows}, T.int64({self.schedule.few * self.group}))"
         self._share(heads, kept)
@@ -60,16 +69,24 @@ class DecodeParts(Decode):
     def _share(self, heads: str, rows: str) -> None:
         """Name how many parts a head has, and the memory that they leave their results in."""
         s, total = self.schedule, self.size_of(self.p.key)
-        threads, least = f"T.int64({s.tasks})", LEAST_BLOCKS * s.keys
+        threads, least = f"T.int64({s.tasks})", _part_keys(self.p, s)
         # where heads do not divide the threads, smaller parts keep more of them busy to the end
         wanted = f"T.Select({threads} % T.max({heads}, 1) == 0, {threads}, T.int64({2 * s.tasks}))"
         parts = f"T.Select({heads} >= {threads}, T.int64(1), ({wanted} + {heads} - 1) // T.max({heads}, 1))"
         self.let("parts", f"T.max(T.min({parts}, ({total} + {least - 1}) // {least}), T.int64(1))")
-        tasks = f"({heads} + {3 * s.tasks})"  # at least as many as heads times parts
         self.width_pitch = self.padded(self.p.width)
         for name, size in (("part_sums", self.width_pitch), ("part_weights", 2)):
-            self.texts[name] = self.src.fresh(name)
-            self.line(f'{self[name]} = T.alloc_buffer(({tasks} * {rows} * {size},), "{self.kind}")')
+            self._keep(name, size, rows)
+
+    def _keep(self, name: str, size: int, rows: str) -> None:
+        """Declare memory for ``size`` numbers of each row of each task."""
+        tasks = 3 * self.schedule.tasks  # more than heads times parts, where there are several parts
+        most = tasks * self.group * self.most_queries * size
+        if most * int(self.kind.removeprefix("float")) // 8 <= STACK_BYTES:
+            self.buffer(name, most, self.kind)
+            return
+        self.texts[name] = self.src.fresh(name)
+        self.line(f'{self[name]} = T.alloc_buffer(({tasks} * {rows} * {size},), "{self.kind}")')
 
     def _part(self, part: str, limit: str) -> None:
         """Write what is done with the blocks of one part."""

@@ -162,6 +162,12 @@ class Flash(Nest):
         self.keys: Strided | None = strided_load(program, keys, problem.inner, half=half)
         self.values: Strided | None = strided_load(program, values, problem.value, half=half)
         self.offset: str | None = None
+        self.queries = self.size_of(problem.query)
+        self.skipped = ""
+
+    def take(self, queries: str, skipped: str = "") -> None:
+        """Take ``queries`` of them only, those after the first ``skipped``."""
+        self.queries, self.skipped = queries, skipped
 
     def zero(self) -> str:
         """0 in the compute type."""

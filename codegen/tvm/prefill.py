@@ -25,7 +25,7 @@ class Prefill(Flash):
     def emit(self) -> None:
         """Write the loops."""
         s, p = self.schedule, self.p
-        queries = self.size_of(p.query)
+        queries = self.queries
         outer = index_text(flat_size(p.outer), self.scope)
         blocks = self.let("blocks", f"({queries} + {s.queries - 1}) // {s.queries}")
         with self.loop("task", f"{outer} * {blocks}", "T.parallel") as task:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from smelt.codegen.machine import Machine
-from smelt.codegen.schedule import default_schedule
+from smelt.codegen.program import Program
+from smelt.codegen.schedule import AttentionSchedule, default_schedule
+from smelt.codegen.tvm.decode_parts import cuts_keys
 from smelt.codegen.tvm.flash import attention_problem
 from smelt.ir import ops
 from smelt.ir.node import Node
@@ -137,6 +139,41 @@ def test_keys_are_cut_only_where_heads_are_too_few() -> None:
     assert not is_cut(1, K, 1)
     assert not is_cut(1, 256, 2)  # one part has them all
     assert is_cut(1, 257, 2)
+
+
+def shared(heads: int, head: int, keys: Any, queries: Any = 1) -> Program:
+    """Heads of queries on one of keys."""
+    q, k, v = (operand(i, (B, *shape, head)) for i, shape in enumerate(((heads, queries), (1, keys), (1, keys))))
+    return Case([q, k, v], [ops.attention(q, k, v, scale=0.25)]).program()
+
+
+@pytest.mark.parametrize(("heads", "head", "most"), [(1, 64, 256), (4, 64, 256), (8, 64, 128), (32, 128, 64)])
+def test_more_heads_on_one_take_fewer_keys_for_a_part(heads: int, head: int, most: int) -> None:
+    """``most`` keys are one part."""
+    for keys in (most, most + 1):
+        program = shared(heads, head, keys)
+        assert cuts_keys(attention_problem(program), attention_schedule(program, 2)) == (keys > most)
+
+
+@pytest.mark.parametrize(("heads", "head"), [(1, 64), (8, 64), (32, 128)])
+def test_memory_of_parts_takes_no_allocator(heads: int, head: int) -> None:
+    """TVM's takes longer than all the rest of a short context."""
+    program = shared(heads, head, K)
+    text = tvm_module.kernel_text("k", program, attention_schedule(program, 2))
+    assert "part_sums" in text
+    assert all('scope="local"' in line for line in text.splitlines() if "alloc_buffer" in line)
+
+
+def test_memory_of_many_parts_is_not_on_the_stack() -> None:
+    program = shared(4, 128, K, queries=S)
+    text = tvm_module.kernel_text("k", program, attention_schedule(program, 64))
+    assert any('scope="local"' not in line for line in text.splitlines() if "alloc_buffer" in line)
+
+
+def attention_schedule(program: Program, threads: int) -> AttentionSchedule:
+    found = default_schedule(program, Machine(threads=threads))
+    assert isinstance(found, AttentionSchedule)
+    return found
 
 
 @pytest.mark.parametrize(("heads", "keys", "group"), [(8, 1, 8), (8, 2, 4), (8, 8, 1), (64, 1, 64), (71, 1, 1)])

@@ -159,7 +159,7 @@ def test_attention_asks_for_keys_and_values(dtype: torch.dtype, heads: int) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_attention_of_many_queries_asks_for_the_next_head(dtype: torch.dtype) -> None:
-    heads, n = 3, 70
+    heads, n = 3, 77  # the last block is one of many queries, too
     q, k, v = (operand(i, (1, heads, n, 32), dtype) for i in range(3))
     reads = kernel_reads(Case([q, k, v], [ops.attention(q, k, v, causal=False, scale=0.2, softcap=0.0)]))
     for name, first in (("in0", 32), ("in1", n), ("in2", n)):  # rows of the first task, of the first head
@@ -173,7 +173,7 @@ def test_attention_of_many_queries_asks_for_the_next_head(dtype: torch.dtype) ->
 
 def test_heads_that_no_cache_holds_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smelt.codegen.tvm.prefill_ahead.HEAD_BYTES", 1 << 10)
-    q, k, v = (operand(i, (1, 2, 40, 32), torch.float32) for i in range(3))
+    q, k, v = (operand(i, (1, 2, 45, 32), torch.float32) for i in range(3))
     reads = kernel_reads(Case([q, k, v], [ops.attention(q, k, v, causal=False, scale=0.2, softcap=0.0)]))
     assert not reads["in1"].asked
     assert not reads["in2"].asked

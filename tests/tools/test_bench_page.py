@@ -67,6 +67,24 @@ def test_a_table_of_generated_tokens() -> None:
     assert "medians of 3 rounds" in lines[-1]
 
 
+def test_a_table_of_rounded_caches() -> None:
+    steps = {"smelt": 1.0, "smelt, caches not rounded": 1.1, "eager": 3.0}
+    found = {
+        "model": "zoo:gpt2",
+        "inputs": [1, 128],
+        "tokens": 32,
+        "threads": 2,
+        "load": 0.0,
+        "load_during": 0.1,
+        "kv_cache_dtype": "int8",
+        "whole": {"seconds": {"smelt": [1.0]}},
+        "summary": {name: {"step": ratio / 100, "ratio": ratio} for name, ratio in steps.items()},
+    }
+    lines = page.markdown(record() | {"decode": [found]}).splitlines()
+    assert lines[2] == "| gpt2, caches in int8 | 10.00 | 11.00 | 30.00 | 3.00 |"
+    assert "all of them eager's, with caches rounded as smelt's are" in lines[-1]
+
+
 def test_ratios_under_heavy_load_are_marked() -> None:
     loaded = record()
     loaded["workloads"][0] |= {"loaded": True, "load_during": 1.9}

@@ -40,8 +40,11 @@ def bench(
     json_file: Path | None = None,
     picture: Path | None = None,
     decode: int = 0,
+    kv_cache_dtype: str = "",
 ) -> None:
     """Time models and print the outcomes; see ``smelt bench --help``. ``decode`` is how many tokens to generate.
+
+    ``kv_cache_dtype`` is what smelt's caches are then rounded to.
 
     Raises:
         VerifyError: a compiled model's result is not eager's, so that timing it means nothing.
@@ -54,8 +57,10 @@ def bench(
     if decode:
         if dtype != "f32" or sweep or picture is not None:
             raise ModelError("--decode is for float32, without --sweep and --plot")
-        _bench_decode(specs, names, threads or usable_cores(), rounds, decode, json_file)
+        _bench_decode(specs, names, threads or usable_cores(), rounds, decode, json_file, kv_cache_dtype)
         return
+    if kv_cache_dtype:
+        raise ModelError("--kv-cache-dtype is for --decode, which times generate with its caches")
     if picture is not None:
         require_matplotlib()
     check_dtype(dtype)
@@ -85,10 +90,16 @@ def bench(
 
 
 def _bench_decode(
-    specs: Sequence[str], names: Sequence[str], threads: int, rounds: int, tokens: int, json_file: Path | None
+    specs: Sequence[str],
+    names: Sequence[str],
+    threads: int,
+    rounds: int,
+    tokens: int,
+    json_file: Path | None,
+    kv_cache_dtype: str,
 ) -> None:
     """Time ``generate``."""
-    outcomes = bench_decode(specs, names, threads, rounds, tokens)
+    outcomes = bench_decode(specs, names, threads, rounds, tokens, kv_cache_dtype)
     if str(json_file) == "-":
         emit_json(decode_record(outcomes))
         return

@@ -2,6 +2,8 @@
 
 Each peer continues one prompt greedily by the same number of tokens, and must choose the tokens that eager chooses.
 A round times one token and all of them: the first one takes prefill and set-up, the others are steps of decoding.
+With ``--kv-cache-dtype`` smelt's caches are rounded, and it is held to what ``decode_rounded.py`` says; smelt without
+that takes part as ``PLAIN``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ...runtime.compile import compile
 from ..console import busy, counted
 from ..env import facts
 from ..errors import ModelError
@@ -23,8 +26,10 @@ from ..models import load_model
 from ..timing import LoadClock, Timings, interleave, wait_for_idle
 from ..zoo import ZOO
 from .decode_onnx import onnx_generate
+from .decode_rounded import check_kv_cache_dtype, check_numbers, check_storage, rounding_cache
 from .peers import SMELT, PeerError, first_line
 
+PLAIN = "smelt, caches not rounded"
 Generate = Callable[[int], Tensor]  # how many tokens -> all tokens [B, prompt + new]
 
 
@@ -38,6 +43,8 @@ class DecodeOutcome:
         whole, first: for each peer and round, the time for all tokens and for one.
         failed: the peers that cannot run the model, and why.
         copied: bytes of caches that smelt copied, all calls together.
+        kv_cache_dtype: what smelt's caches are rounded to, "" for the model's dtype.
+        checked: how smelt's numbers compare where its caches are rounded.
     """
 
     model: str
@@ -50,6 +57,8 @@ class DecodeOutcome:
     first: Timings
     failed: Mapping[str, str]
     copied: int = 0
+    kv_cache_dtype: str = ""
+    checked: str = ""
 
     def step(self, name: str) -> float:
         """Seconds for one token after the first: the median over rounds."""
@@ -73,33 +82,42 @@ class DecodeOutcome:
 
 
 def bench_decode(
-    specs: Sequence[str], names: Sequence[str], threads: int, rounds: int, tokens: int
+    specs: Sequence[str], names: Sequence[str], threads: int, rounds: int, tokens: int, kv_cache_dtype: str = ""
 ) -> list[DecodeOutcome]:
     """Measure models; ``specs`` are names of the zoo, ``gpt2`` or ``zoo:gpt2@1x128``.
 
     Raises:
-        ModelError: a model does not generate, or there is no such peer.
-        PeerError: smelt chooses other tokens than eager.
+        ModelError: a model does not generate, or there is no such peer or dtype of caches.
+        PeerError: smelt chooses other tokens than eager, with caches that are rounded as much, or did not round some.
+        VerifyError: caches are rounded, and a number is not that of the model with such caches.
     """
+    check_kv_cache_dtype(kv_cache_dtype)
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise ModelError(f"there is no peer {unknown[0]!r} for --decode; there are: {', '.join(PEERS)}")
     if tokens < 2:
         raise ModelError("--tokens must be 2 or more: the first token is measured apart")
-    return [_measure(spec, names, threads, rounds, tokens) for spec in specs]
+    return [_measure(spec, names, threads, rounds, tokens, kv_cache_dtype) for spec in specs]
 
 
-def _measure(spec: str, names: Sequence[str], threads: int, rounds: int, tokens: int) -> DecodeOutcome:
+def _measure(spec: str, names: Sequence[str], threads: int, rounds: int, tokens: int, kv: str) -> DecodeOutcome:
     full = spec if ":" in spec or spec.partition("@")[0] not in ZOO else f"zoo:{spec}"
     loaded = load_model(full)
     model: Any = loaded.model
     prompt = loaded.kwargs.get("input_ids")
     if not hasattr(model, "generate") or not isinstance(prompt, Tensor):
         raise ModelError(f"{spec} does not generate: --decode is for models of transformers that do")
+    most = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(most, int) and prompt.shape[1] + tokens > most:
+        raise ModelError(f"{spec} has {most} positions: {prompt.shape[1]} and {tokens} generated are too many")
     model.generation_config.eos_token_id = None  # random weights end where they like
     model.generation_config.use_cache = True
     torch.set_num_threads(threads)
     ready, failed = _ready(names, model, prompt, threads, tokens)
+    checked = ""
+    if kv:
+        rounded, checked = _rounded(model, prompt, threads, tokens, kv)
+        ready = {SMELT: rounded, PLAIN: ready.pop(SMELT)} | ready
     with busy("waiting for the machine to be idle"):
         load = wait_for_idle()
     clock = LoadClock()
@@ -118,7 +136,20 @@ def _measure(spec: str, names: Sequence[str], threads: int, rounds: int, tokens:
         Timings({name: found.seconds[f"{name} first"] for name in ready}),
         failed,
         getattr(ready[SMELT], "copied", lambda: 0)(),
+        kv,
+        checked,
     )
+
+
+def _rounded(model: Any, prompt: Tensor, threads: int, tokens: int, kv: str) -> tuple[Generate, str]:
+    """smelt with rounded caches, held to PyTorch with such caches, and how its numbers compare."""
+    with busy(f"preparing {SMELT} with caches in {kv}"), torch.no_grad():
+        run = _Smelt(model, prompt, threads, kv)
+        found = run(tokens)
+        if not torch.equal(found, _generate(model, prompt, tokens, past_key_values=rounding_cache(model, kv))):
+            raise PeerError(f"smelt chooses other tokens than eager with caches that are rounded to {kv}")
+        check_storage(run.fast, kv)
+        return run, check_numbers(run.fast, prompt, found)
 
 
 def _ready(
@@ -152,20 +183,18 @@ def _ready(
 
 
 class _Smelt:
-    """The compiled model, with the cache that it takes by default."""
+    """The compiled model, with the cache that it takes by default, rounded to ``kv`` if that is given."""
 
-    def __init__(self, model: Any, prompt: Tensor, threads: int) -> None:
-        import smelt
-
-        self._fast = smelt.compile(model, threads=threads)
+    def __init__(self, model: Any, prompt: Tensor, threads: int, kv: Any = "") -> None:
+        self.fast: Any = compile(model, threads=threads, kv_cache_dtype=kv or None)
         self._prompt = prompt
 
     def __call__(self, tokens: int) -> Tensor:
-        return _generate(self._fast, self._prompt, tokens)
+        return _generate(self.fast, self._prompt, tokens)
 
     def copied(self) -> int:
         """Bytes of caches that were copied."""
-        caches = self._fast.report().caches
+        caches = self.fast.report().caches
         return 0 if caches is None else caches.copied
 
 
@@ -217,9 +246,10 @@ def decode_table(outcome: DecodeOutcome) -> Table:
 def decode_heading(outcome: DecodeOutcome) -> str:
     """What was timed."""
     batch, prompt = outcome.inputs
+    rounded = f", smelt's caches in {outcome.kv_cache_dtype}" if outcome.kv_cache_dtype else ""
     return (
         f"{outcome.model}, greedy, batch {batch}, {prompt} tokens given, {outcome.tokens} generated, "
-        f"{outcome.threads} threads each"
+        f"{outcome.threads} threads each{rounded}"
     )
 
 
@@ -229,12 +259,23 @@ def decode_remarks(outcomes: Sequence[DecodeOutcome]) -> str:
     loads = [x for o in outcomes for x in (o.load, o.load_during) if x is not None]
     load = f"others kept up to {max(loads):.1f} cores busy" if loads else "at an unknown load"
     lines = [
-        f"{rounds} rounds in turns, {load}. All chose eager's tokens. ms/token: of generate after the first token, "
+        f"{rounds} rounds in turns, {load}. {_chosen(outcomes[0])} ms/token: of generate after the first token, "
         "medians of rounds; x smelt: the median of the ratios within rounds.",
+        *(f"{o.model}: held to PyTorch with rounded caches; {o.checked}" for o in outcomes if o.checked),
         *(f"{o.model}: bytes of caches that smelt copied, in all calls: {o.copied:,}" for o in outcomes),
         *(f"{o.model}: {why}" for o in outcomes for why in o.failed.values()),
     ]
     return "\n".join(lines)
+
+
+def _chosen(outcome: DecodeOutcome) -> str:
+    """Whose tokens everyone chose."""
+    if not outcome.kv_cache_dtype:
+        return "All chose eager's tokens."
+    return (
+        f"smelt's caches are rounded to {outcome.kv_cache_dtype}: it chose the tokens of eager with caches that round "
+        "as much, the others those of eager."
+    )
 
 
 def decode_record(outcomes: Sequence[DecodeOutcome]) -> dict[str, Any]:

@@ -43,16 +43,19 @@ def decode_markdown(record: Record) -> str:
     for found in outcomes:
         summary, loads = found["summary"], (found["load"], found["load_during"])
         steps = [f"{summary[n]['step'] * 1e3:.2f}" if n in summary else "-" for n in names]
-        ratios = [summary[n]["ratio"] for n in summary if n != "smelt"]
+        ratios = [summary[n]["ratio"] for n in summary if not n.startswith("smelt")]
         mark = MARK if max(x or 0.0 for x in loads) > HEAVY else ""
-        lines.append(_row([found["model"].removeprefix("zoo:"), *steps, f"{mark}{min(ratios):.2f}" if ratios else "-"]))
+        caches = found.get("kv_cache_dtype", "")
+        name = found["model"].removeprefix("zoo:") + (f", caches in {caches}" if caches else "")
+        lines.append(_row([name, *steps, f"{mark}{min(ratios):.2f}" if ratios else "-"]))
     first, facts = outcomes[0], record["environment"]
     rounds, (batch, prompt) = len(next(iter(first["whole"]["seconds"].values()))), first["inputs"]
+    rounded = ", with caches rounded as smelt's are" if first.get("kv_cache_dtype") else ""
     lines += [
         "",
         f"{record['date']}, {facts['machine']['processor']}, {first['threads']} threads each, PyTorch "
         f"{facts['versions']['torch']}: greedy, {first['tokens']} tokens after {prompt}, batch {batch}, all of them "
-        f"eager's; medians of {rounds} rounds in turns, Python of `generate` included.",
+        f"eager's{rounded}; medians of {rounds} rounds in turns, Python of `generate` included.",
     ]
     return "\n".join(lines)
 
