@@ -1,4 +1,4 @@
-"""Memory for packed weights, made ready while their model is captured.
+"""Memory for packed weights, made ready while their model is captured, or looked for among kept captures.
 
 The system hands out new memory page by page, when it is first written to: a tenth of a second for the weights of BERT,
 and on a virtual machine, whose own memory comes from a host in the same way, up to two seconds. Capturing keeps one
@@ -21,7 +21,9 @@ from .shared import nothing_shared
 from .target import usable_cores
 
 LEAST_BYTES = 32 << 20  # what less takes is not worth a thread
-STEP = HUGE_PAGE  # bytes that are written before the thread looks whether it is still wanted
+# Bytes that are written before the thread looks whether it is still wanted. It then waits for Python's lock, which a
+# thread that computes gives up every 5 ms: as long as two megabytes take that a host must hand out first.
+STEP = 4 * HUGE_PAGE
 
 
 class Ahead(Pool):
@@ -77,8 +79,12 @@ def memory_for(model: Callable[..., Any]) -> Ahead | None:
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """The bytes of the matrices that products of a model read: all of its parameters with two axes but tables."""
+    """The bytes of the matrices that products of a model read: all of its parameters with two axes but tables.
+
+    A table that a linear layer has too, as where a language model's head is tied to its embedding, is read by both.
+    """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    tables -= {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     matrices = {id(p): p for p in model.parameters() if p.ndim == 2 and id(p) not in tables and p.device == _CPU}
     return sum(p.nbytes for p in matrices.values())
 

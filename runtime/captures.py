@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -157,10 +157,10 @@ class Captures:
             raise CaptureError(f"{self.name} cannot be captured: {self._state.reason}")
         if self._state.reason:
             raise Uncapturable(self._state.reason)
-        with no_collection():
+        with no_collection(), self._memory() as pool:
             keeper = Keeper(self.model, call, self.options, weights_of(self.model))
             self._settled = False
-            entry = self._kept(keeper, call) or self._make(call, refusal)
+            entry = self._kept(keeper, call, pool) or self._make(call, refusal, pool)
             if not isinstance(entry, KeptEntry):
                 if self._settled:  # a process that found it would hold what this call computed, and set nothing
                     keeper.reason = keeper.reason or "the first call sets attributes, from its arguments perhaps"
@@ -182,9 +182,20 @@ class Captures:
         """PyTorch's default dtype, and whether a GPU's float32 products may be TensorFloat-32's."""
         return torch.get_default_dtype(), self.options.target.kind == "cuda" and asks_for_tf32()
 
-    def _kept(self, keeper: Keeper, call: Call) -> Entry | None:
+    @contextmanager
+    def _memory(self) -> Iterator[Pool | None]:
+        """Memory for packed weights, made ready meanwhile; None where that is not worth it."""
+        wanted = self.options.target.kind == "cpu" and self.options.quantize is None
+        pool = memory_for(self.model) if wanted else None
+        try:
+            yield pool
+        finally:
+            if pool is not None:
+                pool.close()
+
+    def _kept(self, keeper: Keeper, call: Call, pool: Pool | None) -> Entry | None:
         """An entry for the call that another process made."""
-        entry = keeper.find(self.reader.signature)
+        entry = keeper.find(self.reader.signature, pool)
         if entry is not None:
             examples = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
             entry.recapture = partial(self._capture_again, call.spec, examples)
@@ -194,18 +205,10 @@ class Captures:
         """The capture of a call of these types."""
         leaves = [torch.zeros(leaf[0], dtype=leaf[1]) if isinstance(leaf, tuple) else leaf for leaf in examples]
         with self._lock, no_collection():
-            return self._make(Call(spec, leaves), "")
+            return self._make(Call(spec, leaves), "", None)
 
-    def _make(self, call: Call, refusal: str) -> Entry:
+    def _make(self, call: Call, refusal: str, pool: Pool | None) -> Entry:
         expect_kernels(self.options.target, self.options.open_cache())
-        pool = memory_for(self.model) if self.options.target.kind == "cpu" and self.options.quantize is None else None
-        try:
-            return self._make_with(call, refusal, pool)
-        finally:
-            if pool is not None:
-                pool.close()
-
-    def _make_with(self, call: Call, refusal: str, pool: Pool | None) -> Entry:
         args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
         start = time.perf_counter()
         try:

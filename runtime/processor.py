@@ -7,56 +7,71 @@ import json
 import os
 import tempfile
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..codegen.processor import Processor
 from ..frontend.tracing import load_tracer
 from ..ir.errors import CacheError
 from .cache import KernelCache
 
-if TYPE_CHECKING:
-    from ..codegen.tvm.processor import Processor
-
-FORMAT = 1
+FORMAT = 2
 _CPUINFO = Path("/proc/cpuinfo")
+_FEATURES = ("flags", "Features")
+_TELLING = frozenset(_FEATURES) | {
+    *("vendor_id", "cpu family", "model", "model name", "stepping"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision"),
+}
 
 
 def kept_processor() -> Processor:
     """This machine's processor, from the user's cache folder where it was found before.
 
-    It is kept under what decides it: LLVM's name, the flags that the system tells, and the version of TVM. Where the
-    system tells none, it is found anew in each process.
+    It is kept under what decides it: what the system tells of the processors, and the version of TVM, whose LLVM finds
+    a name for them. Where the system tells nothing, it is found anew in each process.
     """
-    # imported here: only a target that runs on TVM needs it
-    from ..codegen.tvm.native import tvm_version
-    from ..codegen.tvm.processor import ask, host_name, host_processor
-
-    flags = _flags()
-    if flags is None:
-        return host_processor()
+    told = _told()
+    if told is None:
+        return _found()
     cache = KernelCache()
-    key = hashlib.sha256(json.dumps([FORMAT, host_name(), flags, tvm_version()]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([FORMAT, told, version("apache-tvm")]).encode()).hexdigest()
     path = cache.folder / f"processor-{key}.facts"
     try:
         cache.check()
-        kept = _read(path, key)
-        if kept is not None:
-            return kept
-        if ask() is not None:
-            load_tracer()  # meanwhile
-        found = host_processor()
-        _write(path, key, found)
-        return found
+        return _read(path, key) or _find(path, key)
     except (CacheError, OSError):
-        return host_processor()
+        return _found()
 
 
-def _flags() -> str | None:
-    """The features of the first processor, as Linux lists them."""
+def _find(path: Path, key: str) -> Processor:
+    """The processor found anew, and kept.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    # imported here, as below: a process that finds it kept needs neither TVM nor its libraries for this
+    from ..codegen.tvm.processor import ask
+
+    if ask() is not None:
+        load_tracer()  # meanwhile
+    found = _found()
+    _write(path, key, found)
+    return found
+
+
+def _found() -> Processor:
+    from ..codegen.tvm.processor import host_processor
+
+    return host_processor()
+
+
+def _told() -> list[str] | None:
+    """What Linux tells of the processors that LLVM's name and features follow from, each line once."""
     with suppress(OSError):
-        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if line.partition(":")[0].strip() in _TELLING]
+        if any(line.startswith(_FEATURES) for line in lines):
+            return list(dict.fromkeys(lines))
     return None
 
 
@@ -69,8 +84,6 @@ def _read(path: Path, key: str) -> Processor | None:
         return None
     if not isinstance(name, str) or not isinstance(features, list) or not all(isinstance(f, str) for f in features):
         return None
-    from ..codegen.tvm.processor import Processor
-
     found = Processor(name, tuple(features))
     return found if digest == _digest(key, found) else None
 

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 from functools import lru_cache
-from typing import NamedTuple
 
+from ..processor import Processor
 from .child import can_start, command, environment
 from .loading import load_tvm
 from .native import global_function, load_libraries
@@ -17,13 +17,6 @@ from .native import global_function, load_libraries
 _GENERATED = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "gfni", "vaes", "vpclmul", "lzcnt", "popcnt", "movbe")
 PATIENCE = 30.0  # seconds for another process to answer
 _GENERIC = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
-
-
-class Processor(NamedTuple):
-    """A processor as code is generated for it: LLVM's name, and the features in order of the alphabet."""
-
-    name: str
-    features: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from torch import Tensor
 
+from ...codegen.tvm.packing import Pool
 from ...ir.errors import SmeltError
 from ...ir.text import print_graph
 from ..build import library_key, thread_pool
@@ -81,15 +83,15 @@ class Keeper:
         except Exception as error:  # an attribute of the user's may raise anything when it is looked at
             self.reason = f"its state cannot be read: {type(error).__name__}: {error}"
 
-    def find(self, signature: Any) -> KeptEntry | None:
-        """The kept entry for the call; None where there is none."""
+    def find(self, signature: Any, pool: Pool | None = None) -> KeptEntry | None:
+        """The kept entry for the call; None where there is none. ``pool`` is memory for packed weights, if some is."""
         if self.reason or self.cache is None:
             return None
         store = Store(self.cache)
         for body in store.get(self._key):
             start = time.perf_counter()
             try:
-                entry = self._restore(body, signature)
+                entry = self._restore(body, signature, pool)
             except (SmeltError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 store.damaged(self._key, error)
                 continue
@@ -98,7 +100,7 @@ class Keeper:
                 return entry
         return None
 
-    def _restore(self, body: Mapping[str, Any], signature: Any) -> KeptEntry | None:
+    def _restore(self, body: Mapping[str, Any], signature: Any, pool: Pool | None) -> KeptEntry | None:
         """The entry; None where it is for other calls, or its native code is not kept any more."""
         assert self.cache is not None
         plan, hosts, derived = plan_of(body["plan"])
@@ -109,19 +111,24 @@ class Keeper:
             entry.match(self.call.spec, self.call.leaves)
         except Mismatch:
             return None
-        library = self._load(body["library"], [host for host in hosts if isinstance(host, str)])
+        names = [host for host in hosts if isinstance(host, str)]
+        with ThreadPoolExecutor(1) as thread:  # loading takes Python's lock, and packing leaves it free
+            loading = thread.submit(self._load, body["library"], names)
+            entry.executable = Executable(
+                plan=plan,
+                weights=capture.weights,
+                derived=derived,
+                hosts=(),
+                graphs={},
+                kernels=(),
+                fallbacks=capture.fallbacks,
+                pool=pool,
+            )
+        library = loading.result()
         if library is None:
             return None
-        entry.executable = Executable(
-            plan=plan,
-            weights=capture.weights,
-            derived=derived,
-            hosts=[library[host] if isinstance(host, str) else host for host in hosts],
-            graphs={},
-            kernels=(),
-            fallbacks=capture.fallbacks,
-            prepare=thread_pool(self.options.target.threads) if library else None,
-        )
+        entry.executable.hosts = [library[host] if isinstance(host, str) else host for host in hosts]
+        entry.executable.prepare = thread_pool(self.options.target.threads) if library else None
         return entry
 
     def _load(self, key: str, names: Sequence[str]) -> Mapping[str, Any] | None:

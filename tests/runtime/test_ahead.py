@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ import smelt
 from smelt.codegen.tvm.packing import ALIGNMENT
 from smelt.runtime import ahead
 from smelt.runtime.ahead import Ahead, memory_for, packed_bytes
+from smelt.runtime.entry import Entry
+from smelt.runtime.saved.entry import KeptEntry
 
 MIB = 1 << 20
 
@@ -79,8 +82,9 @@ def test_the_thread_ends_where_nothing_is_taken() -> None:
     assert not pool._thread.is_alive()
 
 
-def test_matrices_are_counted_once_and_tables_never() -> None:
-    assert packed_bytes(Tied()) == 64 * 64 * 4
+def test_matrices_are_counted_once_and_tables_where_a_product_reads_them() -> None:
+    assert packed_bytes(Tied()) == (64 + 100) * 64 * 4
+    assert packed_bytes(nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 64))) == 64 * 64 * 4
     assert memory_for(Tied()) is None  # too few
     assert memory_for(lambda x: x) is None
 
@@ -100,6 +104,25 @@ def test_packed_weights_lie_in_it(made: list[Ahead]) -> None:
         model[0].weight.mul_(2)
         fast.refresh()  # into other memory: threads may still read this
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_packed_weights_of_a_kept_capture_lie_in_it(
+    made: list[Ahead], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path / "cache"))
+    model = nn.Sequential(nn.Linear(256, 768), nn.ReLU(), nn.Linear(768, 512)).eval()
+    x = torch.randn(70, 256)
+    first, second = smelt.compile(model), smelt.compile(model)
+    results = [first(x), second(x)]
+    entries = [fast._captures.entries[0] for fast in (first, second)]
+    assert [type(entry) for entry in entries] == [Entry, KeptEntry]
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    assert len(made) == 2
+    assert all(pool._used for pool in made)
+    kept = [t for t in entries[1].executable._packed.values() if t.ndim == 4]
+    assert len(kept) == 2
+    # equal panels are kept once: those that were packed first
+    assert {t.untyped_storage().data_ptr() for t in kept} == {made[0]._region.data_ptr()}
 
 
 def test_a_model_that_cannot_be_captured_leaves_nothing(made: list[Ahead]) -> None:

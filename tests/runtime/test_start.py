@@ -22,10 +22,11 @@ import sys
 from smelt.runtime.target import Target
 target = Target.detect()
 before = "tvm" in sys.modules
+alone = "tvm_ffi" in sys.modules
 from smelt.codegen.tvm.loading import load_tvm
 load_tvm()
 import tvm
-print(before, target.cpu, str(tvm.target.Target({"kind": "llvm", "mcpu": target.cpu}).attrs["mcpu"]))
+print(before, alone, target.cpu, str(tvm.target.Target({"kind": "llvm", "mcpu": target.cpu}).attrs["mcpu"]))
 import tvm.runtime.disco
 """
 
@@ -39,8 +40,9 @@ def test_a_target_is_found_without_tvms_package(tmp_path: Path) -> None:
     )
     first, second = (done.stdout.split() for done in kept_before)
     assert (first[0], second[0]) == ("False", "False")
-    assert first[1:] == second[1:]
-    assert second[1] == second[2]
+    assert (first[1], second[1]) == ("True", "False")  # its libraries neither, once the processor is kept
+    assert first[2:] == second[2:]
+    assert second[2] == second[3]
 
 
 ALONE = """
@@ -108,9 +110,40 @@ def test_the_processor_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found == tvm_processor.host_processor()
     monkeypatch.setattr(tvm_processor, "host_processor", refuse)
     assert kept_processor() == found
-    monkeypatch.setattr(processor_module, "_flags", lambda: "flags: others")
+    monkeypatch.setattr(processor_module, "_told", lambda: ["flags: others"])
     with pytest.raises(AssertionError, match="anew"):
         kept_processor()
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 26
+model\t\t: 2
+cpu MHz\t\t: 2596.122
+flags\t\t: fpu avx2
+{more}
+"""
+
+
+def test_the_processor_is_told_by_what_decides_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by clocks and numbers of cores, which are others in each process."""
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor_module, "_CPUINFO", path)
+
+    def told(old: str = "", new: str = "", more: str = "") -> list[str] | None:
+        path.write_text(CPUINFO.format(more=more).replace(old, new))
+        return processor_module._told()
+
+    found = told()
+    assert found is not None
+    assert len(found) == 4
+    assert told("2596", "3000") == found
+    assert told(more=CPUINFO.format(more="").replace("processor\t: 0", "processor\t: 1")) == found
+    for old, new in (("AuthenticAMD", "GenuineIntel"), (": 26", ": 25"), (": 2\n", ": 3\n"), ("avx2", "avx512f")):
+        assert told(old, new) != found
+    assert told("flags", "others") is None
+    path.unlink()
+    assert processor_module._told() is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": 1, "features": [], "digest": ""}', "other"])
