@@ -21,6 +21,7 @@ from smelt.tools.zoo import ZOO
 pytest.importorskip("triton")
 
 from ..codegen.rows_cases import CASES
+from ..codegen.test_triton_text import written
 
 ROOT = Path(__file__).resolve().parents[2]
 H200 = GPU_MACHINES["sm_90"]
@@ -105,6 +106,17 @@ def source(name: str) -> tuple[KernelFile, Launch]:
     program = CASES["awkward gelu"].program()
     file = emit(name, program, default_gpu_schedule(program, H200), CASES["awkward gelu"].region.symbols)
     return file, file.launches[0]
+
+
+def test_every_way_of_a_kernel_is_compiled() -> None:
+    """Attention of few queries has functions for many sizes of the batch, and a function for large ones."""
+    file, _ = written("decode")
+    assert file.alone is not None
+    with compile_check.Compiler(1, Known()) as compiler:
+        (answer,) = compiler.compile([file], H200)
+    found = [(f["function"], f["bits"]) for f in answer["functions"]]
+    assert found == [(x.function, f.bits) for f in file.all for x in f.launches]
+    assert ("kernel_alone", 32) in found
 
 
 def test_an_unknown_target() -> None:
