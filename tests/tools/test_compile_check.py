@@ -136,6 +136,11 @@ def test_numbers_that_there_are_not(asked: str) -> None:
     assert "bf16+int4" in run("--dtype", asked, code=2).stderr
 
 
+def test_where_triton_interprets_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_check, "interprets", lambda: True)
+    assert "unset it" in run(code=2).stderr
+
+
 def test_a_model_or_the_zoo() -> None:
     assert "say either" in run("--zoo", code=2).stderr
 
