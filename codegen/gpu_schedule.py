@@ -11,6 +11,7 @@ import sympy
 import torch
 
 from ..ir.types import Dim, product
+from .contraction import axes_of
 from .gpu import (
     GpuAttentionSchedule,
     GpuMachine,
@@ -364,4 +365,14 @@ def _attention_blocks(head: int, program: Program, machine: GpuMachine) -> tuple
     if head > 128:
         return (32, 32)
     # before sm_90 registers hold what tensor cores multiply, too: a third of what the sums and the scores take
-    return (64, 64 if machine.capability >= 90 else 32)
+    tight = machine.capability < 90 or (head > 64 and _has_mask(program))
+    return (64, 32 if tight else 64)
+
+
+def _has_mask(program: Program) -> bool:
+    """Whether a number is read for each score: a mask or a bias of queries by keys."""
+    combine = program.stages[-1].combine
+    assert combine is not None
+    query, (key,) = program.stages[0].axes[2].symbol, combine.axes
+    loads = (e for e in postorder([combine.score]) if isinstance(e, Load)) if combine.score is not None else ()
+    return any({query, key.symbol} <= axes_of(load) for load in loads)

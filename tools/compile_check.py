@@ -22,6 +22,7 @@ from ..frontend.capture import Capture
 from ..frontend.export import capture
 from ..ir.errors import BackendError, CaptureError
 from ..rewrites.quantization import Quantization
+from ..runtime.cuda.target import interprets
 from ..runtime.gpu import GpuKernel, GpuModel, gpu_model
 from .compile_check_cache import Known, Unit, kept, key_of, resources, units_of
 from .compile_check_text import summary_of, table_of, text_of
@@ -111,9 +112,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def require_triton() -> None:
-    """Raise BackendError, with the command that installs it, where Triton is absent."""
+    """Raise BackendError, with what to do, where Triton is absent or compiles nothing."""
     if find_spec("triton") is None:
         raise BackendError(f"compile-check needs the package triton, which is not installed; run: {INSTALL_TRITON}")
+    if interprets():
+        raise BackendError("TRITON_INTERPRET is set: Triton interprets kernels and compiles none; unset it")
 
 
 def _reports(

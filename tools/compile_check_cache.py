@@ -21,7 +21,7 @@ from ..runtime.cache import default_folder
 
 FOLDER = "gpu-functions"
 # what a function calls, and how it is compiled and read
-_MODULES = ("cubin", "device", "file", "fitted", "launch", "library", "machine_code", "storage")
+_MODULES = ("cubin", "device", "elf", "file", "fitted", "launch", "library", "machine_code", "storage")
 _FUNCTION = re.compile(r"(?=^@triton\.jit)", re.MULTILINE)
 
 
@@ -94,9 +94,8 @@ Unit = tuple[KernelFile, Launch, GpuMachine]
 
 
 def units_of(kernel: KernelFile, machine: GpuMachine) -> list[Unit]:
-    """The functions of a kernel; both of each where sizes decide how many bits offsets need."""
-    files = [kernel] if kernel.narrow is None else [kernel.narrow, kernel]
-    return [(file, launch, machine) for file in files for launch in file.launches]
+    """The functions of a kernel: all that may be launched, whichever way its sizes decide."""
+    return [(file, launch, machine) for file in kernel.all for launch in file.launches]
 
 
 def resources(unit: Unit) -> Resources | str:

@@ -18,7 +18,7 @@ from .dots import dot, dot_dtype
 from .expression import value_of
 from .file import FileWriter, ceil_div, program_id
 from .indexing import decode, dim_text
-from .scope import Scope, Value, lanes
+from .scope import Scope, Value, counted
 from .storage import storage_type
 
 
@@ -36,7 +36,7 @@ class Prefill(Attention):
         scope = self.outer.at(decode(Value(head), p.outer, self.outer))
         first = src.let("first", f"{tile} * {block}") if tile != "0" else "0"
         count = dim_text(p.queries, scope)
-        rows = src.let("q", f"{first} + tl.arange(0, {block}){lanes(2, 0)}")
+        rows = src.let("q", f"{first} + {counted(block, 2, 0, scope.bits)}")
         in_rows = src.let("in_q", f"{rows} < {count}")
         q = {p.query.symbol: Value(rows, frozenset({0}))} if p.query is not None else {}
         scope = scope.at(q)
@@ -73,7 +73,7 @@ class Prefill(Attention):
         self.store(acc, total, out, BOTH)
 
     def _keys(self, start: str, limit: str, dim: int) -> tuple[Value, str]:
-        at = self.src.let("t", f"{start} + tl.arange(0, {self.keys}){lanes(2, dim)}")
+        at = self.src.let("t", f"{start} + {counted(self.keys, 2, dim, self.outer.bits)}")
         return Value(at, frozenset({dim})), self.src.let("in_t", f"{at} < {limit}")
 
     def _weigh(self, weights: str, scope: Scope, acc: str, scale: str, insides: list[str | None]) -> None:

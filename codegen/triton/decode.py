@@ -16,7 +16,7 @@ from .attention_problem import Attention, Problem
 from .expression import value_of
 from .file import FileWriter, program_id
 from .indexing import decode
-from .scope import Scope, Value, lanes
+from .scope import Scope, Value, counted, lanes
 from .storage import compute_dtype
 
 PARTS, WEIGHTS = "parts", "weights"  # the scratch memory: weighted sums, and [largest score, sum of weights]
@@ -92,7 +92,7 @@ class Decode(Attention):
             limit = src.let("high", f"tl.minimum({low} + {size}, {limit})")
         start = src.fresh("start")
         with src.block(f"for {start} in range({low}, {limit}, {self.keys})"):
-            t = Value(src.let("t", f"{start} + tl.arange(0, {self.keys}){lanes(2, 0)}"), DOWN)
+            t = Value(src.let("t", f"{start} + {counted(self.keys, 2, 0, scope.bits)}"), DOWN)
             in_t = src.let("in_t", f"{t.text} < {limit}")
             here = scope.inner().at({p.key.symbol: t})
             keys = here.block((self.keys, self.head), (in_t, in_d)).at({p.inner.symbol: d})

@@ -232,26 +232,29 @@ def _emit_streams(product: Product, scope: Scope) -> None:
     """Each of ``streams`` programs sums as many blocks of terms as the others, of whatever tiles these are of."""
     src = scope.src
     number = src.let("program", "tl.program_id(0)")
-    blocks, share = _shares(product, scope)
-    wide = f"{number}.to(tl.int64)" if scope.bits == 64 else number
-    first = src.let("first_block", f"{wide} * {share}")
-    last = src.let("last_block", f"tl.minimum({first} + {share}, {dim_text(product.tiles, scope)} * {blocks})")
+    blocks, share, all_ = _shares(product, scope)
+    first = src.let("first_block", f"{number} * {share}")
+    last = src.let("last_block", f"tl.minimum({first} + {share}, {all_})")
     tile = src.fresh("number")
-    low, high = (_narrow(x, scope) for x in (f"{first} // {blocks}", f"({last} + {blocks} - 1) // {blocks}"))
+    low, high = (f"({x}).to(tl.int32)" for x in (f"{first} // {blocks}", f"({last} + {blocks} - 1) // {blocks}"))
     with src.block(f"for {tile} in range({low}, {high})"):
-        low = src.let("low", f"tl.maximum({first} - {tile} * {blocks}, 0) * {product.k}")
-        high = src.let("high", f"tl.minimum({last} - {tile} * {blocks}, {blocks}) * {product.k}")
+        index = scope.index_type
+        low = src.let("low", f"tl.maximum({first} - {tile} * {blocks}, 0).to({index}) * {product.k}")
+        high = src.let("high", f"tl.minimum({last} - {tile} * {blocks}, {blocks}).to({index}) * {product.k}")
         high = src.let("high", f"tl.minimum({high}, {dim_text(product.terms, scope)})")
         product.take(tile, scope.inner())
         src.line(f"tl.store({_at_part(product, f'{number} + {tile}')}, {product.sums(low, high)})")
 
 
-def _shares(product: Product, scope: Scope) -> tuple[str, str]:
-    """The blocks of terms of a tile, and those that a program sums."""
+def _shares(product: Product, scope: Scope) -> tuple[str, str, str]:
+    """The blocks of terms of a tile, those that a program sums, and all there are.
+
+    All have 64 bits: blocks of all tiles together may be more than any tensor has elements.
+    """
     src, s = scope.src, product.schedule
-    blocks = src.let("blocks", _blocks(product, scope))
-    all_ = f"{dim_text(product.tiles, scope)} * {blocks}"
-    return blocks, src.let("share", f"({all_} + {s.streams - 1}) // {s.streams}")
+    blocks = src.let("blocks", f"tl.full((), {_blocks(product, scope)}, tl.int64)")
+    all_ = src.let("all_blocks", f"{dim_text(product.tiles, scope)} * {blocks}")
+    return blocks, src.let("share", f"({all_} + {s.streams - 1}) // {s.streams}"), all_
 
 
 def _put_together(product: Product, scope: Scope) -> None:
@@ -260,10 +263,9 @@ def _put_together(product: Product, scope: Scope) -> None:
     number = src.let("program", "tl.program_id(0)")
     product.take(number, scope)
     if s.streams:
-        blocks, share = _shares(product, scope)
-        wide = f"{number}.to(tl.int64)" if scope.bits == 64 else number
-        low = src.let("low", _narrow(f"{wide} * {blocks} // {share}", scope))
-        high = src.let("high", _narrow(f"(({wide} + 1) * {blocks} - 1) // {share} + 1", scope))
+        blocks, share, _ = _shares(product, scope)
+        low = src.let("low", f"({number} * {blocks} // {share}).to(tl.int32)")
+        high = src.let("high", f"((({number} + 1) * {blocks} - 1) // {share} + 1).to(tl.int32)")
         first = number
     else:
         low, high, first = "0", str(s.splits), f"{number} * {s.splits}"

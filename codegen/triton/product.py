@@ -20,7 +20,7 @@ from .few_bits import Nibble, nibble, nibbles_of
 from .file import ceil_div
 from .indexing import decode, dim_text
 from .map import emit_stores
-from .scope import Scope, Value, lanes
+from .scope import Scope, Value, counted
 
 _WORD = axis_symbol("word of eight numbers")
 
@@ -104,9 +104,7 @@ class Product(ABC):
         self, name: str, start: str, block: str, rank: int, dim: int, size: Dim, scope: Scope
     ) -> tuple[Value, str]:
         """A row of indices along one dim of a block, and the name of its mask or an empty text."""
-        row = f"tl.arange(0, {block}){lanes(rank, dim)}"
-        if scope.bits == 64:
-            row = f"tl.arange(0, {block}).to(tl.int64){lanes(rank, dim)}"
+        row = counted(block, rank, dim, scope.bits)
         text = row if start == "0" else f"{start} + {row}"
         at = self.src.let(name, text)
         extent = self._extents[block]
@@ -209,9 +207,8 @@ class Product(ABC):
         """The numbers of the words of a block, a word's eight along ``dim``."""
         src, rank = self.src, len(scope.shape)
         words = src.constant("WORDS", self.schedule.block_k // WORD)
-        type_ = ".to(tl.int64)" if scope.bits == 64 else ""
         first = "" if start == "0" else f"{start} // {WORD} + "
-        at = src.let("word", f"{first}tl.arange(0, {words}){type_}{lanes(rank, dim)}")
+        at = src.let("word", f"{first}{counted(words, rank, dim, scope.bits)}")
         count = ceil_div(self.terms, WORD)
         whole = isinstance(self.terms, int) and self.terms % self.schedule.block_k == 0
         mask = None if whole else src.let("in_word", f"{at} < {dim_text(count, scope)}")

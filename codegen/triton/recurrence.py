@@ -16,7 +16,7 @@ from ..program import Affine, Expr, Load, Param, Program, Recurrence, Role, axis
 from .expression import store, value_of
 from .file import FileWriter, ceil_div, program_id
 from .indexing import dim_text
-from .scope import Scope, Value, lanes
+from .scope import Scope, Value, counted
 from .storage import compute_dtype, compute_type
 
 HIDDEN, CELL = "hidden", "cell"  # the scratch memory
@@ -60,7 +60,7 @@ class _Steps:
     def emit(self) -> None:
         """Write the function's body."""
         src, r = self.src, self.r
-        b = src.let("b", f"{program_id(self.scope)} * {self.rows} + tl.arange(0, {self.rows}){lanes(2, 0)}")
+        b = src.let("b", f"{program_id(self.scope)} * {self.rows} + {self.line(self.rows, 0)}")
         self.in_b = src.let("in_b", f"{b} < {dim_text(r.batch.size, self.scope)}")
         self.b, self.size = b, dim_text(r.hidden.size, self.scope)
         self.scope = self.scope.at({r.batch.symbol: Value(b, ROWS)})
@@ -72,6 +72,8 @@ class _Steps:
         src.line("tl.debug_barrier()")
         step, time = src.fresh("step"), dim_text(r.time.size, self.scope)
         with src.block(f"for {step} in range(0, {time})"):
+            if self.scope.bits == 64:  # sizes that are numbers leave it one of 32
+                step = src.let("step", f"tl.full((), {step}, tl.int64)")
             now = src.let("now", f"{time} - 1 - {step}" if r.reverse else step)
             old, new = (src.let(n, f"({step} + {i}) % 2 * {half}") for i, n in enumerate(("old", "new")))
             self.scope = self.scope.at({r.time.symbol: Value(now)})
@@ -86,6 +88,10 @@ class _Steps:
 
     def _units(self) -> _Units:
         return _Units(self)
+
+    def line(self, extent: str, dim: int) -> str:
+        """Numbers of the index type along one dim of a block."""
+        return counted(extent, 2, dim, self.scope.bits)
 
     # --- states -------------------------------------------------------------------------------------------------------
 
@@ -114,10 +120,10 @@ class _Steps:
         z = [src.let(f"z{g}", f"tl.zeros(({self.rows}, {self.units}), {self.kind})") for g in range(self.gates)]
         start = src.fresh("start")
         with src.block(f"for {start} in range(0, {self.size}, {self.terms})"):
-            k = src.let("k", f"{start} + tl.arange(0, {self.terms}){lanes(2, 1)}")
+            k = src.let("k", f"{start} + {self.line(self.terms, 1)}")
             mask = f"{self.in_b} & ({k} < {self.size})"
             h = src.let("h", f"tl.load({self._place(HIDDEN, old, k)}, mask={mask}, other=0)")
-            k = src.let("k", f"{start} + tl.arange(0, {self.terms}){lanes(2, 0)}")
+            k = src.let("k", f"{start} + {self.line(self.terms, 0)}")
             in_k = src.let("in_k", f"{k} < {self.size}")
             weights = replace(at.block((self.terms, self.units), (in_k, at.masks[1])), fill=True)
             weights = weights.at({TERM: Value(k, ROWS)})
@@ -175,7 +181,7 @@ class _Units:
         first = s.src.fresh("first")
         self.block = s.src.block(f"for {first} in range(0, {s.size}, {s.units})")
         self.block.__enter__()
-        j = s.src.let("j", f"{first} + tl.arange(0, {s.units}){lanes(2, 1)}")
+        j = s.src.let("j", f"{first} + {s.line(s.units, 1)}")
         in_j = s.src.let("in_j", f"{j} < {s.size}")
         at = s.scope.block((s.rows, s.units), (s.in_b, in_j))
         return at.at({s.r.hidden.symbol: Value(j, UNITS)})

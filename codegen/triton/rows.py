@@ -15,7 +15,7 @@ from .expression import value_of
 from .file import FileWriter, ceil_div, program_id
 from .indexing import decode, dim_text
 from .map import emit_stores
-from .scope import Dims, Scope, Value, lanes
+from .scope import Dims, Scope, Value, counted
 from .storage import compute_type
 
 ROWS: Dims = frozenset({0})
@@ -106,10 +106,8 @@ class Rows(ABC):
         rows, columns = src.constant("ROWS", s.rows), src.constant("COLUMNS", s.columns)
         total = product(a.size for a in self.rows)
         name = "row" if len(self.rows) != 1 else "i"
-        line = f"tl.arange(0, {rows}){lanes(2, 0)}"
+        line = counted(rows, 2, 0, self.outer.bits)
         at = src.let(name, line if self.alone else f"{program_id(self.outer)} * {rows} + {line}")
-        if self.alone and self.outer.bits == 64:
-            src.line(f"{at} = {at}.to(tl.int64)")
         exact = s.rows == 1 or (isinstance(total, int) and total % s.rows == 0)
         mask = None if exact else src.let("in_rows", f"{at} < {dim_text(total, self.outer)}")
         block = self.outer.block((rows, columns), (mask, None)).at({HELD_ROW: Value(at, ROWS)})
@@ -119,10 +117,8 @@ class Rows(ABC):
         """The scope of a block of elements."""
         src = self.src
         columns = scope.shape[1]
-        line = f"tl.arange(0, {columns}){lanes(2, 1)}"
+        line = counted(columns, 2, 1, scope.bits)
         at = src.let("column" if len(self.elements) > 1 else "j", f"{start} + {line}" if start else line)
-        if scope.bits == 64 and not start:
-            src.line(f"{at} = {at}.to(tl.int64)")
         exact = isinstance(self.count, int) and self.count % self.schedule.columns == 0
         mask = None if exact else src.let("in_columns", f"{at} < {dim_text(self.count, scope)}")
         inner = Scope(**{**vars(scope), "masks": (scope.masks[0], mask)})

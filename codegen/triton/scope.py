@@ -140,3 +140,8 @@ def lanes(rank: int, dim: int) -> str:
     if rank == 1:
         return ""
     return f"[{', '.join(':' if d == dim else 'None' for d in range(rank))}]"
+
+
+def counted(extent: str, rank: int, dim: int, bits: int) -> str:
+    """Numbers from 0 along one dim of a block, of so many bits: what is added to a literal has no more than these."""
+    return f"tl.arange(0, {extent}){'.to(tl.int64)' if bits == 64 else ''}{lanes(rank, dim)}"

@@ -79,7 +79,8 @@ class Magnitudes:
 
     def _quotient(self, numerator: sympy.Expr, denominator: sympy.Expr) -> int | None:
         self.note(denominator)
-        return self.note(numerator)
+        most = self.note(numerator)
+        return most if most is None or not denominator.is_Integer else -(-most // int(denominator))
 
 
 class Sizes(Magnitudes):
@@ -102,17 +103,19 @@ class Sizes(Magnitudes):
         if index.is_Symbol:
             return self.note(self._axes[index]) if index in self._axes else index
         if isinstance(index, sympy.floor | sympy.ceiling):
-            above, below = as_fraction(index.args[0])
-            self.note(below)
-            return self.note(above)
+            return self._quotient_bound(*as_fraction(index.args[0]))
         if isinstance(index, sympy.Pow) and index.exp.is_Integer and index.exp > 0:
             return self.note(index.base) ** index.exp
         above, below = as_fraction(index)
         if below != 1:
-            self.note(below)
-            return self.note(above)
+            return self._quotient_bound(above, below)
         parts = [self.note(a) for a in index.args]
         return sympy.expand(sympy.Mul(*parts) if isinstance(index, sympy.Mul) else sympy.Add(*parts))
+
+    def _quotient_bound(self, above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
+        self.note(below)
+        most = self.note(above)
+        return sympy.floor((most + below - 1) / below) if below.is_Integer else most
 
 
 def index_bits(program: Program, ranges: Iterable[SymbolRange]) -> int:
@@ -162,8 +165,11 @@ def fits(shape: Iterable[Dim], ranges: Iterable[SymbolRange]) -> bool:
 
 
 def _nests(program: Program) -> list[tuple[Axis, ...]]:
-    """The axes that kernels count together."""
-    found = [(*s.axes, *(a for a in (s.combine.axes if s.combine else ()) if a not in s.axes)) for s in program.stages]
+    """The axes that kernels count together: those of results, and those that are combined, each by themselves."""
+    found = []
+    for stage in program.stages:
+        combined = stage.combine.axes if stage.combine else ()
+        found += [tuple(a for a in stage.axes if a not in combined), combined]
     if program.recurrence is not None:
         r = program.recurrence
         found.append((r.time, r.batch, r.hidden))

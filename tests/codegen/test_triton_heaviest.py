@@ -14,12 +14,18 @@ from torch import Tensor, nn
 pytest.importorskip("triton")
 
 from smelt.codegen.gpu import GPU_MACHINES
+from smelt.codegen.gpu_schedule import default_gpu_schedule
 from smelt.codegen.triton.cubin import compile_function
 from smelt.codegen.triton.file import KernelFile
+from smelt.codegen.triton.module import emit
 from smelt.frontend.capture import Capture
 from smelt.frontend.export import capture
+from smelt.ir import ops
+from smelt.ir.types import symbol
 from smelt.rewrites.quantization import NAMED
 from smelt.runtime.gpu import gpu_model
+
+from .cases import Case, operand
 
 WIDTH, HEADS = 768, 12
 
@@ -97,3 +103,17 @@ def test_no_spills(name: str, target: str) -> None:
     found = compile_function(file, launch, machine)
     assert found.spills == 0
     assert found.shared_bytes <= machine.block_shared_bytes
+
+
+@pytest.mark.parametrize("target", GPU_MACHINES)
+@pytest.mark.parametrize("head", [80, 128])
+def test_wide_heads_with_a_mask_do_not_spill(head: int, target: str) -> None:
+    """A mask of queries by keys takes registers for its addresses and numbers, most with offsets of 64 bits."""
+    machine, (queries, keys) = GPU_MACHINES[target], (symbol("s"), symbol("k"))
+    shapes = ((8, queries, head), (2, keys, head), (2, keys, head), (1, queries, keys))
+    inputs = [operand(i, (symbol("b"), *shape), torch.bfloat16) for i, shape in enumerate(shapes)]
+    case = Case(inputs, [ops.attention(*inputs, causal=False, scale=0.125)])
+    file = emit("kernel", case.program(), default_gpu_schedule(case.program(), machine), case.region.symbols)
+    for wide in file.all:
+        (launch,) = wide.launches
+        assert compile_function(wide, launch, machine).spills == 0

@@ -21,6 +21,7 @@ from smelt.tools.zoo import ZOO
 pytest.importorskip("triton")
 
 from ..codegen.rows_cases import CASES
+from ..codegen.test_triton_text import written
 
 ROOT = Path(__file__).resolve().parents[2]
 H200 = GPU_MACHINES["sm_90"]
@@ -107,6 +108,17 @@ def source(name: str) -> tuple[KernelFile, Launch]:
     return file, file.launches[0]
 
 
+def test_every_way_of_a_kernel_is_compiled() -> None:
+    """Attention of few queries has functions for many sizes of the batch, and a function for large ones."""
+    file, _ = written("decode")
+    assert file.alone is not None
+    with compile_check.Compiler(1, Known()) as compiler:
+        (answer,) = compiler.compile([file], H200)
+    found = [(f["function"], f["bits"]) for f in answer["functions"]]
+    assert found == [(x.function, f.bits) for f in file.all for x in f.launches]
+    assert ("kernel_alone", 32) in found
+
+
 def test_an_unknown_target() -> None:
     assert "sm_100" in run("--target", "sm_20", code=2).stderr
 
@@ -122,6 +134,11 @@ def test_several_targets_and_numbers() -> None:
 @pytest.mark.parametrize("asked", ["f64", "bf16+int3", "int8"])
 def test_numbers_that_there_are_not(asked: str) -> None:
     assert "bf16+int4" in run("--dtype", asked, code=2).stderr
+
+
+def test_where_triton_interprets_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_check, "interprets", lambda: True)
+    assert "unset it" in run(code=2).stderr
 
 
 def test_a_model_or_the_zoo() -> None:

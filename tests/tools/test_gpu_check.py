@@ -40,6 +40,27 @@ def test_the_list_of_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[0] == "prefill: llama-3.2-1b bfloat16 2048"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--only", "["], "no regular expression"),
+        (["--minutes", "-1"], "no time"),
+        (["--minutes", "nan"], "no time"),
+        (["--minutes", "soon"], "no time"),
+        (["--part", "all"], "invalid choice"),
+        (["--dry-run", "--only", "no row has this name"], "--list names them"),
+    ],
+)
+def test_what_cannot_be_asked_for(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Above all a name of no row: that nothing was wrong then says nothing."""
+    try:
+        code: Any = main(given)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")

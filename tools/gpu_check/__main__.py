@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -31,10 +32,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """What a command line says."""
     parser = argparse.ArgumentParser(prog="python -m smelt.tools.gpu_check", description=__doc__)
     parser.add_argument("--part", action="append", choices=list(PARTS), help="a part to run, all by default")
-    parser.add_argument("--only", default="", metavar="REGEX", help="only rows with this in their name")
+    parser.add_argument("--only", type=_regex, default="", metavar="REGEX", help="only rows with this in their name")
     parser.add_argument("--out", type=Path, default=OUT, help=f"a folder for kernels, records and logs ({OUT})")
     parser.add_argument("--json", type=Path, help="the file of results: by default OUT/GPU.json, such as h200.json")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"how long it may take ({MINUTES:g})")
+    parser.add_argument("--minutes", type=_minutes, default=MINUTES, help=f"how long it may take ({MINUTES:g})")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -45,11 +46,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def _regex(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def _minutes(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} minutes are no time that something can take")
+    return found
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Run the check; returns 0 where nothing is wrong, 1 where something is, 2 where it cannot be run."""
     asked = arguments(given)
     rows = {name: _rows(name, asked.only) for name in asked.part or PARTS}
     rows = {name: rows[name] for name in PARTS if rows.get(name)}
+    if not rows and not asked.table:
+        print("error: there is no such row; --list names them", file=sys.stderr)
+        return 2
     if asked.list:
         print("\n".join(f"{name}: {row.name}" for name, found in rows.items() for row in found))
         return 0
@@ -64,7 +85,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _rows(part: str, only: str) -> list[Row]:
+def _rows(part: str, only: str | re.Pattern[str]) -> list[Row]:
     return [row for row in rows_of(part) if re.search(only, row.name)]
 
 
@@ -86,6 +107,7 @@ def check(asked: argparse.Namespace, rows: dict[str, list[Row]]) -> int:
         env |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     found = {} if asked.dry_run else _gpu(env, out)
     path = asked.json or out / f"{record.name_of(found)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)  # before anything is computed that would be lost
     results = record.Results(path, asked.dry_run, record.environment(found))
     free = len(os.sched_getaffinity(0)) if asked.dry_run else (os.cpu_count() or 1) - 2
     workers = max(min(supervisor.MOST_WORKERS, free), 1)
