@@ -30,7 +30,7 @@ def compile(
     optimize: Literal["rules", "search"] = "rules",
     check: Check = None,
     expect: Expectations | None = None,
-    quantize: Literal["int8-dynamic", "int8", "int4", "fp8"] | Quantization | None = None,
+    quantize: Literal["int8-dynamic", "int8", "int4", "fp8", "fp8-dynamic"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
     streams: int = 1,
