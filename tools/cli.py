@@ -190,7 +190,8 @@ def bench(
         typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
     ] = "eager,inductor",
     dtype: Annotated[
-        str, typer.Option(help="f32 or bf16 for weights and inputs; int8 or int4 for weights that are quantised.")
+        str,
+        typer.Option(help="f32 or bf16 for weights and inputs; int8, int4, fp8 or fp8-dynamic for what is quantised."),
     ] = "f32",
     sweep: Annotated[
         list[str] | None,

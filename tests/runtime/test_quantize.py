@@ -160,6 +160,17 @@ def test_report_of_float8() -> None:
     assert "2 weights: fp8 weights, a scale for each row" in str(fast.report())
 
 
+def test_what_float8_is_multiplied_in_is_said() -> None:
+    fast = smelt.compile(mlp(), quantize="fp8-dynamic")
+    fast(torch.randn(3, 48))
+    report = fast.report().captures[0].quantization
+    assert report is not None
+    assert "fp8 activations" in report.settings
+    assert report.products.startswith("products of float8: 2 in float32, none in float8 here")
+    assert "products of float8" in str(fast.report())
+    assert "products of float8" in str(fast.explain())
+
+
 @pytest.mark.parametrize("kind", ["int8-dynamic", "fp8-dynamic"])
 def test_rows_with_infinities_and_nan(kind: Any) -> None:
     x = torch.randn(4, 48)
