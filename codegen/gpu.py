@@ -24,7 +24,7 @@ class GpuMachine:
         block_shared_bytes: the most of it that a block of threads may have.
         memory: bytes a second that its memory gives.
         half, tf32, single, int8: operations a second on half types and TensorFloat-32 (tensor cores), on float32, and
-            on int8 (tensor cores).
+            on int8 and float8 (tensor cores).
         launch: seconds from a kernel's end to the start of the next.
     """
 
@@ -90,6 +90,8 @@ class GpuMatmulSchedule:
         group: rows of tiles that are computed together, so that what they read stays in cache.
         dot: multiply tiles on tensor cores or in FMAs by ``tl.dot``; otherwise products are summed one by one, which
             any dtype can, and which a few rows need.
+        float8: multiply numbers of float8 as they are (sm_90), where sums of so many terms at the most leave the tensor
+            cores to be added in float32; 0 multiplies them in float16, which has all of them.
         tf32: round float32 operands to TensorFloat-32, which is less exact.
         stages: loads in flight.
         splits: parts of the terms that programs of their own sum; a second kernel adds them up.
@@ -108,6 +110,7 @@ class GpuMatmulSchedule:
     group: int = 8
     dot: bool = True
     tf32: bool = False
+    float8: int = 0
     warps: int = 4
     stages: int = 3
     splits: int = 1
@@ -167,6 +170,7 @@ def gpu_schedule_text(schedule: Any) -> str:
 
 
 _RARE: Mapping[str, int] = {
+    "float8": 0,
     "splits": 1,
     "alone": 0,
     "streams": 0,

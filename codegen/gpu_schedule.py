@@ -52,6 +52,8 @@ MOST_OWN_ROWS = 16  # of a product by ``tl.dot`` whose programs compute the stat
 OWN_ELEMENTS = 32  # of the rows in a thread at a time, for the statistics
 OWN_STEPS = 4  # blocks of so many that are read for the statistics, one after the other
 MOST_HELD = 112  # numbers of a thread before sm_90, where registers hold what tensor cores multiply as well
+FLOAT8_CAPABILITIES = range(90, 110)  # of GPUs whose tensor cores take float8 as what is known of their sums allows
+MANY_FLOAT8 = 1 << 14  # terms of float8, of more than which sums leave the tensor cores after fewer
 LARGE = 1 << 20  # terms of a group, where there is none
 
 
@@ -132,7 +134,50 @@ def contiguous_axis(program: Program, axes: tuple[Axis, ...]) -> Axis | None:
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
+def float8_terms(program: Program, machine: GpuMachine) -> int:
+    """How many terms of a product of float8 may be summed on tensor cores; 0 where it is to be taken in float16.
+
+    Tensor cores of sm_90 add numbers of float8 with 14 bits (DeepSeek-V3's report, section 3.3.2): less than what is
+    lost when a result is rounded to bfloat16, as long as few terms are added so, but more than float32 or float16 lose.
+    """
+    stage = dot_stage(program)
+    if not isinstance(stage.value, Apply) or not all(_is_float8(x, program) for x in stage.value.args):
+        return 0
+    if machine.capability not in FLOAT8_CAPABILITIES or not _is_rounded(program, stage, torch.bfloat16):
+        return 0
+    assert stage.combine is not None
+    terms = product(a.size for a in stage.combine.axes)
+    return 128 if isinstance(terms, int) and terms <= MANY_FLOAT8 else 64
+
+
+def _is_float8(expr: Expr, program: Program) -> bool:
+    if isinstance(expr, Ref):  # rows that are read where they are multiplied
+        return _is_float8(program.stage(expr.stage).value, program)
+    return isinstance(expr, Apply) and expr.op == "float8_value" and isinstance(expr.args[0], Load)
+
+
+def _is_rounded(program: Program, stage: Stage, dtype: torch.dtype) -> bool:
+    """Whether all that is computed of a sum is computed of what it, scaled and with a bias, is rounded to."""
+
+    def rounds(expr: Expr) -> bool:
+        if not isinstance(expr, Apply) or expr.op != "cast" or expr.dtype != dtype:
+            return False
+        inner = expr.args[0]
+        while isinstance(inner, Apply) and inner.op in ("mul", "add") and isinstance(inner.args[1], Load):
+            inner = inner.args[0]
+        return isinstance(inner, Ref) and inner.stage == stage.name
+
+    found = postorder(program_roots(program), rounds)
+    return not any(isinstance(e, Ref) and e.stage == stage.name for e in found)
+
+
 def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule:
+    float8 = float8_terms(program, machine)
+    found = _tile_schedule(program, machine, bool(float8))
+    return replace(found, float8=float8) if found.dot else found
+
+
+def _tile_schedule(program: Program, machine: GpuMachine, float8: bool) -> GpuMatmulSchedule:
     stage = dot_stage(program)
     assert stage.combine is not None
     terms = product(a.size for a in stage.combine.axes)
@@ -145,8 +190,9 @@ def _matmul_schedule(program: Program, machine: GpuMachine) -> GpuMatmulSchedule
         return _in_turns(found, columns, machine) if _computes_rows(stage) else found
     half = _is_half(program, stage)
     is_grouped = group < LARGE  # of few bits
-    most = 64 if half else 16 if is_grouped else 32  # FMAs of numbers made in registers need many of them
-    block_k = min(_clamped(terms, 32 if _is_bytes(stage) else 16, most), group)
+    # FMAs of numbers made in registers need many of them
+    most = 128 if float8 else 64 if half else 16 if is_grouped else 32
+    block_k = min(_clamped(terms, 32 if float8 or _is_bytes(stage) else 16, most), group)
     block_m, block_n = _clamped(rows, 16, 64), _clamped(columns, 16, 64)
     warps = _matmul_warps(block_m * block_n, half)
     if half and machine.capability < 90 and _held(program, stage, block_m, block_n, block_k) > MOST_HELD * 32 * warps:

@@ -177,7 +177,9 @@ class Points:
         if expr.op == "cast":
             rounded = args[0] if self.dtype is not None and expr.dtype.is_floating_point else args[0].to(expr.dtype)
             return rounded.to(self.computed(expr.dtype))
-        return OPS[expr.op].evaluate(*args)  # type: ignore[no-any-return]
+        value: Tensor = OPS[expr.op].evaluate(*args)
+        # floats of bits have a dtype of their own
+        return value.to(self.computed(expr.dtype)) if expr.dtype.is_floating_point else value
 
     # --- index expressions --------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 The product is a DOT stage whose right operand is what ``dequantize`` means: numbers become floats in registers, term by
 term. Scales of whole rows are left to what follows the sum; scales of groups of terms are a factor inside it, which a
-kernel may take out of the sum over one group. Products of int8 rows are sums of int32, scaled afterwards.
+kernel may take out of the sum over one group. Products of int8 rows are sums of int32, those of float8 rows of float32,
+scaled afterwards.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .lowering import Lowering, Position, index_of, loops
 from .products import anchor, is_read_once, left_rows, stage_name
 from .program import (
     Apply,
+    Axis,
     Combine,
     Combiner,
     Const,
@@ -35,8 +37,10 @@ from .program import (
     as_fraction,
     postorder,
 )
+from .prologue import rows_stage
 
-QUANTIZED = (ops.quantized_linear, ops.int8_linear)
+QUANTIZED = (ops.quantized_linear, ops.int8_linear, ops.float8_linear)
+_SCALED_ROWS = (ops.int8_linear, ops.float8_linear)  # whose rows have scales of their own
 _MIDDLE = 8.0  # what stands for 0 in four bits without zeros
 
 
@@ -60,6 +64,9 @@ def contraction(lowering: Lowering, node: Node) -> None:
         (right,) = _elements(lowering, [(node.inputs[2], column, k.symbol)])
         dtype = torch.int32
         value = Apply("mul", (Apply("cast", (left,), dtype), Apply("cast", (right,), dtype)), dtype)
+    elif node.is_a(ops.float8_linear):
+        (right,) = _elements(lowering, [(node.inputs[2], column, k.symbol)])
+        value = Apply("mul", (_float8_rows(lowering, node, axes, k), _float8(right, node.dtype)), node.dtype)
     else:
         left = left_rows(lowering, node, axes, k)
         value = Apply("mul", (left, _weight(lowering, node, column, k.symbol)), node.dtype)
@@ -76,16 +83,28 @@ def _weight(lowering: Lowering, node: Node, n: Dim, k: sympy.Symbol) -> Expr:
     wanted += [(node.inputs[3], n, at)] if node.attrs["zeros"] else []
     wanted += [(node.inputs[2], n, at)] if grouped else []
     q, *rest = _elements(lowering, wanted)
-    if node.attrs["float8"]:
-        value = Apply("float8_value", (q,), torch.float32)
-        value = value if dtype == torch.float32 else Apply("cast", (value,), dtype)
-    else:
-        value = Apply("cast", (q if bits == 8 else _place_of(q, k),), dtype)
+    whole = q if bits == 8 else _place_of(q, k)
+    value = _float8(q, dtype) if node.attrs["float8"] else Apply("cast", (whole,), dtype)
     if node.attrs["zeros"]:
         value = Apply("sub", (value, Apply("cast", (rest[0],), dtype)), dtype)
     elif bits == 4:
         value = Apply("sub", (value, Const(_MIDDLE, dtype)), dtype)
     return Apply("mul", (value, rest[-1]), dtype) if grouped else value
+
+
+def _float8(bits: Expr, dtype: torch.dtype) -> Expr:
+    value = Apply("float8_value", (bits,), torch.float32)
+    return value if dtype == torch.float32 else Apply("cast", (value,), dtype)
+
+
+def _float8_rows(lowering: Lowering, node: Node, axes: tuple[Axis, ...], k: Axis) -> Expr:
+    """Rows of float8 as numbers: made once each, not for every panel of columns that reads them."""
+    x = node.inputs[0]
+    if isinstance(k.size, int) and k.size > 1:
+        rows: Expr = rows_stage(lowering, ops.float8_value(x), (*axes[:-1], k))
+    else:
+        rows = Apply("float8_value", (lowering.value(x, (*index_of(axes)[:-1], k.symbol)),), torch.float32)
+    return rows if node.dtype == torch.float32 else Apply("cast", (rows,), node.dtype)
 
 
 def _place_of(word: Expr, k: sympy.Symbol) -> Expr:
@@ -134,9 +153,9 @@ def result(lowering: Lowering, node: Node, index: Position) -> Expr:
         raise UnsupportedError(f"the result of {node.op.name} is read at another point than its own")
     total, dtype, column = ref, node.dtype, index[-1]
     value: Expr = total
-    if node.is_a(ops.int8_linear):
+    if node.is_a(*_SCALED_ROWS):
         rows = lowering.value(node.inputs[1], (*index[:-1], 0))
-        value = Apply("mul", (Apply("cast", (total,), dtype), rows), dtype)
+        value = Apply("mul", (total if total.dtype == dtype else Apply("cast", (total,), dtype), rows), dtype)
         value = Apply("mul", (value, lowering.value(node.inputs[3], (column, 0))), dtype)
         bias = node.inputs[4:]
     else:

@@ -12,19 +12,24 @@ from ..ir.node import Node
 
 LEAST_GROUP = 16
 _BITS = {"int8": 8, "int4": 4, "fp8": 8}
+_WHY_ALIKE = {
+    "int8": "sums of other products are not exact integers",
+    "fp8": "tensor cores multiply two numbers of float8, and a sum is scaled once",
+}
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """Weights of linear layers in few bits, and rows of their inputs as int8 if asked for.
+    """Weights of linear layers in few bits, and rows of their inputs as int8 or float8 if asked for.
 
     Attributes:
         weights: ``"int8"``, ``"int4"`` or ``"fp8"`` (float8_e4m3fn, which is symmetric).
         group_size: how many terms of a row share a scale, a multiple of 16; None for one scale for each row, that is
             for each output of the layer.
         symmetric: a number is ``q * scale``; otherwise ``(q - zero) * scale``, with a zero for each scale.
-        activations: None leaves them as they are; ``"int8"`` quantises each row of a layer's input when it is called,
-            by the row's largest magnitude. That takes symmetric int8 weights with one scale for each row.
+        activations: None leaves them as they are; ``"int8"`` and ``"fp8"`` quantise each row of a layer's input when it
+            is called, by the row's largest magnitude. That takes symmetric weights of the same kind with one scale for
+            each row.
         keep: layers to leave as they are, by name or a part of it with whole components: ``"lm_head"``,
             ``"layers.0"``, ``"*_proj"``.
 
@@ -35,7 +40,7 @@ class Quantization:
     weights: Literal["int8", "int4", "fp8"] = "int8"
     group_size: int | None = None
     symmetric: bool = True
-    activations: Literal["int8"] | None = None
+    activations: Literal["int8", "fp8"] | None = None
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,15 +52,15 @@ class Quantization:
             raise QuantizationError(f"symmetric is {self.symmetric!r}: say True or False")
         if self.float8 and not self.symmetric:
             raise QuantizationError('weights="fp8" takes symmetric=True: its numbers have a sign of their own')
-        if self.activations not in (None, "int8"):
-            raise QuantizationError(f'activations is {self.activations!r}: say "int8" or None')
+        if self.activations not in (None, "int8", "fp8"):
+            raise QuantizationError(f'activations is {self.activations!r}: say "int8", "fp8" or None')
         if not _are_names(self.keep):
             raise QuantizationError(f'keep is {self.keep!r}: give a tuple of names, such as ("lm_head",)')
         object.__setattr__(self, "keep", tuple(self.keep))
-        if self.activations and (self.weights, self.group_size, self.symmetric) != ("int8", None, True):
+        kind = self.activations
+        if kind and (self.weights, self.group_size, self.symmetric) != (kind, None, True):
             raise QuantizationError(
-                'activations="int8" takes weights="int8", group_size=None and symmetric=True: '
-                "sums of other products are not exact integers"
+                f'activations="{kind}" takes weights="{kind}", group_size=None and symmetric=True: {_WHY_ALIKE[kind]}'
             )
 
     @property
@@ -85,7 +90,7 @@ class Quantization:
     def __str__(self) -> str:
         how = "each row" if self.group_size is None else f"each {self.group_size} terms"
         text = f"{self.weights} weights, a scale for {how}{'' if self.symmetric else ' and a zero'}"
-        return text + (", int8 activations" if self.activations else "")
+        return text + (f", {self.activations} activations" if self.activations else "")
 
 
 def _are_names(keep: object) -> bool:
@@ -101,6 +106,7 @@ NAMED: Mapping[str, Quantization] = {
     "int4": Quantization("int4", group_size=128),
     "int8-dynamic": Quantization("int8", activations="int8"),
     "fp8": Quantization("fp8"),
+    "fp8-dynamic": Quantization("fp8", activations="fp8"),
 }
 
 

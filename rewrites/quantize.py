@@ -76,7 +76,7 @@ class _Quantizer:
         pattern = self.settings.kept(self.names_of(layer))
         if pattern is not None:
             return f'asked for: keep="{pattern}"'
-        if self.settings.activations and int(weight.shape[1]) > ops.MOST_TERMS:
+        if self.settings.activations == "int8" and int(weight.shape[1]) > ops.MOST_TERMS:
             return f"sums of {weight.shape[1]} products of int8 may not fit 32 bits"
         return None
 
@@ -98,8 +98,10 @@ class _Quantizer:
         parts = self.parts_of(layer)
         bias = [b if b.dtype == wide else self.as_weight(ops.cast(self.definition(b), dtype=wide)) for b in bias]
         if self.settings.activations:
-            rows = ops.row_scale(x)
-            y = ops.int8_linear(ops.quantize_rows(x, rows), rows, *parts, *bias)
+            float8 = self.settings.activations == "fp8"
+            rows = ops.row_scale(x, float8=float8)
+            multiply = ops.float8_linear if float8 else ops.int8_linear
+            y = multiply(ops.quantize_rows(x, rows, float8=float8), rows, *parts, *bias)
         else:
             x = x if dtype == wide else ops.cast(x, dtype=wide)
             settings = self.settings

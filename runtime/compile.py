@@ -30,7 +30,7 @@ def compile(
     optimize: Literal["rules", "search"] = "rules",
     check: Check = None,
     expect: Expectations | None = None,
-    quantize: Literal["int8-dynamic", "int8", "int4", "fp8"] | Quantization | None = None,
+    quantize: Literal["int8-dynamic", "int8", "int4", "fp8", "fp8-dynamic"] | Quantization | None = None,
     tune: Literal["off", "cached", "full"] = "cached",
     graphs: int = MOST_GRAPHS,
     streams: int = 1,
@@ -63,9 +63,9 @@ def compile(
             function of what was found may stand for a number. A call that makes another capture is not held to it.
         quantize: hold the weights of linear layers in few bits: ``"int8"`` (a scale for each output), ``"int4"`` (a
             scale for each 128 terms of it), ``"fp8"`` (float8_e4m3fn, a scale for each output), ``"int8-dynamic"``
-            (int8, and each row of a layer's input as int8, when it is called), or a ``smelt.Quantization``. Results
-            then differ from the model's: ``smelt.verify`` holds them to the model with the quantised weights, and says
-            how far they moved; the report lists every weight.
+            and ``"fp8-dynamic"`` (each row of a layer's input as well, when it is called), or a
+            ``smelt.Quantization``. Results then differ from the model's: ``smelt.verify`` holds them to the model with
+            the quantised weights, and says how far they moved; the report lists every weight.
         tune: ``"cached"`` takes the schedules that ``smelt tune`` found for these kernels on this machine, or that
             ``smelt.lock`` in the working folder names; ``"full"`` also tunes kernels that were not tuned yet, at the
             sizes of the first call, for up to a minute; ``"off"`` takes the default schedules. Results differ by

@@ -21,6 +21,7 @@ from .kernels import region_of
 from .measure import Measured, measure_steps
 from .options import Options
 from .plan import KernelStep, Step
+from .quantized import float8_product, float8_products
 from .refusals import RefusedGroup, refused_groups
 from .roofs import last_cache_bytes, roofs_of
 from .target import Target
@@ -77,6 +78,7 @@ class Part:
         refused: the fusions that were not made, by reason, the costliest first.
         footprint: memory.
         measured: seconds of a whole run; None where nothing was measured.
+        products: what products of float8 rows are multiplied in; empty where there are none.
     """
 
     inputs: tuple[str, ...]
@@ -86,6 +88,7 @@ class Part:
     refused: tuple[RefusedGroup, ...]
     footprint: Footprint
     measured: float | None
+    products: str = ""
 
     def together(self) -> dict[str, list[StepCost]]:
         """The calls of each kernel, in the order of the first."""
@@ -164,6 +167,7 @@ def explain_entry(
         refused=tuple(refused_groups(executable.fusion, unfused(executable.graphs), sizes, roofs, rate)),
         footprint=footprint_of(executable, sizes, eager),
         measured=measured.run if measured else None,
+        products=float8_products(executable.plan.steps),
     )
 
 
@@ -209,6 +213,9 @@ def _product_rate(step: Step, roofs: Roofs) -> float:
         return roofs.matmul_flops
     products = [n for n in work_of(region_of(step.node)) if n.has(Trait.CONTRACTION, Trait.ATTENTION)]
     names = {str(x.dtype).removeprefix("torch.") for n in products for x in n.inputs[:2]}
+    float8 = float8_product(step)
+    if float8 is not None:
+        names = {"int8" if float8 == "float8" else float8}  # tensor cores take float8 at the rate of int8
     known = [roofs.peaks[name] for name in names if name in roofs.peaks]
     return max(known, default=roofs.matmul_flops)
 

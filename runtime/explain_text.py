@@ -59,7 +59,8 @@ def _kernel_lines(part: Part, everything: bool) -> list[str]:
     if part.measured is not None:
         kernels = sum(step.measured or 0.0 for step in part.steps)
         total += f"; kernels measured {1e3 * kernels:.3f} ms, the whole run {1e3 * part.measured:.3f} ms"
-    return lines + _item("time", total)
+    lines += _item("time", total)
+    return lines + (_item("rows", part.products) if part.products else [])
 
 
 def _row_lines(row: Sequence[StepCost], measured: bool) -> list[str]:

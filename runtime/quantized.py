@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..codegen.gpu import GpuMatmulSchedule
 from ..ir import ops
+from ..ir.cost import work_of
 from ..ir.interpret import evaluate
 from ..rewrites.quantization import KeptWeight, QuantizedWeight
 from .compiled import Compiled
+from .kernels import region_of
+from .plan import KernelStep, Step
 
+LEAST_FLOAT8_ROWS = 64  # of a tile that tensor cores multiply in float8
 SHOWN = 3  # the weights with the largest errors that the text names
 
 
@@ -43,11 +48,13 @@ class QuantizationReport:
         settings: what was asked for.
         weights: those in few bits, in the order in which they are read.
         kept: matrices that stay as they are, and why.
+        products: what products of float8 rows are multiplied in; empty where there are none.
     """
 
     settings: str
     weights: tuple[WeightReport, ...]
     kept: tuple[KeptWeight, ...]
+    products: str = ""
 
     @property
     def bytes_before(self) -> int:
@@ -73,7 +80,30 @@ def report_quantization(executable: Compiled) -> QuantizationReport | None:
     if executable.weight_errors is None:
         executable.weight_errors = [_error(executable, weight) for weight in done.weights]
     pairs = zip(done.weights, executable.weight_errors, strict=True)
-    return QuantizationReport(str(done.settings), tuple(_report(w, error) for w, error in pairs), tuple(done.kept))
+    weights = tuple(_report(w, error) for w, error in pairs)
+    return QuantizationReport(str(done.settings), weights, tuple(done.kept), float8_products(executable.plan.steps))
+
+
+def float8_products(steps: Sequence[Step]) -> str:
+    """What the products of float8 rows in a plan are multiplied in, as text; empty where there are none."""
+    found = Counter(filter(None, map(float8_product, steps)))
+    if not found:
+        return ""
+    text = ", ".join(f"{count} in {dtype}" for dtype, count in found.items())
+    if "float8" in found:
+        return f"products of float8: {text}"
+    return f'products of float8: {text}, none in float8 here: quantize="fp8" does the same work without rounding rows'
+
+
+def float8_product(step: Step) -> str | None:
+    """The dtype that a step multiplies rows of float8 in; None for any other step."""
+    if not isinstance(step, KernelStep) or not any(n.is_a(ops.float8_linear) for n in work_of(region_of(step.node))):
+        return None
+    schedule: object = getattr(step.kernel, "schedule", None)
+    if not isinstance(schedule, GpuMatmulSchedule) or not schedule.dot:
+        return "float32"
+    # tiles of fewer rows do not fill what multiplies float8: Triton widens them to float16
+    return "float8" if schedule.float8 and schedule.block_m >= LEAST_FLOAT8_ROWS else "float16"
 
 
 def _report(weight: QuantizedWeight, error: float) -> WeightReport:
@@ -102,6 +132,8 @@ def quantization_lines(report: QuantizationReport) -> Iterator[tuple[str, str]]:
     worst = ", ".join(f"{w.name} {w.error:.2%}" for w in report.worst[:SHOWN])
     if worst:
         yield "", f"error (rms, of the weight's): {worst}{', …' if count > SHOWN else ''}"
+    if report.products:
+        yield "", report.products
     reasons: dict[str, list[str]] = defaultdict(list)
     for kept in report.kept:
         reasons[kept.reason].append(f"{kept.name} {list(kept.shape)}")

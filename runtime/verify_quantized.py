@@ -9,8 +9,9 @@ Three things are compared, on the arguments of a call:
 - the graph on the quantised weights with the one before, both in float64: how far quantisation moved the result. It is
   reported and not judged.
 
-A row of activations that is rounded to int8 may round another way for a difference in its last bit, in PyTorch as in
-our kernels. Where activations are quantised, a result also passes within ``TIES`` of how far quantisation moved it.
+A row of activations that is rounded to int8 or float8 may round another way for a difference in its last bit, in
+PyTorch as in our kernels. Where activations are quantised, a result also passes within ``TIES`` of how far quantisation
+moved it.
 """
 
 from __future__ import annotations

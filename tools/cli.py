@@ -190,7 +190,8 @@ def bench(
         typer.Option(help="Separated by commas: eager, inductor, inductor-max, onnxruntime, openvino."),
     ] = "eager,inductor",
     dtype: Annotated[
-        str, typer.Option(help="f32 or bf16 for weights and inputs; int8 or int4 for weights that are quantised.")
+        str,
+        typer.Option(help="f32 or bf16 for weights and inputs; int8, int4, fp8 or fp8-dynamic for what is quantised."),
     ] = "f32",
     sweep: Annotated[
         list[str] | None,
@@ -280,7 +281,7 @@ def export(
             "GPUs. May be given again."
         ),
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8-dynamic, int8, int4 or fp8.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8-dynamic, int8, int4, fp8 or fp8-dynamic.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that kernels are made for.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -392,7 +393,7 @@ def compile_check(
     ] = None,
     numbers: Annotated[
         list[str] | None,
-        typer.Option("--dtype", help="f32, bf16 or f16, and after a + int8, int4, fp8 or int8-dynamic: bf16+int4."),
+        typer.Option("--dtype", help="f32, bf16 or f16, and after a + int8, int4, fp8, int8-dynamic or fp8-dynamic."),
     ] = None,
     zoo: Annotated[bool, typer.Option("--zoo", help="Every model of the zoo, a line for each.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="With --zoo, the tiny variants.")] = False,

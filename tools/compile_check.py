@@ -32,7 +32,7 @@ from .numbers import load_on, numbers_of
 from .zoo import ZOO
 
 INSTALL_TRITON = "pip install triton"
-ZOO_NUMBERS = ("f32", "bf16", "f16", "bf16+int8", "bf16+int4", "bf16+fp8", "bf16+int8-dynamic")
+ZOO_NUMBERS = ("f32", "bf16", "f16", "bf16+int8", "bf16+int4", "bf16+fp8", "bf16+int8-dynamic", "bf16+fp8-dynamic")
 
 Data = dict[str, Any]
 

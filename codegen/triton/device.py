@@ -170,3 +170,13 @@ def float8_half(bits):
 def dot(a, b, acc):
     """a @ b + acc of half types, in float32."""
     return tl.dot(a, b, acc)
+
+
+@triton.jit
+def float8_dot(a, b, acc, most: tl.constexpr):
+    """a @ b + acc of the bits of float8; sums of at most ``most`` terms leave the tensor cores to be added in float32.
+
+    On sm_90 those have fewer bits than float32 (``docs/decisions/028-float8-activations.md``).
+    """
+    left, right = a.to(tl.float8e4nv, bitcast=True), b.to(tl.float8e4nv, bitcast=True)
+    return tl.dot(left, right, acc, max_num_imprecise_acc=most)

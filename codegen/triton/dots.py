@@ -20,6 +20,11 @@ def dot(a: str, b: str, acc: str, dtype: torch.dtype, tf32: bool) -> str:
     return f'tl.dot({a}, {b}, {acc}, input_precision="{"tf32" if tf32 else "ieee"}")'
 
 
+def float8_dot(a: str, b: str, acc: str, most: int) -> str:
+    """``a @ b + acc`` of the bits of float8, whose sums leave the tensor cores after ``most`` terms."""
+    return f"lib.float8_dot({a}, {b}, {acc}, {most})"
+
+
 def int_dot(a: str, b: str, acc: str) -> str:
     """``a @ b + acc`` of int8 in int32."""
     return f"tl.dot({a}, {b}, {acc}, out_dtype=tl.int32)"

@@ -62,3 +62,8 @@ def product_of(x, axis):
 def dot(a, b, acc):
     """a @ b + acc of half types; the interpreter's own takes bfloat16 for its bits."""
     return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+
+
+def float8_dot(a, b, acc, most):
+    """a @ b + acc of the bits of float8, in float32."""
+    return dot(float8_half(a), float8_half(b), acc)

@@ -96,6 +96,16 @@ def bytes_of(left: Expr, right: Expr) -> tuple[Load, Load] | None:
     return found[0], found[1]
 
 
+def float8_bits_of(left: Expr, right: Expr) -> tuple[Load, Load] | None:
+    """The loads of float8's bits whose numbers a product in float32 multiplies."""
+    found = []
+    for expr in (left, right):
+        if not isinstance(expr, Apply) or expr.op != "float8_value" or not isinstance(expr.args[0], Load):
+            return None
+        found.append(expr.args[0])
+    return found[0], found[1]
+
+
 # --- words of eight numbers -------------------------------------------------------------------------------------------
 
 

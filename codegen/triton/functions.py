@@ -32,6 +32,7 @@ FLOAT: Mapping[str, str] = {
     **{name: f"lib.{name}({{0}}, {{1}})" for name in ("trunc_div", "fmod", "pow", "atan2")},
     "neg": "(-{0})",
     "abs": "tl.abs({0})",
+    "float8_of": "lib.float8_of({0})",
     "floor": "tl.floor({0})",
     "ceil": "tl.ceil({0})",
 }

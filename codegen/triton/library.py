@@ -22,6 +22,7 @@ if INTERPRETED:
         exp,
         exp2,
         expm1,
+        float8_dot,
         float8_half,
         fmod,
         log,
@@ -46,6 +47,7 @@ else:
         exp,
         exp2,
         expm1,
+        float8_dot,
         float8_half,
         fmod,
         log,
@@ -70,6 +72,7 @@ __all__ = [
     "exp",
     "exp2",
     "expm1",
+    "float8_dot",
     "float8_half",
     "fmod",
     "log",
@@ -176,6 +179,23 @@ def int_remainder(a, b):
 def float8_value(bits):
     """The number whose bits in float8_e4m3fn these are, as float32; any half type holds it as well."""
     return float8_half(bits).to(tl.float32)
+
+
+@triton.jit
+def float8_of(x):
+    """The bits of the float8_e4m3fn nearest to a float32, half to even; at most the largest, and NaN for NaN.
+
+    On any GPU. A normal number is the exponent and the upper mantissa, rounded as whole numbers; a subnormal one is a
+    multiple of 2^-9, to which the sum with 2^14 is rounded.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    most = tl.minimum(size, 0x43E00000)  # 448
+    normal = ((most + 0x7FFFF + ((most >> 20) & 1)) >> 20) - 960
+    small = (most.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+    found = tl.where(most < 0x3C800000, small, normal)  # 2^-6
+    found = tl.where(size > 0x7F800000, 0x7F, found)
+    return (found | ((bits >> 24) & 0x80)).to(tl.uint8)
 
 
 # --- reductions -------------------------------------------------------------------------------------------------------

@@ -27,12 +27,19 @@ from ..gpu import (
     GpuRowsSchedule,
     GpuSchedule,
 )
-from ..gpu_schedule import MOST_OWN_ROWS, computes_statistics, default_gpu_schedule, dots, power_of_two
+from ..gpu_schedule import (
+    MOST_OWN_ROWS,
+    computes_statistics,
+    default_gpu_schedule,
+    dots,
+    float8_terms,
+    power_of_two,
+)
 from ..program import Expr, Load, Program, Skeleton, dot_stage, postorder
 from .descriptors import is_matrix
 from .dots import dot_dtype
 from .estimate import GpuProduct, fits, product_seconds
-from .few_bits import bytes_of, few_bits, nibble, widened_half
+from .few_bits import bytes_of, few_bits, float8_bits_of, nibble, widened_half
 from .matmul import product_of
 
 Sizes = Mapping[sympy.Symbol, int]
@@ -89,6 +96,8 @@ def gpu_product(program: Program, sizes: Sizes) -> GpuProduct:
         kind = "int8"
     elif dot_dtype(c.left, c.right) != torch.float32 or (few is not None and widened_half(c.left) is not None):
         kind = "half"
+    elif float8_bits_of(c.left, c.right) is not None:
+        kind = "half"  # or float8, which has the rate of int8: that is for the GPU to say
     else:
         kind = "single"
     stored = program.outputs[0].type.dtype.itemsize if program.outputs else 4
@@ -113,6 +122,8 @@ def _is_shared(load: Load) -> bool:
 
 def _matmul(program: Program, machine: GpuMachine, sizes: Sizes) -> list[GpuSchedule]:
     shape = gpu_product(program, sizes)
+    if float8_terms(program, machine):
+        shape = replace(shape, kind="int8")
     found = [s for s in _products(program, shape, machine) if fits(shape, s, machine)]
     return [*sorted(dict.fromkeys(found), key=lambda s: product_seconds(shape, s, machine))[:KEPT]]
 
@@ -136,8 +147,9 @@ def _tiles(program: Program, p: GpuProduct, machine: GpuMachine) -> Iterator[Gpu
     widths = _powers(16, min(256, max(power_of_two(p.columns), 16)))
     depths = _powers(least, min(128 if p.kind != "single" else 64, max(power_of_two(p.terms), least)))
     tma = machine.capability >= 90 and can_use_descriptors(program)
+    float8 = float8_terms(program, machine)
     for m, n, k, warps, stages in combinations(heights, widths, depths, (4, 8), (2, 3, 4)):
-        made = GpuMatmulSchedule(m, n, k, warps=warps, stages=stages)
+        made = GpuMatmulSchedule(m, n, k, float8=float8, warps=warps, stages=stages)
         tiles = p.batch * -(-p.rows // m) * -(-p.columns // n)
         for order in _orders(tiles, p.terms, k, machine):
             yield replace(made, **order)

@@ -9,9 +9,9 @@ import torch
 
 from ..program import Expr, Load
 from .descriptors import descriptor_of
-from .dots import dot, dot_dtype, int_dot
+from .dots import dot, dot_dtype, float8_dot, int_dot
 from .expression import element, hoist, value_of
-from .few_bits import FewBits, bytes_of, few_bits, widened_half
+from .few_bits import FewBits, bytes_of, few_bits, float8_bits_of, widened_half
 from .indexing import decode
 from .product import Product
 from .scope import Scope, Value
@@ -62,6 +62,13 @@ class DotTile(Product):
         if loads is not None:
             self.left, self.right, self.dtype = *loads, torch.int8
             return
+        bits = float8_bits_of(c.left, c.right)
+        if bits is not None:
+            if self.schedule.float8:
+                self.left, self.right, self.dtype = *bits, torch.uint8
+            else:
+                self.dtype = torch.float16  # which has all numbers of float8
+            return
         few = few_bits(c.right, c.reduced[0]) if len(c.reduced) == 1 else None
         whole = few is not None and (few.scale is None or few.group % self.schedule.block_k == 0)
         if few is None or not whole:
@@ -81,6 +88,8 @@ class DotTile(Product):
         src = self.src
         if self.dtype == torch.int8:
             src.line(f"{acc} = {int_dot(a, b, acc)}")
+        elif self.dtype == torch.uint8:
+            src.line(f"{acc} = {float8_dot(a, b, acc, min(self.schedule.float8, self.schedule.block_k))}")
         elif self.few is None or self.few.scale is None:
             src.line(f"{acc} = {dot(a, b, acc, self.dtype, self.schedule.tf32)}")
         else:

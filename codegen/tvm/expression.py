@@ -278,6 +278,7 @@ def _guard_text(expr: Guard, scope: Scope) -> str:
 _ONE_EXPRESSION = {
     *("add", "sub", "mul", "div", "neg", "where", "cast", "isnan", "eq", "ne", "lt", "le", "gt", "ge"),
     *("bit_and", "bit_or", "bit_xor", "bit_not", "floor", "ceil", "round", "trunc", "reciprocal", "float8_value"),
+    "float8_of",
 }
 
 

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as script
 
 from . import activations, vmath
+from .float8 import float8_of
 
 Expr = Any  # tvm has no type stubs
 
@@ -222,4 +223,5 @@ FUNCTIONS = {
     **vmath.FUNCTIONS,
     **activations.FUNCTIONS,
     "pow": vmath.pow,
+    "float8_of": float8_of,
 }

@@ -16,7 +16,7 @@ FLOATS = (
     | ACTIVATIONS
     | _COMPARISONS
     | _named("add sub mul div neg reciprocal abs sign maximum minimum isnan fmod remainder floor_div")
-    | _named("trunc_div floor ceil round trunc tan atan2 pow")
+    | _named("trunc_div floor ceil round trunc tan atan2 pow float8_of")
 )  # of ``floats``
 _BITS = _named("bit_and bit_or bit_xor bit_not")
 INTEGERS = (

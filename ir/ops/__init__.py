@@ -66,7 +66,17 @@ from .pointwise import (
     where,
 )
 from .quantize import quantize_weight, weight_scale, weight_zero
-from .quantized import MOST_TERMS, dequantize, float8_value, int8_linear, quantize_rows, quantized_linear, row_scale
+from .quantized import (
+    MOST_TERMS,
+    dequantize,
+    float8_linear,
+    float8_of,
+    float8_value,
+    int8_linear,
+    quantize_rows,
+    quantized_linear,
+    row_scale,
+)
 from .recurrent import GATES, recurrence
 from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduced_axes, sum
 from .rounding import HALF, accumulated_dtype
@@ -112,6 +122,8 @@ __all__ = [
     "expand",
     "expm1",
     "flip",
+    "float8_linear",
+    "float8_of",
     "float8_value",
     "floor",
     "floor_div",

@@ -1,4 +1,9 @@
-"""Products with weights of few bits (see ``ir.ops.quantize``), and rows of activations as int8."""
+"""Products with weights of few bits (see ``ir.ops.quantize``), and rows of activations as int8 or float8.
+
+A row of activations has a scale of its own, ``max |x|`` over the largest number of int8 or float8, and its numbers are
+``x / scale`` rounded to nearest, half to even. A row with a NaN or an infinity has NaN as its scale, by which every
+output of that row is NaN.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,28 @@ import torch
 import torch.nn.functional as F
 
 from ..node import REQUIRED, Node, Trait
-from ..types import Dim, TensorType
+from ..types import DTYPE_NAMES, Dim, TensorType
 from .base import declare, elements, is_float, per_element, require, require_dtype, same_dtype
 from .composite import linear
 from .pointwise import abs, add, bit_and, cast, div, floor_div, ge, le, mul, reciprocal, round, sub, where
-from .quantize import MIDDLE, WORD, check_matrix, check_settings, groups_of, stored_dtype, stored_shape
+from .quantize import (
+    LARGEST,
+    MIDDLE,
+    WORD,
+    check_matrix,
+    check_settings,
+    float8_bits,
+    groups_of,
+    stored_dtype,
+    stored_shape,
+)
 from .reduction import amax
 from .rounding import accumulated_dtype, evaluated_in_float32
 from .source import scalar, scalar_like
 from .view import concat, expand, reshape, slice_
 
-LEAST_SCALE = 2.0**-120  # a row of smaller numbers counts as zeros: the reciprocal of its scale might overflow
+LEAST_SCALE = 2.0**-120  # a row of a smaller scale counts as zeros: the reciprocal might overflow
+FLOAT8_NAN = 0x7F  # the bits of NaN but the sign
 MOST_TERMS = 2**31 // 127**2 - 1  # of products of int8 whose sum an int32 holds
 
 
@@ -45,6 +61,23 @@ float8_value = declare(
     attrs={"dtype": torch.float32},
     traits={Trait.POINTWISE},
     flops=per_element(1),
+)
+
+
+def _float8_of_type(x: TensorType) -> TensorType:
+    require(x.dtype == torch.float32, f"float8_of: {x} are not float32")
+    return x.with_dtype(torch.uint8)
+
+
+def _float8_of(x: torch.Tensor) -> torch.Tensor:
+    sign = torch.where(torch.signbit(x), 0x80, 0)
+    return torch.where(x.isnan(), sign | FLOAT8_NAN, float8_bits(x)).to(torch.uint8)
+
+
+# float8_of(x float32) -> bits uint8: those of the nearest number of float8_e4m3fn, half to even; the largest for what
+# is beyond it, infinities included; NaN for NaN
+float8_of = declare(
+    "float8_of", infer=_float8_of_type, evaluate=_float8_of, traits={Trait.POINTWISE}, flops=per_element(8)
 )
 
 
@@ -177,77 +210,95 @@ quantized_linear = declare(
 )
 
 
-# --- rows as int8 -----------------------------------------------------------------------------------------------------
+# --- rows as int8 or float8 -------------------------------------------------------------------------------------------
 
 
-def _row_scale_type(x: TensorType) -> TensorType:
+def _row_scale_type(x: TensorType, *, float8: bool = False) -> TensorType:
     require_dtype("row_scale", x, is_float)
     require(x.rank >= 1, f"row_scale: {x} has no rows")
     return TensorType((*x.shape[:-1], 1), accumulated_dtype(x.dtype))
 
 
-def _row_scale(x: Node) -> Node:
+def _most(float8: bool) -> float:
+    return LARGEST if float8 else 127.0
+
+
+def _row_scale(x: Node, *, float8: bool) -> Node:
     top = amax(abs(_up(x)), dims=(x.tensor_type.rank - 1,), keepdim=True)
     largest = scalar_like(torch.finfo(top.dtype).max, top)
-    return where(le(top, largest), div(top, scalar_like(127.0, top)), scalar_like(float("nan"), top))
+    return where(le(top, largest), div(top, scalar_like(_most(float8), top)), scalar_like(float("nan"), top))
 
 
-def _row_scale_value(x: torch.Tensor) -> torch.Tensor:
+def _row_scale_value(x: torch.Tensor, *, float8: bool) -> torch.Tensor:
     top = x.to(accumulated_dtype(x.dtype)).abs().amax(-1, keepdim=True)
-    return torch.where(top.isfinite(), top / 127, torch.nan)
+    return torch.where(top.isfinite(), top / _most(float8), torch.nan)
 
 
-# row_scale(x [..., K]) -> [..., 1]: max |x| / 127 of each row; NaN for a row with a NaN or an infinity
+# row_scale(x [..., K]) -> [..., 1]: max |x| of each row / 127, or / 448 for float8; NaN for a row with a NaN or an
+# infinity
 row_scale = declare(
     "row_scale",
     infer=_row_scale_type,
     evaluate=_row_scale_value,
+    attrs={"float8": False},
     traits={Trait.COMPOSITE, Trait.REDUCTION},
     flops=lambda node: 2 * elements(node) * node.inputs[0].shape[-1],
     decompose=_row_scale,
 )
 
 
-def _quantize_rows_type(x: TensorType, scale: TensorType) -> TensorType:
+def _quantize_rows_type(x: TensorType, scale: TensorType, *, float8: bool) -> TensorType:
     require(scale == _row_scale_type(x), f"quantize_rows: {scale} are not the scales of {x}")
-    return x.with_dtype(torch.int8)
+    return x.with_dtype(torch.uint8 if float8 else torch.int8)
 
 
-def _quantize_rows(x: Node, scale: Node) -> Node:
-    inverse, x = reciprocal(scale), _up(x)
-    rounded = round(mul(x, inverse))
+def _quantize_rows(x: Node, scale: Node, *, float8: bool) -> Node:
+    divided = mul(_up(x), reciprocal(scale))
+    rounded = divided if float8 else round(divided)
     known = where(ge(scale, scalar_like(LEAST_SCALE, scale)), rounded, scalar_like(0.0, rounded))
-    return cast(known, dtype=torch.int8)
+    if not float8:
+        return cast(known, dtype=torch.int8)
+    return float8_of(known if known.dtype == torch.float32 else cast(known, dtype=torch.float32))
 
 
-def _quantize_rows_value(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    rounded = torch.round(x.to(scale.dtype) * scale.reciprocal())
-    return torch.where(scale >= LEAST_SCALE, rounded, 0).to(torch.int8)
+def _quantize_rows_value(x: torch.Tensor, scale: torch.Tensor, *, float8: bool) -> torch.Tensor:
+    divided = x.to(scale.dtype) * scale.reciprocal()
+    known = torch.where(scale >= LEAST_SCALE, divided if float8 else torch.round(divided), 0)
+    return float8_bits(known) if float8 else known.to(torch.int8)
 
 
-# quantize_rows(x [..., K], row_scale(x)) -> int8 [..., K]: x / scale, half to even; 0 where the scale is NaN or tiny
+# quantize_rows(x [..., K], row_scale(x)) -> int8, or bits of float8, [..., K]: x / scale, half to even; 0 where the
+# scale is NaN or tiny
 quantize_rows = declare(
     "quantize_rows",
     infer=_quantize_rows_type,
     evaluate=_quantize_rows_value,
     arity=(2, 2),
+    attrs={"float8": False},
     traits={Trait.COMPOSITE, Trait.POINTWISE},
     flops=per_element(3),
     decompose=_quantize_rows,
 )
 
 
-def _int8_type(x: TensorType, rows: TensorType, q: TensorType, scale: TensorType, *bias: TensorType) -> TensorType:
-    check_matrix("int8_linear", q)
-    require(x.dtype == q.dtype == torch.int8, f"int8_linear: {x} and {q} are not int8")
-    require(x.rank >= 1 and x.shape[-1] == q.shape[1], f"int8_linear: {x} has not the features of the weight {q}")
-    require(int(q.shape[1]) <= MOST_TERMS, f"int8_linear: sums of {q.shape[1]} terms may not fit an int32")
-    require_dtype("int8_linear", rows, is_float)
-    require(rows.shape == (*x.shape[:-1], 1), f"int8_linear: {rows} are not the scales of the rows of {x}")
-    require(scale.shape == (q.shape[0], 1), f"int8_linear: {scale} are not the scales of {q}")
+def _rows_type(
+    name: str, dtype: torch.dtype, x: TensorType, rows: TensorType, q: TensorType, scale: TensorType, *bias: TensorType
+) -> TensorType:
+    check_matrix(name, q)
+    require(x.dtype == q.dtype == dtype, f"{name}: {x} and {q} are not {DTYPE_NAMES[dtype]}")
+    require(x.rank >= 1 and x.shape[-1] == q.shape[1], f"{name}: {x} has not the features of the weight {q}")
+    require_dtype(name, rows, is_float)
+    require(rows.shape == (*x.shape[:-1], 1), f"{name}: {rows} are not the scales of the rows of {x}")
+    require(scale.shape == (q.shape[0], 1), f"{name}: {scale} are not the scales of {q}")
     for b in bias:
-        require(b.shape == (q.shape[0],), f"int8_linear: bias {b} does not fit the weight {q}")
-    return TensorType((*x.shape[:-1], q.shape[0]), same_dtype("int8_linear", (rows, scale, *bias)))
+        require(b.shape == (q.shape[0],), f"{name}: bias {b} does not fit the weight {q}")
+    return TensorType((*x.shape[:-1], q.shape[0]), same_dtype(name, (rows, scale, *bias)))
+
+
+def _int8_type(x: TensorType, rows: TensorType, q: TensorType, scale: TensorType, *bias: TensorType) -> TensorType:
+    found = _rows_type("int8_linear", torch.int8, x, rows, q, scale, *bias)
+    require(int(q.shape[1]) <= MOST_TERMS, f"int8_linear: sums of {q.shape[1]} terms may not fit an int32")
+    return found
 
 
 def _int8(x: Node, rows: Node, q: Node, scale: Node, *bias: Node) -> Node:
@@ -279,4 +330,36 @@ int8_linear = declare(
     traits={Trait.COMPOSITE, Trait.CONTRACTION},
     flops=_flops,
     decompose=_int8,
+)
+
+
+def _float8_linear_type(*operands: TensorType) -> TensorType:
+    return _rows_type("float8_linear", torch.uint8, *operands)
+
+
+def _float8_linear(x: Node, rows: Node, q: Node, scale: Node, *bias: Node) -> Node:
+    wide = accumulated_dtype(scale.dtype)
+    left, right = (float8_value(v) if wide == torch.float32 else cast(float8_value(v), dtype=wide) for v in (x, q))
+    y = mul(mul(linear(left, right), _up(rows)), reshape(_up(scale), shape=(q.shape[0],)))
+    y = add(y, _up(bias[0])) if bias else y
+    return y if y.dtype == scale.dtype else cast(y, dtype=scale.dtype)
+
+
+def _float8_linear_value(
+    x: torch.Tensor, rows: torch.Tensor, q: torch.Tensor, scale: torch.Tensor, *bias: torch.Tensor
+) -> torch.Tensor:
+    wide = accumulated_dtype(scale.dtype)
+    return _scaled(rows, scale, *bias, whole=F.linear(_float8_value(x, wide), _float8_value(q, wide)))
+
+
+# float8_linear(x float8 [..., K], rows [..., 1], q float8 [N, K], scale [N, 1] [, bias [N]]) -> [..., N]: sums of
+# products, each of which is exact, in float32 or wider, times the scales of row and column
+float8_linear = declare(
+    "float8_linear",
+    infer=_float8_linear_type,
+    evaluate=_float8_linear_value,
+    arity=(4, 5),
+    traits={Trait.COMPOSITE, Trait.CONTRACTION},
+    flops=_flops,
+    decompose=_float8_linear,
 )

@@ -154,7 +154,7 @@ def export(
     threads: int | None = None,
     cache: bool | KernelCache = True,
     optimize: Literal["rules", "search"] = "rules",
-    quantize: Literal["int8-dynamic", "int8", "int4", "fp8"] | Quantization | None = None,
+    quantize: Literal["int8-dynamic", "int8", "int4", "fp8", "fp8-dynamic"] | Quantization | None = None,
     tune: Literal["off", "cached"] = "cached",
 ) -> Artifact:
     """Compile a model so that it can be kept, and run where its code is not.

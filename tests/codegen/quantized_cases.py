@@ -1,4 +1,4 @@
-"""Products with weights of few bits, and of rows of int8."""
+"""Products with weights of few bits, and of rows of int8 and float8."""
 
 from __future__ import annotations
 
@@ -57,6 +57,27 @@ def int8(terms: int, columns: int, *, packed: bool = True, rows: tuple[object, .
     return Case([x, r, q, s, b], [y], ROWS, weights=weights, rtol=1e-4, low=-127, high=128)
 
 
+def float8_rows(
+    terms: int,
+    columns: int,
+    *,
+    packed: bool = True,
+    rows: tuple[object, ...] = (M,),
+    bias: bool = True,
+    dtype: torch.dtype = F32,
+    sizes: object = ROWS,
+) -> Case:
+    """A product of rows of float8, an activation after it; rounded to ``dtype``."""
+    x, r = operand(0, (*rows, terms), U8), operand(1, (*rows, 1))  # type: ignore[arg-type]
+    q, s, b = operand(2, (columns, terms), U8), operand(3, (columns, 1)), operand(4, (columns,))
+    inputs = [x, r, q, s, b] if bias else [x, r, q, s]
+    y = ops.float8_linear(*inputs)
+    y = ops.relu(y if dtype == F32 else ops.cast(y, dtype=dtype))
+    weights = frozenset([2, 3]) if packed else frozenset()
+    rtol = 1e-4 if dtype == F32 else None
+    return Case(inputs, [y], sizes, weights=weights, rtol=rtol, low=0, high=256)  # type: ignore[arg-type]
+
+
 def cases() -> dict[str, Case]:
     found = {}
     for bits, zeros in ((8, False), (8, True), (4, False), (4, True)):
@@ -82,6 +103,12 @@ def cases() -> dict[str, Case]:
     for terms, columns in [(1, 1), (65, 50), (600, 48)]:
         found[f"int8 {terms}x{columns}"] = int8(terms, columns)
     found["int8 not packed"] = int8(65, 50, packed=False)
+    for terms, columns in [(1, 1), (2, 3), (65, 50), (600, 48)]:
+        found[f"float8 rows {terms}x{columns}"] = float8_rows(terms, columns)
+    found["float8 rows not packed"] = float8_rows(65, 50, packed=False)
+    found["float8 rows no bias"] = float8_rows(100, 33, bias=False)
+    found["float8 rows two axes"] = float8_rows(43, 17, rows=(B, M), sizes=two)
+    found["float8 rows one"] = float8_rows(43, 17, rows=(), sizes=[{}])
     return found
 
 
@@ -101,11 +128,10 @@ def float8_cases() -> dict[str, Case]:
 
 def tensors_of(case: Case, sizes: dict[str, int]) -> list[Tensor]:
     """Operands whose products are of moderate size."""
-    found = case.tensors(sizes)
-    if case.inputs[1].dtype == U8:  # float8 or whole numbers, a NaN nowhere
-        found[1] = torch.where(found[1] & 127 == 127, 126, found[1])
+    # float8 or whole numbers, a NaN nowhere
+    found = [torch.where(x & 127 == 127, 126, x) if x.dtype == U8 else x for x in case.tensors(sizes)]
     scale = next(i for i, x in enumerate(case.inputs) if x.dtype == F32 and i > 1)
     found[scale] *= 1 / (64 * case.inputs[0].shape[-1] ** 0.5)  # type: ignore[operator]
-    if case.inputs[0].dtype == I8:
+    if case.inputs[0].dtype in (I8, U8):
         found[1] = found[1].abs() / 64
     return found

@@ -1,9 +1,10 @@
-"""Every number of float8_e4m3fn, in the registers of every width that kernels are written for."""
+"""Every number of float8_e4m3fn, and every place where rounding to it changes, in registers of every width."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,23 +15,34 @@ pytest.importorskip("tvm")
 import smelt.codegen.triton
 from smelt.codegen.tvm import float8
 from smelt.codegen.tvm import module as tvm_module
+from smelt.ir import ops
 from smelt.ir.ops.quantize import float8_bits
 
 COUNT = 256
 
 
-def _kernel(number: int, lanes: int) -> str:
+WIDTHS = (1, 4, 8, 16, 32)
+
+
+def _kernel(number: int, lanes: int, count: int, types: tuple[str, str], function: str) -> str:
     return f"""@T.prim_func(private=True, s_tir=True)
-def k{number}(x_ptr: T.handle("uint8"), y_ptr: T.handle("float32")) -> T.int32:
+def k{number}(x_ptr: T.handle("{types[0]}"), y_ptr: T.handle("{types[1]}")) -> T.int32:
     T.attr(T.int32(0), "device_id", 0)
     T.attr(T.int32(0), "device_type", 1)
-    x = T.decl_buffer(({COUNT},), "uint8", data=x_ptr)
-    y = T.decl_buffer(({COUNT},), "float32", data=y_ptr)
-    for i in range(T.int64({COUNT // lanes})):
+    x = T.decl_buffer(({count},), "{types[0]}", data=x_ptr)
+    y = T.decl_buffer(({count},), "{types[1]}", data=y_ptr)
+    for i in range(T.int64({count // lanes})):
         for v in {"T.vectorized" if lanes > 1 else "range"}(T.int64({lanes})):
-            y[i * {lanes} + v] = integers.float8_value(x[i * {lanes} + v])
+            y[i * {lanes} + v] = {function}(x[i * {lanes} + v])
     return T.int32(0)
 """
+
+
+def _built(count: int, types: tuple[str, str], function: str) -> Any:
+    """Kernels that apply a function to so many numbers, one for each width."""
+    texts = [_kernel(i, lanes, count, types, function) for i, lanes in enumerate(WIDTHS)]
+    hosts = [tvm_module.Host(f"main{i}", (tvm_module.Call(f"k{i}", (0, 1)),), 2, ()) for i in range(len(WIDTHS))]
+    return tvm_module.build(texts, hosts, tvm_module.host_cpu())
 
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["subnormal", "flushed"])
@@ -38,14 +50,11 @@ def k{number}(x_ptr: T.handle("uint8"), y_ptr: T.handle("float32")) -> T.int32:
 def test_every_number(known: bool, flushed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not known:
         monkeypatch.setattr(float8, "target_has", lambda feature: False)
-    widths = (1, 4, 8, 16, 32)
-    texts = [_kernel(i, lanes) for i, lanes in enumerate(widths)]
-    hosts = [tvm_module.Host(f"main{i}", (tvm_module.Call(f"k{i}", (0, 1)),), 2, ()) for i in range(len(widths))]
-    built = tvm_module.build(texts, hosts, tvm_module.host_cpu())
+    built = _built(COUNT, ("uint8", "float32"), "integers.float8_value")
     bits = torch.arange(COUNT, dtype=torch.uint8)
     expected = bits.view(torch.float8_e4m3fn).float()
     assert int(expected.isnan().sum()) == 2
-    for i in range(len(widths)):
+    for i in range(len(WIDTHS)):
         y = torch.full((COUNT,), 7.0)
         torch.set_flush_denormal(flushed)
         try:
@@ -53,8 +62,42 @@ def test_every_number(known: bool, flushed: bool, monkeypatch: pytest.MonkeyPatc
         finally:
             torch.set_flush_denormal(False)
         number = ~expected.isnan()
-        assert torch.equal(y[number].view(torch.int32), expected[number].view(torch.int32)), widths[i]
+        assert torch.equal(y[number].view(torch.int32), expected[number].view(torch.int32)), WIDTHS[i]
         assert y[~number].isnan().all()
+
+
+def _edges() -> torch.Tensor:
+    """The numbers of float8, what lies halfway between them, the floats beside those, and what is out of range."""
+    numbers = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    halfway = (numbers[1:] + numbers[:-1]) / 2
+    near = torch.cat([numbers, halfway, torch.tensor([464.0, 480.0, 2.0**-126, 2.0**-149, 3e38])])
+    beside = [torch.nextafter(near, torch.tensor(to)) for to in (-torch.inf, torch.inf)]
+    whole = torch.cat([near, *beside, torch.tensor([torch.inf, torch.nan]), torch.randn(1000) * 100, torch.randn(500)])
+    whole = torch.cat([whole, -whole])
+    return torch.cat([whole, whole[: -len(whole) % 32]])
+
+
+def _nearest(x: torch.Tensor) -> torch.Tensor:
+    """By PyTorch, within the range of float8."""
+    clamped = x.clamp(-448, 448)
+    return clamped.to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["subnormal", "flushed"])
+def test_every_place_where_rounding_changes(flushed: bool) -> None:
+    torch.manual_seed(0)
+    x = _edges()
+    expected = _nearest(x)
+    assert torch.equal(ops.float8_of.evaluate(x), expected)
+    built = _built(len(x), ("float32", "uint8"), "floats.float8_of")
+    for i, lanes in enumerate(WIDTHS):
+        y = torch.full((len(x),), 7, dtype=torch.uint8)
+        torch.set_flush_denormal(flushed)
+        try:
+            built[f"main{i}"](torch.tensor([x.data_ptr(), y.data_ptr()]), torch.tensor([0]))
+        finally:
+            torch.set_flush_denormal(False)
+        assert torch.equal(y, expected), lanes
 
 
 def test_bits_are_those_of_the_nearest_number() -> None:

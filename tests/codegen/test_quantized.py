@@ -55,18 +55,73 @@ def test_every_schedule(name: str) -> None:
             kernel.check({"m": m}, tensors_of(case, {"m": m}))
 
 
-# --- rows as int8 -----------------------------------------------------------------------------------------------------
+def test_a_nan_among_rows_of_float8_reaches_its_row(kernels: dict[str, Kernel]) -> None:
+    kernel = kernels["float8 rows 65x50"]
+    x, scale, *rest = tensors_of(kernel.case, {"m": 4})
+    x[1, 3], x[2, 64], scale[3] = 0x7F, 0xFF, float("nan")
+    (y,) = kernel.run([x, scale, *rest], {"m": 4})
+    assert y[0].isfinite().all()
+    assert y[1:].isnan().all()
 
 
-def _rows(x: Node) -> tuple[Node, Node]:
-    scale = ops.row_scale(x)
-    return ops.quantize_rows(x, scale), scale
+# --- rows as int8 and float8 ------------------------------------------------------------------------------------------
+
+
+def _rows(x: Node, float8: bool = False) -> tuple[Node, Node]:
+    scale = ops.row_scale(x, float8=float8)
+    return ops.quantize_rows(x, scale, float8=float8), scale
 
 
 @pytest.fixture(scope="module")
-def rows() -> Kernel:
-    x = operand(0, (M, 37))
-    return build({"rows": Case([x], list(_rows(x)), ROWS)})["rows"]
+def made() -> dict[str, Kernel]:
+    x, one = operand(0, (M, 37)), operand(0, (M, 1))
+    found = {
+        "int8": Case([x], list(_rows(x)), ROWS),
+        "float8": Case([x], list(_rows(x, True)), ROWS),
+        "float8 of one": Case([one], list(_rows(one, True)), ROWS),
+    }
+    return build(found)
+
+
+@pytest.fixture
+def rows(made: dict[str, Kernel]) -> Kernel:
+    return made["int8"]
+
+
+def test_rows_of_float8(made: dict[str, Kernel]) -> None:
+    for name, columns in (("float8", 37), ("float8 of one", 1)):
+        for sizes in made[name].case.sizes:
+            x = torch.randn(sizes["m"], columns) * 10.0 ** torch.randint(-30, 30, (sizes["m"], 1))
+            q, scale = made[name].run([x], sizes)
+            wanted, expected = made[name].case.meaning([x], sizes)
+            assert torch.equal(scale, expected)
+            assert torch.equal(q, wanted)
+            numbers = q.view(torch.float8_e4m3fn).float() * scale
+            assert ((numbers - x).abs() <= x.abs() / 16 + scale * 2**-10).all()
+
+
+def test_edges_of_rows_of_float8(made: dict[str, Kernel]) -> None:
+    x = torch.zeros(9, 37)
+    x[1, 3] = 3e38
+    x[2, :2] = torch.tensor([1.0, float("inf")])
+    x[3, :2] = torch.tensor([1.0, float("nan")])
+    x[4] = 1e-40
+    x[5] = torch.linspace(-1, 1, 37)
+    x[6, :4] = torch.tensor([448.0, 17.0, 19.0, -17.0])  # half to even
+    x[7, :4] = torch.tensor([448.0, 2.0**-10, 1.5 * 2.0**-9, 2.0**-9])  # subnormal
+    x[8] = -torch.finfo(torch.float32).max
+    q, scale = made["float8"].run([x], {"m": 9})
+    wanted, expected = made["float8"].case.meaning([x], {"m": 9})
+    torch.testing.assert_close(scale, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(q, wanted)
+    numbers = q.view(torch.float8_e4m3fn).float()
+    assert numbers.isfinite().all()
+    assert numbers[1].tolist() == [0, 0, 0, 448] + [0] * 33
+    assert scale[2:4].isnan().all()
+    assert not numbers[[0, 2, 3, 4]].any()
+    assert numbers[6, :4].tolist() == [448, 16, 20, -16]
+    assert numbers[7, :4].tolist() == [448, 0, 2.0**-8, 2.0**-9]
+    assert (numbers[8] == -448).all()
 
 
 def test_rows(rows: Kernel) -> None:

@@ -163,6 +163,15 @@ SAMPLES = [
     sample("quantized_linear", "s 7", "byte: 5 7", "5 2", "byte: 5 2", "5", bits=8, group=4, zeros=True),
     sample("row_scale", "s t 7"),
     Sample("quantize_rows", ("s t 7",), lambda nodes, dims: ops.quantize_rows(nodes[0], ops.row_scale(nodes[0]))),
+    sample("float8_of", "s 7"),
+    sample("row_scale", "s t 7", float8=True),
+    Sample(
+        "quantize_rows",
+        ("s t 7",),
+        lambda nodes, dims: ops.quantize_rows(nodes[0], ops.row_scale(nodes[0], float8=True), float8=True),
+    ),
+    sample("float8_linear", "byte: s t 7", "s t 1", "byte: 5 7", "5 1"),
+    sample("float8_linear", "byte: s 7", "s 1", "byte: 5 7", "5 1", "5"),
     sample("int8_linear", "int8: s t 7", "s t 1", "int8: 5 7", "5 1"),
     sample("int8_linear", "int8: s 7", "s 1", "int8: 5 7", "5 1", "5"),
     # views
@@ -218,7 +227,7 @@ PRIMITIVES = words("""
 input weight full arange
 add sub mul div floor_div trunc_div remainder fmod pow maximum minimum atan2 neg abs sign reciprocal
 floor ceil round trunc exp exp2 expm1 log log1p log2 sqrt rsqrt sin cos tan tanh sigmoid erf
-eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast float8_value
+eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast float8_value float8_of
 sum prod amax amin any all argmax argmin cumsum matmul recurrence weight_scale weight_zero quantize_weight
 reshape permute expand slice flip concat pad index gather index_put scatter slice_put
 item fused aten.call

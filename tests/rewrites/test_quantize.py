@@ -58,6 +58,9 @@ def record(context: Context) -> Quantized:
         {"activations": "int8", "symmetric": False},
         {"weights": "fp8", "symmetric": False},
         {"weights": "fp8", "activations": "int8"},
+        {"weights": "int8", "activations": "fp8"},
+        {"weights": "fp8", "group_size": 32, "activations": "fp8"},
+        {"weights": "fp8", "activations": "fp4"},
     ],
 )
 def test_settings_that_are_refused(wrong: dict[str, Any]) -> None:
@@ -70,6 +73,7 @@ def test_names() -> None:
     assert quantization_of("int4") == Quantization("int4", group_size=128)
     assert quantization_of("fp8") == Quantization("fp8")
     assert quantization_of("int8-dynamic") == Quantization("int8", activations="int8")
+    assert quantization_of("fp8-dynamic") == Quantization("fp8", activations="fp8")
     with pytest.raises(QuantizationError, match="int8-dynamic"):
         quantization_of("fp6")
 
@@ -98,7 +102,7 @@ def test_a_name_that_nothing_has_is_refused() -> None:
 
 
 def quantised_layers(graph: Graph) -> list[Node]:
-    return [n for n in graph.nodes if n.is_a(ops.quantized_linear, ops.int8_linear)]
+    return [n for n in graph.nodes if n.is_a(ops.quantized_linear, ops.int8_linear, ops.float8_linear)]
 
 
 @pytest.mark.parametrize(

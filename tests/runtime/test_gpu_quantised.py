@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from ..codegen.interpreter import workers
 
-KINDS = ("bf16+int4", "bf16+int8-dynamic", "f16+fp8")
+KINDS = ("bf16+int4", "bf16+int8-dynamic", "f16+fp8", "bf16+fp8-dynamic")
 
 
 def errors_of(spec: str, numbers: str) -> tuple[float, float]:

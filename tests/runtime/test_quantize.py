@@ -15,7 +15,14 @@ from smelt.runtime.dynamo_backend import backend
 from smelt.runtime.executable import Executable
 from smelt.tools.zoo import ZOO
 
-KINDS: tuple[Any, ...] = ("int8", "int4", "int8-dynamic", "fp8", smelt.Quantization("int4", 32, symmetric=False))
+KINDS: tuple[Any, ...] = (
+    "int8",
+    "int4",
+    "int8-dynamic",
+    "fp8",
+    "fp8-dynamic",
+    smelt.Quantization("int4", 32, symmetric=False),
+)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
@@ -49,7 +56,7 @@ def test_a_model_of_the_zoo() -> None:
     assert not capture.fallbacks
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8-dynamic", "fp8"])
+@pytest.mark.parametrize("kind", ["int4", "int8-dynamic", "fp8", "fp8-dynamic"])
 def test_half_types(kind: Any) -> None:
     model = mlp().to(torch.bfloat16)
     fast = smelt.compile(model, quantize=kind, fallback="error")
@@ -153,11 +160,23 @@ def test_report_of_float8() -> None:
     assert "2 weights: fp8 weights, a scale for each row" in str(fast.report())
 
 
-def test_rows_with_infinities_and_nan() -> None:
+def test_what_float8_is_multiplied_in_is_said() -> None:
+    fast = smelt.compile(mlp(), quantize="fp8-dynamic")
+    fast(torch.randn(3, 48))
+    report = fast.report().captures[0].quantization
+    assert report is not None
+    assert "fp8 activations" in report.settings
+    assert report.products.startswith("products of float8: 2 in float32, none in float8 here")
+    assert "products of float8" in str(fast.report())
+    assert "products of float8" in str(fast.explain())
+
+
+@pytest.mark.parametrize("kind", ["int8-dynamic", "fp8-dynamic"])
+def test_rows_with_infinities_and_nan(kind: Any) -> None:
     x = torch.randn(4, 48)
     x[1, 3], x[2, 4], x[3] = float("nan"), float("inf"), 0
     layer = nn.Linear(48, 16).eval()
-    y = smelt.compile(layer, quantize="int8-dynamic")(x)
+    y = smelt.compile(layer, quantize=kind)(x)
     assert y[0].isfinite().all()
     assert y[1:3].isnan().all()
     assert torch.equal(y[3], layer.bias)
@@ -175,7 +194,13 @@ def _spoil(executable: Executable, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [("int8", torch.int8), ("int4", torch.int32), ("int8-dynamic", torch.int8), ("fp8", torch.uint8)],
+    [
+        ("int8", torch.int8),
+        ("int4", torch.int32),
+        ("int8-dynamic", torch.int8),
+        ("fp8", torch.uint8),
+        ("fp8-dynamic", torch.uint8),
+    ],
 )
 def test_a_wrong_kernel_is_found(kind: Any, dtype: torch.dtype) -> None:
     fast = smelt.compile(mlp(), quantize=kind)

@@ -10,10 +10,18 @@ from typing import Any
 from ..plot import Dot
 from ..timing import Timings
 from .peers import SMELT
+from .quantised import QUANTIZE
 
 HEAVY = 0.5  # cores that others keep busy, above which a ratio is marked
-# the roof that a dtype's operations stand under; int4 weights are multiplied as int8
-ROOF = {"f32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int8"}
+# the roof that a dtype's operations stand under; int4 weights are multiplied as int8, numbers of float8 as float32
+ROOF = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "int4": "int8",
+    "fp8": "float32",
+    "fp8-dynamic": "float32",
+}
 MARK = "~"
 
 
@@ -68,7 +76,7 @@ class Outcome:
 
         None where that is not known, and for the peers of quantised models.
         """
-        if self.dtype in ("int8", "int4") and name != SMELT:
+        if self.dtype in QUANTIZE and name != SMELT:
             return None
         floors = [max(computing, moving) for computing, moving in self._floors()]
         shares = [floor / seconds for floor, seconds in zip(floors, self.timings.seconds[name], strict=False)]

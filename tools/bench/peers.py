@@ -27,7 +27,7 @@ from ...ir.errors import SmeltError
 from ..errors import ModelError
 from ..models import Model
 from ..timing import Runner
-from .quantised import QUANTIZE, compiled, quantised_onnx
+from .quantised import IN_ONNX, QUANTIZE, compiled, quantised_onnx
 
 SMELT = "smelt"
 _IN_PYTORCH = frozenset({SMELT, "eager", "inductor", "inductor-max"})
@@ -39,7 +39,7 @@ TOLERANCE = {
 }  # of the largest value
 # of quantised results: the root of the mean square of the error over that of the values
 # what smelt quantises is held to its own quantised weights by smelt.verify; the zoo's random weights lose most
-QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.75}
+QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.75, "fp8": 0.3, "fp8-dynamic": 0.3}
 MOST_LAYERS = 128
 INSTALL = "pip install 'smelt[bench]'"
 
@@ -191,6 +191,8 @@ def _openvino_network(openvino: Any, model: Model, dtype: str, folder: Path) -> 
 
 def _export(model: Model, folder: Path, dtype: str) -> Path:
     """The model as ONNX, with the sizes of the call, quantised where the dtype says so."""
+    if dtype in QUANTIZE and dtype not in IN_ONNX:
+        raise PeerError(f"{dtype} is not asked of it")
     path = folder / "model.onnx"
     torch.onnx.export(_module(model), model.args, path, kwargs=dict(model.kwargs), dynamo=True, verbose=False)
     return quantised_onnx(path, dtype) if dtype in QUANTIZE else path

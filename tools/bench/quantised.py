@@ -1,5 +1,7 @@
 """Models with weights in 8 or 4 bits: how each peer is asked for them.
 
+fp8 and fp8-dynamic are what ``smelt.compile`` calls so; ONNX Runtime and OpenVINO are not asked for them.
+
 int8 is dynamic quantisation: weights as int8, activations quantised to 8 bits in each call, products in integers. int4
 is weights as int4 in blocks of 32.
 """
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...rewrites.quantization import Quantization
+from ...rewrites.quantization import NAMED, Quantization
 from ...runtime.compile import compile
 from ...runtime.module import CompiledModule
 from ..models import Model
@@ -20,7 +22,10 @@ MOST_PROTOBUF = 1 << 30  # bytes of a network that is written as one file
 QUANTIZE: Mapping[str, Quantization] = {  # as smelt.compile takes them
     "int8": Quantization(weights="int8", activations="int8"),
     "int4": Quantization(weights="int4", group_size=BLOCK),
+    "fp8": NAMED["fp8"],
+    "fp8-dynamic": NAMED["fp8-dynamic"],
 }
+IN_ONNX = ("int8", "int4")
 
 
 def compiled(model: Model, dtype: str, threads: int) -> CompiledModule:

@@ -33,6 +33,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "int8": torch.float32,
     "int4": torch.float32,
+    "fp8": torch.float32,
+    "fp8-dynamic": torch.float32,
 }
 
 

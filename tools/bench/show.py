@@ -9,6 +9,7 @@ from rich.table import Table
 from ...ir.cost import Roofs
 from .outcome import HEAVY, MARK, Outcome
 from .peers import SMELT
+from .quantised import QUANTIZE
 
 COLUMNS = ("median ms", "best ms", "x smelt", "error", "Gop/s", "% roof", "cold s", "warm s", "peak MB")
 
@@ -71,7 +72,7 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
         )
     lines += [f"{outcome.model}, checked before timing: {outcome.checked}" for outcome in outcomes if outcome.checked]
     lines.append("error: of the result against eager's, relative to its values, as a root of mean squares.")
-    if any(outcome.dtype in ("int8", "int4") for outcome in outcomes):
+    if any(outcome.dtype in QUANTIZE for outcome in outcomes):
         lines.append("Eager and Inductor run quantised workloads in float32.")
     lines += [f"{outcome.model}: {why}" for outcome in outcomes for why in outcome.failed.values()]
     return "\n".join(lines)
