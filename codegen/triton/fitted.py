@@ -2,7 +2,8 @@
 
 The assembler aims at so many programs on a processor, and spills some registers to get there. It does not know how many
 there can be for other reasons: shared memory, or a grid of few programs. Where it spills, it is asked again with limits
-at which there are fewer programs; where none helps, its own choice stands.
+at which there are fewer programs, and last of all for twice the warps, each thread of which holds half of a tile. Where
+nothing helps, its own choice stands.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .machine_code import registers_of, spills_of
 
 PER_PROCESSOR = 65536  # registers, of every GPU that kernels are written for
 LIMITS = (128, 168, 255)  # of a thread: 4, 3 and 2 programs of 4 warps on a processor
+MOST_WARPS = 16  # of a program
 
 Options = Mapping[str, Any]
 
@@ -25,7 +27,7 @@ def options_of(launch: Launch) -> dict[str, Any]:
 
 
 def fitted(launch: Launch, compile: Callable[[Options], Any]) -> Any:
-    """A function as Triton compiles it, with the first limit on its registers at which none is spilled.
+    """A function as Triton compiles it: with the first limit on its registers, or number of warps, that spills none.
 
     ``compile`` gives a ``triton.compiler.CompiledKernel`` for options. Nothing but the machine code decides, so that
     equal functions are compiled equally.
@@ -34,8 +36,11 @@ def fitted(launch: Launch, compile: Callable[[Options], Any]) -> Any:
     least = _spills(best)
     if not least:
         return best
-    for limit in limits(registers_of(best.asm["cubin"]), launch.warps):
-        found = compile({**options_of(launch), "maxnreg": limit})
+    others: list[Options] = [{"maxnreg": n} for n in limits(registers_of(best.asm["cubin"]), launch.warps)]
+    if 2 * launch.warps <= MOST_WARPS:
+        others.append({"num_warps": 2 * launch.warps})
+    for other in others:
+        found = compile({**options_of(launch), **other})
         spills = _spills(found)
         if spills < least:
             best, least = found, spills

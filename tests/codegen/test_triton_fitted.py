@@ -30,44 +30,49 @@ LAUNCH = Launch("kernel", (), (), 1, warps=4, stages=2)
 
 @dataclass
 class Code:
-    """What is compiled with a limit."""
+    """What is compiled with a limit, or with other warps than those of the launch."""
 
-    limit: int | None
+    how: int | str | None
 
     @property
     def asm(self) -> dict[str, Any]:
-        return {"cubin": self.limit, "ptx": ""}
+        return {"cubin": self.how, "ptx": ""}
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, spills: Mapping[int | None, int]) -> tuple[int | None, list[int | None]]:
-    """The limit that a function is compiled with, and those that were tried, where each spills that many bytes."""
-    tried = []
+How = int | str | None
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, spills: Mapping[How, int]) -> tuple[How, list[How]]:
+    """How a function is compiled, and what was tried, where each spills that many bytes."""
+    tried: list[How] = []
 
     def compile(options: Mapping[str, Any]) -> Code:
-        tried.append(options.get("maxnreg"))
+        warps = options["num_warps"]
+        tried.append(options.get("maxnreg") if warps == LAUNCH.warps else f"{warps} warps")
         return Code(tried[-1])
 
     monkeypatch.setattr(module, "spills_of", lambda code, ptx: spills[code])
     monkeypatch.setattr(module, "registers_of", lambda code: 96)
     found = fitted(LAUNCH, compile)
     assert isinstance(found, Code)
-    return found.limit, tried
+    return found.how, tried
 
 
 @pytest.mark.parametrize(
-    ("spills", "limit", "tried"),
+    ("spills", "how", "tried"),
     [
         ({None: 0}, None, [None]),
         ({None: 8, 128: 0}, 128, [None, 128]),
         ({None: 8, 128: 4, 168: 12, 255: 0}, 255, [None, 128, 168, 255]),
-        ({None: 8, 128: 12, 168: 4, 255: 16}, 168, [None, 128, 168, 255]),
-        ({None: 8, 128: 8, 168: 8, 255: 8}, None, [None, 128, 168, 255]),
+        ({None: 8, 128: 12, 168: 4, 255: 16, "8 warps": 0}, "8 warps", [None, 128, 168, 255, "8 warps"]),
+        ({None: 8, 128: 12, 168: 4, 255: 16, "8 warps": 8}, 168, [None, 128, 168, 255, "8 warps"]),
+        ({None: 8, 128: 8, 168: 8, 255: 8, "8 warps": 8}, None, [None, 128, 168, 255, "8 warps"]),
     ],
 )
-def test_the_first_limit_without_spills(
-    spills: Mapping[int | None, int], limit: int | None, tried: list[int | None], monkeypatch: pytest.MonkeyPatch
+def test_the_first_way_without_spills(
+    spills: Mapping[How, int], how: How, tried: list[How], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert chosen(monkeypatch, spills) == (limit, tried)
+    assert chosen(monkeypatch, spills) == (how, tried)
 
 
 def test_machine_code_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +82,7 @@ def test_machine_code_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         raise ValueError("no machine code")
 
     monkeypatch.setattr(module, "spills_of", unknown)
-    assert fitted(LAUNCH, lambda options: Code(options.get("maxnreg"))).limit is None
+    assert fitted(LAUNCH, lambda options: Code(options.get("maxnreg"))).how is None
 
 
 def test_limits_that_a_program_can_have() -> None:
