@@ -1,8 +1,8 @@
 """What a model is benchmarked against. A peer is made ready by compiling for, and running, one call.
 
 Every peer gets the sizes of the call as constants, which is the best case for those that can use it, and as many
-threads as the others. It is called as its users call it: what runs in PyTorch on tensors within ``torch.no_grad()``,
-the others on arrays, whose results stay what they are. For int8 and int4, eager and Inductor run the model in float32:
+threads as the others. It is called as its users call it: eager and Inductor on tensors within ``torch.no_grad()``, the
+others on arrays, whose results stay what they are. For int8 and int4, eager and Inductor run the model in float32:
 what quantising is worth.
 """
 
