@@ -82,6 +82,9 @@ class GpuRowsSchedule:
     warps: int = 4
 
 
+LEAST_FLOAT8_ROWS = 64  # of a tile that tensor cores of sm_90 and sm_100 multiply in float8
+
+
 @dataclass(frozen=True)
 class GpuMatmulSchedule:
     """A tile of ``block_m`` rows by ``block_n`` columns in one program, ``block_k`` terms at a time.
@@ -119,6 +122,11 @@ class GpuMatmulSchedule:
     statistics: bool = False
     tma: bool = False
     specialize: bool = False
+
+    @property
+    def keeps_float8(self) -> bool:
+        """Whether tensor cores take float8 itself: Triton widens it to float16 in tiles that do not fill them."""
+        return self.dot and bool(self.float8) and self.block_m >= LEAST_FLOAT8_ROWS
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,18 @@ class Ahead(Pool):
 def memory_for(model: Callable[..., Any]) -> Ahead | None:
     """Memory for the packed weights of a model; None where they are few, or where others are packed already.
 
-    Graphs of one model share their packed weights, and a second one needs little.
+    Graphs of one model share their packed weights, and a second one needs little. None too where the system refuses.
     """
     if not isinstance(model, nn.Module) or usable_cores() < 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
     nbytes = packed_bytes(model)
     nbytes += nbytes // 16  # panels are whole
-    return Ahead(nbytes) if nbytes >= LEAST_BYTES and nothing_shared() else None
+    if nbytes < LEAST_BYTES or not nothing_shared():
+        return None
+    try:
+        return Ahead(nbytes)
+    except (OSError, RuntimeError):  # no such memory, or no thread: fewer bytes may be needed, asked for one by one
+        return None
 
 
 def packed_bytes(model: nn.Module) -> int:

@@ -93,7 +93,9 @@ def make_options(
 ) -> Options:
     """The options of a backend: those of ``smelt.compile``."""
     settings = quantization_of(quantize)
-    found = within_cores(Target.detect(target, threads))
+    found = Target.detect(target, threads)
+    if threads is not None:  # a target that was made with more threads keeps them
+        found = within_cores(found)
     return Options(found, True, fallback, cache, optimize, check, quantize=settings, tune=tune)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..codegen.tvm.packing import HUGE_PAGE, Pool, memory, panels_of
+from ..ir.errors import BackendError
 from .binding import Binding
 from .compiled import Compiled
 from .direct import direct
@@ -225,7 +226,7 @@ def _argument(tensor: Tensor) -> Any:
     """A tensor as host functions take it in the least time."""
     try:
         from ..codegen.tvm.native import argument  # which plans without kernels do without
-    except ImportError:
+    except BackendError:
         return tensor
     return argument(tensor)
 

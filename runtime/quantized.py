@@ -15,7 +15,6 @@ from .compiled import Compiled
 from .kernels import region_of
 from .plan import KernelStep, Step
 
-LEAST_FLOAT8_ROWS = 64  # of a tile that tensor cores multiply in float8
 SHOWN = 3  # the weights with the largest errors that the text names
 
 
@@ -102,8 +101,7 @@ def float8_product(step: Step) -> str | None:
     schedule: object = getattr(step.kernel, "schedule", None)
     if not isinstance(schedule, GpuMatmulSchedule) or not schedule.dot:
         return "float32"
-    # tiles of fewer rows do not fill what multiplies float8: Triton widens them to float16
-    return "float8" if schedule.float8 and schedule.block_m >= LEAST_FLOAT8_ROWS else "float16"
+    return "float8" if schedule.keeps_float8 else "float16"
 
 
 def _report(weight: QuantizedWeight, error: float) -> WeightReport:

@@ -17,10 +17,10 @@ import torch
 
 from ..codegen.gpu import GpuMachine
 from ..codegen.machine import Machine
+from ..codegen.tvm.loading import INSTALL
 from ..ir.errors import BackendError, UnsupportedError
 from .processor import kept_processor
 
-INSTALL_TVM = "pip install 'apache-tvm>=0.27.0.post1'"
 CPU = torch.device("cpu")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -131,7 +131,7 @@ def pool_threads(threads: int) -> int:
 def require_tvm() -> None:
     """Raise BackendError, with the command that installs it, where apache-tvm is absent."""
     if find_spec("tvm") is None:
-        raise BackendError(f"the CPU target needs the package apache-tvm, which is not installed; run: {INSTALL_TVM}")
+        raise BackendError(f"the CPU target needs the package apache-tvm, which is not installed; run: {INSTALL}")
 
 
 def _host(threads: int) -> Target:
@@ -143,7 +143,7 @@ def _host(threads: int) -> Target:
     try:
         processor = kept_processor()
     except ImportError as error:
-        raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL_TVM}") from error
+        raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL}") from error
     machine = machine_of(processor.features, platform.machine(), threads)
     return Target("cpu", processor.name, processor.features, threads, machine)
 

@@ -110,8 +110,14 @@ _TRACING = (_Modes.FAKE, _Modes.PROXY, _Modes.FUNCTIONAL)
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether kernels can read a tensor as it is: row-major, aligned, no negation or conjugation put off."""
-    return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0 and not (tensor.is_neg() or tensor.is_conj())
+    """Whether kernels can read a tensor as it is: row-major, aligned, no negation or conjugation put off.
+
+    Zeros that PyTorch keeps no memory for, as forward-mode derivatives have, cannot be read: their address is 0.
+    """
+    if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
+        return False
+    address = tensor.data_ptr()
+    return address % ALIGNMENT == 0 and bool(address or not tensor.numel())
 
 
 def dense(tensor: Tensor, device: torch.device = CPU) -> Tensor:

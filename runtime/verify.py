@@ -131,7 +131,7 @@ def _eager(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     """
     try:
         return _observe(model, model, args, kwargs)
-    except (IndexError, torch.OutOfMemoryError):
+    except (SmeltError, IndexError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a model raises
         name = getattr(model, "__name__", type(model).__name__)

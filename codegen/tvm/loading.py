@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INSTALL = "pip install 'apache-tvm>=0.27.0.post1'"
 _DISCO = "tvm.runtime.disco"
 
 

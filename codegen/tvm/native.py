@@ -14,10 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import tvm_ffi
-from tvm_ffi.libinfo import load_lib_ctypes
-
 from ...ir.errors import BackendError
+from .loading import INSTALL
+
+try:
+    import tvm_ffi
+    from tvm_ffi.libinfo import load_lib_ctypes
+except ImportError as error:  # told here: a target is found without TVM once its processor is kept
+    raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL}") from error
 
 _pool = threading.local()  # TVM's thread pool is one for each thread that calls it
 

@@ -302,10 +302,7 @@ def check_places(plan: Plan) -> None:
 
 def _load_library(code: bytes, names: Sequence[str]) -> Mapping[str, Any]:
     """Native code by name, from bytes whose digest was checked: from a private file, since only files can be loaded."""
-    try:
-        from ...codegen.tvm import native
-    except ImportError as error:
-        raise BackendError(f"kernels need the package apache-tvm-ffi, which cannot be imported: {error}") from error
+    from ...codegen.tvm import native
 
     with tempfile.TemporaryDirectory(prefix="smelt-") as folder:
         path = Path(folder) / "kernels.so"

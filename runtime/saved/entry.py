@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -112,8 +113,11 @@ class Keeper:
         except Mismatch:
             return None
         names = [host for host in hosts if isinstance(host, str)]
+        path = self.cache.get(body["library"]) if names else None
+        if names and path is None:  # before any weight is packed
+            return None
         with ThreadPoolExecutor(1) as thread:  # loading takes Python's lock, and packing leaves it free
-            loading = thread.submit(self._load, body["library"], names)
+            loading = thread.submit(_load, path, names)
             entry.executable = Executable(
                 plan=plan,
                 weights=capture.weights,
@@ -130,18 +134,6 @@ class Keeper:
         entry.executable.hosts = [library[host] if isinstance(host, str) else host for host in hosts]
         entry.executable.prepare = thread_pool(self.options.target.threads) if library else None
         return entry
-
-    def _load(self, key: str, names: Sequence[str]) -> Mapping[str, Any] | None:
-        """Host functions by name; None where the library is not kept any more, or cannot be loaded."""
-        from ...codegen.tvm import native  # only a target that runs on TVM needs it
-
-        if not names:
-            return {}
-        path = self.cache.get(key) if self.cache is not None else None
-        try:
-            return None if path is None else native.load(path, names)
-        except Exception:  # whatever the dynamic linker raises: the model is captured, and says so
-            return None
 
     def keep(self, entry: Entry) -> None:
         """Keep an entry that was made for the call, where nothing stands against it."""
@@ -171,3 +163,15 @@ class Keeper:
             "plan": plan_data(executable),
             "library": key,
         }
+
+
+def _load(path: Path | None, names: Sequence[str]) -> Mapping[str, Any] | None:
+    """Host functions of a library by name; None where it cannot be loaded."""
+    if path is None:
+        return {}
+    from ...codegen.tvm import native  # only a target that runs on TVM needs it
+
+    try:
+        return native.load(path, names)
+    except Exception:  # whatever the dynamic linker raises: the model is captured, and says so
+        return None

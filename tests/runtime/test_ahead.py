@@ -89,6 +89,19 @@ def test_matrices_are_counted_once_and_tables_where_a_product_reads_them() -> No
     assert memory_for(lambda x: x) is None
 
 
+def test_a_system_that_gives_no_memory_ahead_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is packed may be less than all matrices: nothing where PyTorch runs the model."""
+
+    def refuse(nbytes: int) -> Tensor:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(ahead, "LEAST_BYTES", 1)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
+    monkeypatch.setattr(ahead, "nothing_shared", lambda: True)
+    monkeypatch.setattr(ahead, "memory", refuse)
+    assert memory_for(nn.Linear(64, 64)) is None
+
+
 def test_packed_weights_lie_in_it(made: list[Ahead]) -> None:
     model = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 512)).eval()
     fast = smelt.compile(model, cache=False)

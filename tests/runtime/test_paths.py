@@ -94,8 +94,9 @@ def _offset() -> Tensor:
         lambda: torch.randn(1, 8).expand(3, 8),
         lambda: torch.randn(3, 8, dtype=torch.complex64).conj().imag.contiguous()._neg_view(),
         lambda: nn.Parameter(torch.randn(3, 8), requires_grad=False),
+        lambda: torch._efficientzerotensor((3, 8)),
     ],
-    ids=["transposed", "strided", "unaligned", "expanded", "negated", "parameter"],
+    ids=["transposed", "strided", "unaligned", "expanded", "negated", "parameter", "zeros without memory"],
 )
 def test_tensors_that_must_be_copied_take_the_long_way(fast: smelt.CompiledModule, make: Callable[[], Tensor]) -> None:
     with torch.no_grad():

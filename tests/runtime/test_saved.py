@@ -20,6 +20,7 @@ import smelt
 from smelt.runtime import captures as captures_module
 from smelt.runtime.cache import CacheWarning, KernelCache
 from smelt.runtime.module import CompiledModule
+from smelt.runtime.saved import entry as saved_entry
 from smelt.runtime.saved.entry import KeptEntry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -328,9 +329,13 @@ def test_an_entry_of_another_format(model: Block, cache: KernelCache) -> None:
         find(model, cache)
 
 
-def test_kernels_that_are_gone(model: Block, cache: KernelCache) -> None:
+def test_kernels_that_are_gone(model: Block, cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(**_: Any) -> Any:
+        raise AssertionError("weights are packed for nothing")
+
     for path in cache.folder.glob("*.so"):
         path.unlink()
+    monkeypatch.setattr(saved_entry, "Executable", pack)
     assert find(model, cache) is None
 
 

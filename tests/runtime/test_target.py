@@ -1,5 +1,6 @@
 """Targets: what is found on this machine, and what is said where there is nothing."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -53,6 +54,17 @@ def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch, optio
     assert made.target.threads == made.target.machine.threads == 4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [lambda target: smelt.compile(torch.nn.ReLU(), target=target).options, lambda target: make_options(target=target)],
+    ids=["smelt.compile", "torch.compile"],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_target_made_with_more_threads_keeps_them(options: Callable[[Target], Options]) -> None:
+    target = Target.detect(threads=usable_cores() + 1)
+    assert options(target).target == target
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_that_are_no_number(threads: object) -> None:
     with pytest.raises(ValueError, match="threads"):
@@ -77,11 +89,21 @@ def test_a_missing_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
         smelt.compile(lambda x: x)
 
 
-def test_a_broken_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_backend_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SMELT_CACHE_DIR", str(tmp_path))  # where the processor is not kept
     # None in sys.modules makes the import fail, as a library that is missing would.
     monkeypatch.setitem(sys.modules, "smelt.codegen.tvm.processor", None)
     with pytest.raises(smelt.BackendError, match="cannot be imported"):
         Target.detect()
+
+
+def test_a_broken_backend_names_the_command_where_the_processor_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    Target.detect()
+    monkeypatch.setitem(sys.modules, "tvm_ffi", None)
+    monkeypatch.delitem(sys.modules, "smelt.codegen.tvm.native", raising=False)
+    assert Target.detect().kind == "cpu"
+    with pytest.raises(smelt.BackendError, match=r"cannot be imported .*pip install"):
+        importlib.import_module("smelt.codegen.tvm.native")
 
 
 def test_the_fingerprint_is_what_native_code_depends_on() -> None:

@@ -75,6 +75,15 @@ def test_the_worst_output_is_named(fast: CompiledModule, monkeypatch: pytest.Mon
         smelt.verify(fast, torch.randn(4, 16))
 
 
+def test_an_error_of_ours_within_the_model_stays_what_it_is() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise smelt.UnsupportedError("a compiled part is in training mode")
+
+    with pytest.raises(smelt.UnsupportedError, match="training mode"):
+        smelt.verify(smelt.compile(Model().eval()), torch.zeros(2))
+
+
 def test_arguments_that_the_model_refuses(fast: CompiledModule) -> None:
     for args in (("a",), (), (torch.zeros(3, 5, 7),)):
         with pytest.raises(smelt.InputError, match="Heads itself refuses these arguments"):
