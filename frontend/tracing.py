@@ -44,6 +44,7 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         for op, shapes in RECURRENT.items():
             stack.enter_context(_shapes_only(op, shapes))
         stack.enter_context(_quiet())
+        stack.enter_context(_no_partial_graphs())
         stack.enter_context(located(root))
         yield stack.enter_context(recorded_branches())
     if written is not None:
@@ -65,6 +66,20 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, disabled in zip(loggers, before, strict=True):
                 logger.disabled = disabled
+
+
+@contextmanager
+def _no_partial_graphs() -> Iterator[None]:
+    """Keep ``torch.export`` from printing to stderr what it had traced of a model when that failed."""
+    module: Any = importlib.import_module("torch.export._trace")  # where ``print`` has no other use
+    if "print" in vars(module):  # a trace within a trace
+        yield
+        return
+    module.print = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del module.print
 
 
 NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export")
