@@ -110,7 +110,10 @@ def _shapes_only(op: Any, rule: Callable[..., Any]) -> Iterator[None]:
         op._dispatch_cache.clear()
 
 
-def _outputs(x: Tensor, h: Tensor, bidirectional: bool) -> Tensor:
+def _outputs(x: Tensor, h: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+    steps = x.shape[1 if batch_first else 0]
+    if isinstance(steps, int) and steps == 0:  # calls of no steps are captured apart, with that size a number
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")  # as PyTorch's operators do
     return x.new_empty((*x.shape[:2], h.shape[2] * (2 if bidirectional else 1)))
 
 
@@ -118,14 +121,14 @@ def _one_state(
     x: Tensor, hx: Tensor, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _outputs(x, hx, bidirectional), torch.empty_like(hx)
+    return _outputs(x, hx, bidirectional, batch_first), torch.empty_like(hx)
 
 
 def _two_states(
     x: Tensor, hx: Any, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _outputs(x, hx[0], bidirectional), torch.empty_like(hx[0]), torch.empty_like(hx[1])
+    return _outputs(x, hx[0], bidirectional, batch_first), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 
 
 RECURRENT: dict[Any, Callable[..., Any]] = {
