@@ -181,7 +181,11 @@ class Capture:
 
 def describe(spec: pytree.TreeSpec) -> str:
     """A tree of arguments in a line, ``*`` for each leaf."""
-    return str(pytree.tree_unflatten(["*"] * spec.num_leaves, spec)).replace("'*'", "*")
+    try:
+        tree = pytree.tree_unflatten(["*"] * spec.num_leaves, spec)
+    except Exception:  # a class that is made of tensors alone, as PackedSequence
+        return str(spec)
+    return str(tree).replace("'*'", "*")
 
 
 def signature_of(model: Callable[..., Any]) -> inspect.Signature | None:

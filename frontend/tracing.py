@@ -44,6 +44,7 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         for op, shapes in RECURRENT.items():
             stack.enter_context(_shapes_only(op, shapes))
         stack.enter_context(_quiet())
+        stack.enter_context(_no_partial_graphs())
         stack.enter_context(located(root))
         yield stack.enter_context(recorded_branches())
     if written is not None:
@@ -65,6 +66,20 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, disabled in zip(loggers, before, strict=True):
                 logger.disabled = disabled
+
+
+@contextmanager
+def _no_partial_graphs() -> Iterator[None]:
+    """Keep ``torch.export`` from printing to stderr what it had traced of a model when that failed."""
+    module: Any = importlib.import_module("torch.export._trace")  # where ``print`` has no other use
+    if "print" in vars(module):  # a trace within a trace
+        yield
+        return
+    module.print = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del module.print
 
 
 NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export")
@@ -95,7 +110,10 @@ def _shapes_only(op: Any, rule: Callable[..., Any]) -> Iterator[None]:
         op._dispatch_cache.clear()
 
 
-def _outputs(x: Tensor, h: Tensor, bidirectional: bool) -> Tensor:
+def _outputs(x: Tensor, h: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+    steps = x.shape[1 if batch_first else 0]
+    if isinstance(steps, int) and steps == 0:  # calls of no steps are captured apart, with that size a number
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")  # as PyTorch's operators do
     return x.new_empty((*x.shape[:2], h.shape[2] * (2 if bidirectional else 1)))
 
 
@@ -103,14 +121,14 @@ def _one_state(
     x: Tensor, hx: Tensor, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _outputs(x, hx, bidirectional), torch.empty_like(hx)
+    return _outputs(x, hx, bidirectional, batch_first), torch.empty_like(hx)
 
 
 def _two_states(
     x: Tensor, hx: Any, params: Any, biases: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _outputs(x, hx[0], bidirectional), torch.empty_like(hx[0]), torch.empty_like(hx[1])
+    return _outputs(x, hx[0], bidirectional, batch_first), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 
 
 RECURRENT: dict[Any, Callable[..., Any]] = {

@@ -221,7 +221,7 @@ class _Fusion:
             return self.refuse_written(group, node, producer)
         alone = (Kind.RECURRENCE, Kind.SCATTER)
         if home.kind in alone or group.kind in alone:
-            return f"a {group.kind.value} kernel stands alone"
+            return f"{_a(group.kind)} kernel stands alone"
         if node.has(Trait.CONTRACTION, Trait.ATTENTION):
             return self.refuse_prologue(group, node, producer)
         if self.reads_back(home, group):
@@ -230,7 +230,7 @@ class _Fusion:
             return f"{node.op.name} reads its operands at other positions"
         both_rows = home.kind is group.kind is Kind.ROWS
         if Kind.MAP not in (home.kind, group.kind) and not both_rows:
-            return f"a {group.kind.value} and a {home.kind.value} in one kernel"
+            return f"{_a(group.kind)} and {_a(home.kind)} in one kernel"
         if group.kind is Kind.MAP:
             return self.refuse_map(home, group, node, producer)
         return self.refuse_epilogue(home, group, node, producer)
@@ -248,7 +248,7 @@ class _Fusion:
         """Work on the operands of a product or an attention."""
         if node.has(Trait.ATTENTION):
             if group.kind is not Kind.MAP:
-                return f"a {group.kind.value} and an attention in one kernel"
+                return f"{_a(group.kind)} and an attention in one kernel"
             return refuse_queries(node, producer, group.nodes, group.domain, self.only_reader(group, node))
         if chooses_matrices(node, producer, group.nodes) and self.only_reader(group, node):
             return None
@@ -277,7 +277,7 @@ class _Fusion:
         if self.read_plainly(node, producer) and group.domain == home.domain and not node.is_a(ops.rope):
             return None
         if home.kind not in (Kind.MAP, Kind.ROWS):
-            return f"a {home.kind.value} kernel computes nothing before its product"
+            return f"{_a(home.kind)} kernel computes nothing before its product"
         if not self.only_reader(group, node):
             return "its value is read elsewhere too"
         if any(n.has(Trait.GATHER, Trait.CONCAT) for n in group.nodes):
@@ -350,6 +350,11 @@ class _Fusion:
     def bases(self, node: Node) -> Iterable[Node]:
         """The values that a node reads, through whatever views."""
         return (through_views(x, self.group_of) for x in node.inputs)
+
+
+def _a(kind: Kind) -> str:
+    """A kind of kernel with its article."""
+    return f"an {kind.value}" if kind is Kind.ATTENTION else f"a {kind.value}"
 
 
 def _flops_per_element(node: Node) -> int:

@@ -206,19 +206,35 @@ class KernelCache:
         return sorted(found)
 
     def _evict(self) -> None:
-        """Remove what belongs to no entry, then the least recently used entries above the limit. Under the lock."""
-        files = [file for file in self._files() if file[0] <= time.time() - self.grace]
-        libraries = {path.name: path for _, path, _ in files if path.suffix == ".so"}
-        entries = {path: self.folder / self._library_of(path) for path in self.folder.glob("[0-9a-f]*.json")}
-        named = {library.name for library in entries.values()}
-        for name in libraries.keys() - named:
-            _remove(libraries[name])
-        for _, path, _ in files:
-            if path.suffix == ".json" and (path not in entries or not entries[path].is_file()):
-                _remove(path)
-            elif path in entries and self.size() > self.limit:
-                _remove(path)
-                _remove(entries[path])
+        """Remove what belongs to no entry, then the least recently used entries above the limit. Under the lock.
+
+        The folder is listed once: a cache of 2 GiB has thousands of files, and other processes wait for the lock.
+        """
+        known = self._files()
+        sizes = {path: size for _, path, size in known}
+        old = time.time() - self.grace
+        files = [path for used, path, _ in known if used <= old]
+        entries = {path: self.folder / self._library_of(path) for path in sizes if path.match("[0-9a-f]*.json")}
+        named = set(entries.values())
+
+        def remove(path: Path) -> None:
+            _remove(path)
+            sizes.pop(path, None)
+
+        for path in files:
+            if path.suffix == ".so" and path not in named:
+                remove(path)
+        for path in files:
+            if path.suffix == ".json" and (path not in entries or entries[path] not in sizes):
+                remove(path)
+        left = sum(sizes.values())
+        for path in files:
+            if left <= self.limit:
+                return
+            if path in entries and path in sizes:
+                left -= sizes[path] + sizes.get(entries[path], 0)
+                remove(path)
+                remove(entries[path])
 
     def _library_of(self, manifest: Path) -> str:
         try:

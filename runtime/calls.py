@@ -85,7 +85,10 @@ class CallReader:
 
     def names(self, spec: pytree.TreeSpec) -> list[str]:
         """What each leaf is called in messages: ``input_ids``, ``states[0]["x"]``."""
-        tree = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        try:
+            tree = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        except Exception:  # a class that is made of tensors alone, as PackedSequence
+            return self._names_by_place(spec)
         return [self._name(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -111,6 +114,13 @@ class CallReader:
         side, first, *rest = path
         inside = "".join(f'["{key.key}"]' if isinstance(getattr(key, "key", None), str) else str(key) for key in rest)
         return (self._positional(first.idx) if side.idx == 0 else str(first.key)) + inside
+
+    def _names_by_place(self, spec: pytree.TreeSpec) -> list[str]:
+        """What each leaf is called where containers cannot be made of numbers: ``packed[0]``."""
+        args, kwargs = spec.children()
+        tops = [(self._positional(place), child) for place, child in enumerate(args.children())]
+        tops += zip(kwargs.context, kwargs.children(), strict=True)
+        return [name if top.is_leaf() else f"{name}[{i}]" for name, top in tops for i in range(top.num_leaves)]
 
     def _positional(self, place: int) -> str:
         for number, (name, parameter) in enumerate((self.signature.parameters if self.signature else {}).items()):

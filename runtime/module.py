@@ -264,9 +264,11 @@ class CompiledModule(nn.Module):
             CaptureError: the module was not called yet.
         """
         caches = None if self._generation is None else self._generation.report()
-        if caches is None:
-            self._latest()
         split = None if self._split is None else self._split.reason
+        if split is None and not self.entries:
+            split = next(iter(self._untraceable.values()), None)
+        if caches is None and split is None:
+            self._latest()
         name, target = self._captures.name, self.options.target
         return make_report(name, target, self.entries, split, caches)
 

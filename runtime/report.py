@@ -137,7 +137,8 @@ class Report:
         target: what it was compiled for.
         captures: one for each kind of calls, oldest first; for a split model, one for each part.
         recaptures: the guard that failed before each capture but the first.
-        split: why the model is split into several graphs, with Python between them; None where it is one.
+        split: why the model is split into several graphs, with Python between them, or has none and runs in PyTorch;
+            None where it is one graph.
         caches: what became of calls with a cache of keys and values; None where there was none.
     """
 
@@ -167,7 +168,10 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.target}"]
         if self.split is not None:
-            lines += _item("split", f"{len(self.captures)} graphs with Python between them: {_first_line(self.split)}")
+            parts = f"{len(self.captures)} graphs with Python between them"
+            lines += _item(
+                "split", f"{parts if self.captures else 'all of it runs in PyTorch'}: {_first_line(self.split)}"
+            )
         lines += [line for text in self.recaptures for line in _item("recaptured", text)]
         if self.caches is not None:
             lines += [line for label, text in self.caches.lines() for line in _item(label, text)]

@@ -67,7 +67,8 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     a cache of a model compiled with ``kv_cache_dtype`` is held to the model with a cache that rounds as much.
 
     Raises:
-        UnsupportedError: the model is quantised and split into several graphs.
+        UnsupportedError: the model is quantised, and split into several graphs or called with a cache: of models of
+            transformers give ``use_cache=False``.
         VerifyError: an output breaks the numeric contract; the message names the worst one.
         InputError: the model itself refuses the arguments.
         TypeError: the model is not compiled.

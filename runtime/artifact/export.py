@@ -179,7 +179,7 @@ def export(
     specs = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target]
     targets = list(dict.fromkeys(_where(named_target(spec, threads), models) for spec in specs))
     if not targets:
-        raise ArtifactError("target names no processor")
+        raise ArtifactError('target is empty: give "auto", or names such as ("x86-64-v3", "sm_90")')
     fast = {
         name: compile(
             one[0],

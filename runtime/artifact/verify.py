@@ -19,6 +19,8 @@ from ..verify import VerifyResult, verify
 from ..verify_quantized import path_of
 from .loaded import LoadedArtifact
 
+HINT = "the model must have the weights that it was exported with: if they are made at random, seed them"
+
 
 @dataclass
 class _AsCompiled:
@@ -68,7 +70,10 @@ def verify_artifact(
     ours = _AsCompiled(loaded, loaded.entry_points[name], model)
     quantization = json.loads(loaded.settings.get("quantize", "null"))
     if quantization is None:
-        return verify(ours, *args, **kwargs)  # type: ignore[arg-type]
+        try:
+            return verify(ours, *args, **kwargs)  # type: ignore[arg-type]
+        except VerifyError as error:
+            raise VerifyError(f"{error}\n{HINT}") from None
     fast = compile(model, quantize=Quantization(**quantization | {"keep": tuple(quantization["keep"])}))
     result = verify(fast, *args, **kwargs)
     with preserved(model):
@@ -86,4 +91,4 @@ def _equal(ours: Any, theirs: Any) -> None:
     for path, (_, a), (_, b) in zip(paths, mine, wanted, strict=True):
         found = compare(path, a, b)
         if not found.passed:
-            raise VerifyError(f"not the result of the model with the same quantisation, compiled here: {found}")
+            raise VerifyError(f"not the result of the model with the same quantisation, compiled here: {found}\n{HINT}")

@@ -284,6 +284,12 @@ def test_there_is_no_such_target(target: Any) -> None:
         smelt.export(model, args, target=target)
 
 
+def test_there_is_no_target() -> None:
+    model, args = make_block()
+    with pytest.raises(smelt.ArtifactError, match='give "auto"'):
+        smelt.export(model, args, target=())
+
+
 def test_its_text_is_one_line() -> None:
     artifact = smelt.export(nn.ReLU().eval(), (torch.randn(3, 4),), target="x86-64-v3", cache=False)
     assert repr(artifact) == "<artifact for x86-64-v3: forward>"

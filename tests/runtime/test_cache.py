@@ -407,6 +407,31 @@ def test_an_entry_above_the_limit_is_not_kept(tmp_path: Path) -> None:
     assert cache.size() == 0
 
 
+def test_a_folder_of_many_files_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the lock, for which others wait at most ten seconds: it was listed once for each entry."""
+    cache = KernelCache(tmp_path / "cache", grace=0)
+    for number in range(20):
+        assert cache.put(key(number), writer(CONTENT)) is not None
+    listed: list[int] = []
+    files = cache._files
+    monkeypatch.setattr(cache, "_files", lambda: (listed.append(1), files())[1])
+    assert cache.put(key(20), writer(CONTENT)) is not None
+    assert len(listed) == 1
+    assert present(cache, 21) == list(range(21))
+
+
+def test_entries_go_until_the_limit_is_kept(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path / "cache", limit=10**9, grace=0)
+    for number in range(6):
+        assert cache.put(key(number), writer(bytes(3000))) is not None
+        age(cache, number, 100 - number)
+    assert cache.put(key(6), writer(bytes(3000))) is not None
+    smaller = KernelCache(tmp_path / "cache", limit=10_000, grace=0)
+    assert smaller.put(key(7), writer(bytes(3000))) is not None
+    assert smaller.size() <= 10_000
+    assert present(smaller, 8) == [5, 6, 7]
+
+
 def test_what_crashed_processes_left_is_removed(cache: KernelCache, kept: Path) -> None:
     for name in (".new-abc.so", ".new-abc.json", "0123-orphan.so", f"{OTHER}.json"):
         (cache.folder / name).write_bytes(b"left over")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from smelt.frontend.capture import normal_form, signature_of
+from smelt.frontend.capture import describe, normal_form, signature_of
 from smelt.ir.errors import InputError
 from smelt.runtime.calls import CallReader
 
@@ -108,3 +108,12 @@ def test_routes_do_not_grow_without_end() -> None:
         reader.read((X,), {f"name{number}": Y})
     assert len(reader._routes) <= 256
     assert isinstance(reader.read((X,), {}).leaves[0], Tensor)
+
+
+def test_names_in_a_container_that_is_made_of_tensors_alone() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    reader = CallReader(inspect.signature(f))
+    call = reader.read((packed, X), {"flag": packed})
+    leaves = len(pytree.tree_leaves(packed))
+    assert reader.names(call.spec) == [*(f"x[{i}]" for i in range(leaves)), "y", *(f"flag[{i}]" for i in range(leaves))]
+    assert "PackedSequence" in describe(call.spec)

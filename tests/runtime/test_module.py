@@ -366,6 +366,20 @@ def test_the_first_call_is_refused_as_well(model: Mixer) -> None:
         smelt.compile(model)(torch.ones(3, 7))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_recurrent_layer_of_no_steps(kind: Any, batch_first: bool) -> None:
+    """PyTorch refuses it; it gave results without steps."""
+    fast = smelt.compile(kind(3, 4, batch_first=batch_first).eval(), cache=False)
+    empty, no_rows = torch.randn(2, 0, 3), torch.randn(0, 2, 3)
+    if not batch_first:
+        empty, no_rows = no_rows, empty
+    with pytest.raises(smelt.InputError, match="Expected sequence length to be larger than 0"):
+        fast(empty)
+    assert fast(no_rows)[0].shape == (*no_rows.shape[:2], 4)
+
+
 def test_names_inside_containers_are_told() -> None:
     fast = smelt.compile(lambda states: states["a"][1] + 1)
     with pytest.raises(smelt.InputError, match=r'argument states\["a"\]\[1\] is on the device meta'):

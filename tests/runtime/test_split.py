@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 pytest.importorskip("tvm")
 
@@ -70,6 +71,48 @@ def test_a_call_that_dynamo_fails_at_runs_in_pytorch(model: Any, monkeypatch: py
     assert not fast.is_split
     assert len(fast.entries) == 1
     assert fast.entries[0].executable.fallbacks == ()
+
+
+@torch.no_grad()
+def test_the_report_of_a_model_that_dynamo_fails_at(model: Any) -> None:
+    """It said that the model was not called yet."""
+    fast = smelt.compile(model, cache=False)
+    with pytest.raises(smelt.CaptureError, match="call it once"):
+        fast.report()
+    x = torch.randn(3, 8)
+    with pytest.warns(UserWarning, match="run in PyTorch"):
+        fast(x, x > 0)
+    assert "all of it runs in PyTorch: Model is no one graph in such a call" in " ".join(str(fast.report()).split())
+
+
+class OfPacked(nn.Module):
+    """A recurrent layer of packed sequences; ``inside`` is whether it packs them itself."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.LSTM(8, 16, 2, bidirectional=True)
+        self.inside = inside
+
+    def forward(self, x: Any, lengths: Tensor | None = None) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False) if self.inside else x
+        return pad_packed_sequence(self.layer(packed)[0])[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [[5], [4, 2, 3]])
+def test_packed_sequences(lengths: list[int], capfd: pytest.CaptureFixture[str]) -> None:
+    """One as an argument raised an AttributeError of PyTorch's, and its half-made graph was printed."""
+    x, known = torch.randn(5, len(lengths), 8), torch.tensor(lengths)
+    packed: PackedSequence = pack_padded_sequence(x, known, enforce_sorted=False)
+    for inside, call in ((True, (x, known)), (False, (packed,))):
+        model = OfPacked(inside).eval()
+        fast = smelt.compile(model, cache=False)
+        for _ in range(2):
+            torch.testing.assert_close(fast(*call), model(*call), rtol=0, atol=0)
+        assert fast.is_split
+    assert "all of it runs in PyTorch" in " ".join(str(fast.report()).split())
+    assert "def forward" not in capfd.readouterr().err
 
 
 @torch.no_grad()

@@ -96,6 +96,7 @@ def test_verify(written: dict[str, Any], folder: Path) -> None:
 def test_verify_finds_another_model(written: dict[str, Any], folder: Path) -> None:
     result = run("verify", f"{folder}/counter.smelt", "--against", f"{folder}/model.py:make_other", code=1)
     assert "break the numeric contract" in result.output
+    assert "the weights that it was exported with" in " ".join(result.output.split())
 
 
 def test_verify_of_quantised_weights(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import smelt
@@ -15,6 +16,7 @@ from smelt.tools import cli
 from smelt.tools.bench import decode, decode_rounded
 from smelt.tools.bench.peers import PeerError
 from smelt.tools.models import load_model
+from smelt.tools.timing import Timings
 
 pytest.importorskip("transformers")
 
@@ -129,6 +131,18 @@ def test_caches_that_are_not_rounded_are_not_timed(caches: CacheReport | None, t
     fast: Any = SimpleNamespace(report=lambda: SimpleNamespace(caches=caches))
     with pytest.raises(PeerError, match=text):
         decode_rounded.check_storage(fast, "int8")
+
+
+@pytest.mark.parametrize(("during", "marked"), [(None, False), (0.4, False), (2.0, True)])
+def test_ratios_under_load_are_marked(during: float | None, marked: bool) -> None:
+    """As those of single calls are; the table of ``--decode`` was not."""
+    whole, first = Timings({"smelt": [1.0], "eager": [2.0]}), Timings({"smelt": [0.5], "eager": [1.0]})
+    outcome = decode.DecodeOutcome("zoo:gpt2", (1, 9), 4, 2, 0.0, during, whole, first, {})
+    console = Console(width=200)
+    with console.capture() as written:
+        console.print(decode.decode_table(outcome))
+    assert ("~2.00" in written.get()) == marked
+    assert ("~: others kept more than 0.5 cores busy" in decode.decode_remarks([outcome])) == marked
 
 
 def test_what_cannot_be_measured_is_named() -> None:

@@ -27,6 +27,7 @@ from ..timing import LoadClock, Timings, interleave, wait_for_idle
 from ..zoo import ZOO
 from .decode_onnx import onnx_generate
 from .decode_rounded import check_kv_cache_dtype, check_numbers, check_storage, rounding_cache
+from .outcome import HEAVY, HEAVY_REMARK, MARK
 from .peers import SMELT, PeerError, first_line
 
 PLAIN = "smelt, caches not rounded"
@@ -59,6 +60,11 @@ class DecodeOutcome:
     copied: int = 0
     kv_cache_dtype: str = ""
     checked: str = ""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether others were so busy that ratios say little."""
+        return max(self.load or 0.0, self.load_during or 0.0) > HEAVY
 
     def step(self, name: str) -> float:
         """Seconds for one token after the first: the median over rounds."""
@@ -237,7 +243,7 @@ def decode_table(outcome: DecodeOutcome) -> Table:
     for name in outcome.whole.seconds:
         step = outcome.step(name)
         cells = (f"{outcome.inputs[0] / step:.1f}", f"{step * 1e3:.2f}", f"{outcome.first.median(name) * 1e3:.1f}")
-        made.add_row(name, *cells, f"{outcome.ratio(name):.2f}")
+        made.add_row(name, *cells, f"{MARK if outcome.loaded else ''}{outcome.ratio(name):.2f}")
     for name in outcome.failed:
         made.add_row(name, "-")
     return made
@@ -261,6 +267,7 @@ def decode_remarks(outcomes: Sequence[DecodeOutcome]) -> str:
     lines = [
         f"{rounds} rounds in turns, {load}. {_chosen(outcomes[0])} ms/token: of generate after the first token, "
         "medians of rounds; x smelt: the median of the ratios within rounds.",
+        *([HEAVY_REMARK] if any(o.loaded for o in outcomes) else ()),
         *(f"{o.model}: held to PyTorch with rounded caches; {o.checked}" for o in outcomes if o.checked),
         *(f"{o.model}: bytes of caches that smelt copied, in all calls: {o.copied:,}" for o in outcomes),
         *(f"{o.model}: {why}" for o in outcomes for why in o.failed.values()),

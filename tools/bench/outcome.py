@@ -23,6 +23,7 @@ ROOF = {
     "fp8-dynamic": "float32",
 }
 MARK = "~"
+HEAVY_REMARK = f"{MARK}: others kept more than {HEAVY} cores busy: this ratio may not hold on an idle machine."
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ...ir.cost import Roofs
-from .outcome import HEAVY, MARK, Outcome
+from .outcome import HEAVY_REMARK, MARK, Outcome
 from .peers import SMELT
 from .quantised import QUANTIZE
 
@@ -59,7 +59,7 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
         f"{rounds} rounds in turns, {load}. x smelt: the median of the ratios within rounds. Gop/s: at the median."
     ]
     if any(outcome.loaded for outcome in outcomes):
-        lines.append(f"{MARK}: others kept more than {HEAVY} cores busy: this ratio may not hold on an idle machine.")
+        lines.append(HEAVY_REMARK)
     if roofs is not None:
         rates = ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in roofs.peaks.items())
         lines.append(
