@@ -251,7 +251,7 @@ def lookups() -> dict[str, Case]:
                 (ops.mean, (2,), 16),
                 (ops.sum, (1, 2), 100),
                 (ops.amax, (1,), 5),
-                (ops.var, (1,), 32),
+                (ops.var, (2,), 32),
             )
         },
         "cumsum of embeddings": Case(

@@ -25,9 +25,9 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     make = Captures._make
 
-    def counted(self: Any, call: Any, refusal: str) -> Any:
+    def counted(self: Any, *args: Any) -> Any:
         found.append(self.name)
-        return make(self, call, refusal)
+        return make(self, *args)
 
     monkeypatch.setattr(Captures, "_make", counted)
     return found

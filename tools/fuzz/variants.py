@@ -22,7 +22,7 @@ from ...runtime.target import Target
 from ...runtime.tensors import CPU, dense
 
 Sizes = Mapping[sympy.Symbol, int]
-Host = Callable[[Tensor, Tensor], Any]
+Host = Callable[[Any, Any], Any]
 
 
 class InterpretedGraph:
@@ -58,9 +58,9 @@ def host_of(plan: Plan, steps: Sequence[KernelStep]) -> Host:
     """A function of the address table and the sizes that does what some kernels do."""
     symbols = tuple(r.symbol for r in plan.graph.symbols)
 
-    def run(addresses: Tensor, sizes: Tensor) -> None:
-        known = dict(zip(symbols, sizes.tolist(), strict=False))
-        at = addresses.tolist()
+    def run(addresses: Any, sizes: Any) -> None:
+        known = dict(zip(symbols, torch.from_dlpack(sizes).tolist(), strict=False))
+        at = torch.from_dlpack(addresses).tolist()
         for step in steps:
             _call(plan, step, at, known)
 
