@@ -9,6 +9,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from ...codegen.interpret import interpret_program
 from ...codegen.program import Format, Param
@@ -59,8 +60,8 @@ def host_of(plan: Plan, steps: Sequence[KernelStep]) -> Host:
     symbols = tuple(r.symbol for r in plan.graph.symbols)
 
     def run(addresses: Any, sizes: Any) -> None:
-        known = dict(zip(symbols, torch.from_dlpack(sizes).tolist(), strict=False))
-        at = torch.from_dlpack(addresses).tolist()
+        known = dict(zip(symbols, from_dlpack(sizes).tolist(), strict=False))
+        at = from_dlpack(addresses).tolist()
         for step in steps:
             _call(plan, step, at, known)
 
