@@ -84,9 +84,8 @@ class DecodeParts(Decode):
         most = tasks * self.group * self.most_queries * size
         if most * int(self.kind.removeprefix("float")) // 8 <= STACK_BYTES:
             self.buffer(name, most, self.kind)
-            return
-        self.texts[name] = self.src.fresh(name)
-        self.line(f'{self[name]} = T.alloc_buffer(({tasks} * {rows} * {size},), "{self.kind}")')
+        else:
+            self.workspace(name, f"{tasks} * {rows} * {size}", self.kind)
 
     def _part(self, part: str, limit: str) -> None:
         """Write what is done with the blocks of one part."""

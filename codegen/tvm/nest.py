@@ -66,6 +66,12 @@ class Nest:
         self.line(f'{self[name]} = T.decl_buffer(({count},), "{dtype}", data={memory}.data)')
         return self[name]
 
+    def workspace(self, name: str, count: Text, dtype: str) -> Text:
+        """Memory of TVM's workspace allocator, for what is too much for the stack or of no known size."""
+        self.texts[name] = self.src.fresh(name)
+        self.line(f'{self[name]} = T.alloc_buffer(({count},), "{dtype}")')
+        return self[name]
+
     @contextmanager
     def loop(self, name: str, extent: Text | int, kind: str = "range") -> Iterator[Text]:
         """A loop; gives the text of its index, an int64: a lane of another type would make its loads gathers."""

@@ -100,9 +100,8 @@ class _Recurrence(Nest):
         self.let("first", "T.int64(0)")
         self.let("count", batch)
         for name, width in (*((state, self.hidden) for state in self.states), ("z", self.panels * s.tile_n)):
-            self.texts[name] = self.src.fresh(name)
             # a block of rows that are not all there is computed whole
-            self.line(f'{self[name]} = T.alloc_buffer((({batch} + {s.rows}) * {width},), "{self.kind}")')
+            self.workspace(name, f"({batch} + {s.rows}) * {width}", self.kind)
         with self.loop("e", f"({batch} + {s.rows}) * {self.hidden}") as e:
             for state in self.states:
                 self.line(f"{self[state]}[{e}] = T.{self.kind}(0)")
