@@ -12,6 +12,7 @@ from pathlib import Path
 # Other processes may take this share of one core before the machine counts as loaded.
 IDLE_SHARE = 0.1
 WAIT_SECONDS = 20.0
+SETTLE_SECONDS = 0.5
 _STAT = Path("/proc/stat")
 _OWN_STAT = Path("/proc/self/stat")
 
@@ -54,16 +55,29 @@ def interleave(
 ) -> Timings:
     """Time runners in turns, A B C A B C. Each turn is one call that does not count, then enough calls to last.
 
-    The first call of a turn wakes the runner's threads and fills caches that the runner before it used.
+    A turn begins when the threads of the one before it have gone to sleep: after a call they wait for the next one,
+    spinning, for up to 120 ms, which would take a core from whoever comes next. Then the first call of the turn wakes
+    the runner's own threads, and fills caches that the runner before it used.
     """
     calls = {name: _calls(runner, turn_seconds) for name, runner in runners.items()}
     found = Timings({name: [] for name in runners})
     for number in range(rounds):
         for name, runner in runners.items():
+            settle()
             runner()
             found.seconds[name].append(_time(runner, calls[name]))
         progress(number + 1)
     return found
+
+
+def settle(seconds: float = SETTLE_SECONDS) -> None:
+    """Wait until no thread of this process is busy, but no longer than some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        before, start = time.process_time(), time.perf_counter()
+        time.sleep(0.005)
+        if time.process_time() - before < IDLE_SHARE * (time.perf_counter() - start):
+            return
 
 
 def _calls(runner: Runner, turn_seconds: float) -> int:

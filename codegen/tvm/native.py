@@ -23,6 +23,9 @@ try:
 except ImportError as error:  # told here: a target is found without TVM once its processor is kept
     raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL}") from error
 
+# turns in which an idle worker of the pool yields to others before it sleeps: some 5 ms, TVM's own 300,000 take 120 ms
+_SPINS = ("TVM_THREAD_POOL_SPIN_COUNT", "10000")
+
 _pool = threading.local()  # TVM's thread pool is one for each thread that calls it
 
 
@@ -52,6 +55,7 @@ def folder() -> Path:
 @lru_cache(maxsize=1)
 def _runtime() -> Any:
     """TVM's runtime library in the process, as its package loads it; a library is in a process once."""
+    os.environ.setdefault(*_SPINS)
     return load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder() / "lib"])
 
 

@@ -1,12 +1,13 @@
 """Timing: turns are interleaved, ratios stay within rounds, and the load of others is seen."""
 
 import os
+import threading
 import time
 
 import pytest
 
 from smelt.tools import timing
-from smelt.tools.timing import Timings, interleave, load_of_others, wait_for_idle
+from smelt.tools.timing import Timings, interleave, load_of_others, settle, wait_for_idle
 
 
 def test_everyone_has_a_turn_in_each_round() -> None:
@@ -18,6 +19,36 @@ def test_everyone_has_a_turn_in_each_round() -> None:
     assert "".join(turns) == "abc" * 4
     assert {name: len(seconds) for name, seconds in found.seconds.items()} == {"a": 3, "b": 3, "c": 3}
     assert all(seconds >= 0.002 for each in found.seconds.values() for seconds in each)
+
+
+def test_a_turn_begins_when_threads_of_the_one_before_sleep() -> None:
+    ends: list[float] = []
+    begins: list[float] = []
+
+    def spin() -> None:
+        end = time.perf_counter() + 0.05
+        ends.append(end)
+
+        def wait() -> None:
+            while time.perf_counter() < end:
+                sum(range(2000))
+
+        threading.Thread(target=wait).start()
+
+    def after() -> None:
+        begins.append(time.perf_counter())
+
+    interleave({"spinning": spin, "after": after}, 2, turn_seconds=0)
+    # two calls to find out how long one takes, then two in each round, of which the first begins the turn
+    assert all(begin >= end - 0.01 for begin, end in zip(begins[2::2], ends[3::2], strict=True))
+
+
+def test_what_never_sleeps_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    spun = iter(range(1_000_000))
+    monkeypatch.setattr(time, "process_time", lambda: next(spun) * 0.01)
+    start = time.monotonic()
+    settle(0.05)
+    assert 0.05 <= time.monotonic() - start < 1.0
 
 
 def test_short_calls_are_repeated() -> None:
