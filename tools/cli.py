@@ -197,7 +197,9 @@ def bench(
         list[str] | None,
         typer.Option(help="Sizes, as b=1,4,16 s=32,128: one compiled model for all, and the worst ratio to a peer."),
     ] = None,
-    start: Annotated[bool, typer.Option(help="Measure cold and warm start in processes of their own.")] = True,
+    starts: Annotated[
+        int, typer.Option(min=0, help="Cold and warm starts of each in processes of their own, in turns; 0: none.")
+    ] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - is standard output.")
     ] = None,
@@ -220,7 +222,7 @@ def bench(
         threads=threads,
         rounds=rounds,
         peers=peers,
-        start=start,
+        starts=starts,
         dtype=dtype,
         sweep=sweep or (),
         json_file=json_file,

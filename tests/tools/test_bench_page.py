@@ -48,6 +48,21 @@ def test_a_table() -> None:
     assert "float32 260 Gop/s, 31 GB/s" in lines[-1]
 
 
+def test_a_table_of_starts() -> None:
+    data = record()
+    data["workloads"][0]["starts"] = {
+        "smelt": {"cold": [{"first": 2.0}, {"first": 1.0}, {"first": 4.0}], "warm": [{"first": 0.3}]},
+        "inductor": {"cold": [{"first": 16.0}, {"first": 9.0}, {"first": 16.0}], "warm": [{"first": 3.0}]},
+    }
+    lines = page.markdown(data).splitlines()
+    assert lines[5:8] == [
+        "| start | smelt cold s | smelt warm s | inductor cold s | inductor warm s | cold inductor / smelt |",
+        "| --- | --: | --: | --: | --: | --: |",
+        "| bert-base@8x128 | 2.00 | 0.30 | 16.00 | 3.00 | 8.0 |",
+    ]
+    assert lines[9].endswith("medians of 3 in turns.")
+
+
 def test_a_table_of_generated_tokens() -> None:
     found = {
         "model": "zoo:gpt2",

@@ -212,7 +212,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_bench(tmp_path: Path) -> None:
-    result = run("bench", TINY, "--rounds", "2", "--peers", "eager", "--no-start", "--threads", "1")
+    result = run("bench", TINY, "--rounds", "2", "--peers", "eager", "--starts", "0", "--threads", "1")
     assert "1 thread each" in result.stdout
     assert re.search(r"^smelt +[\d.]+ +[\d.]+ +1.00", result.stdout, re.MULTILINE)
     assert re.search(r"^eager +[\d.]+ +[\d.]+ +[\d.]+", result.stdout, re.MULTILINE)
@@ -223,7 +223,7 @@ def test_bench(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_bench_as_json(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    run("bench", TINY, "--rounds", "2", "--peers", "eager", "--no-start", "--json", str(file))
+    run("bench", TINY, "--rounds", "2", "--peers", "eager", "--starts", "0", "--json", str(file))
     data = json.loads(file.read_text())
     assert data["environment"]["versions"]["smelt"] == smelt.__version__
     assert set(data["environment"]) == {"versions", "machine", "target"}  # and no folder of whoever measured
@@ -248,14 +248,14 @@ def test_bench_as_json(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_bench_of_several(tmp_path: Path) -> None:
     models = [f"{TINY}@{size}" for size in ("1x3", "2x5")]
-    data = run_json("bench", *models, "--rounds", "1", "--peers", "", "--no-start", "--json", "-")
+    data = run_json("bench", *models, "--rounds", "1", "--peers", "", "--starts", "0", "--json", "-")
     assert [found["model"] for found in data["workloads"]] == models
     assert data["workloads"][1]["inputs"] == ["[0] float32[2, 16]"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_bench_in_bfloat16() -> None:
-    options = ("--rounds", "1", "--peers", "eager", "--no-start", "--dtype", "bf16", "--json", "-")
+    options = ("--rounds", "1", "--peers", "eager", "--starts", "0", "--dtype", "bf16", "--json", "-")
     (found,) = run_json("bench", TINY, *options)["workloads"]
     assert found["inputs"][0].startswith("[0] bfloat16")
     assert found["share"] == {"smelt": None, "eager": None}
@@ -277,7 +277,7 @@ def test_a_peer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: broken(model, threads, dtype)  # in its first run, as what is compiled then
 
     monkeypatch.setattr(peers, "PEERS", peers.PEERS | {"openvino": broken, "onnxruntime": breaking})
-    options = ("--rounds", "1", "--peers", "openvino,onnxruntime,eager", "--no-start", "--json", "-")
+    options = ("--rounds", "1", "--peers", "openvino,onnxruntime,eager", "--starts", "0", "--json", "-")
     (found,) = run_json("bench", TINY, *options)["workloads"]
     said = f"cannot run {TINY}: no such operator"
     assert found["failed"] == {"openvino": f"openvino {said}", "onnxruntime": f"onnxruntime {said}"}
@@ -307,13 +307,13 @@ def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("matplotlib") is None:
         assert (
             "pip install matplotlib"
-            in run("bench", TINY, "--peers", "", "--no-start", "--plot", str(path), code=1).stderr
+            in run("bench", TINY, "--peers", "", "--starts", "0", "--plot", str(path), code=1).stderr
         )
         return
     drawn: list[Any] = []
     draw = command.draw
     monkeypatch.setattr(command, "draw", lambda dots, *args: (drawn.extend(dots), draw(dots, *args)))
-    run("bench", TINY, "zoo:mean-classifier:tiny", "--rounds", "1", "--peers", "", "--no-start", "--plot", str(path))
+    run("bench", TINY, "zoo:mean-classifier:tiny", "--rounds", "1", "--peers", "", "--starts", "0", "--plot", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
     assert {dot.model for dot in drawn} == {TINY, "zoo:mean-classifier:tiny"}
     assert all(dot.rate > 0 and dot.intensity > 0 and 0 < dot.share <= 1 for dot in drawn)
@@ -324,7 +324,7 @@ def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quantised_peers(dtype: str) -> None:
     if any(find_spec(package) is None for package in ("onnxruntime", "onnx", "onnxscript")):
         pytest.skip("ONNX Runtime is not installed")
-    options = ("--rounds", "1", "--peers", "onnxruntime,eager", "--no-start", "--dtype", dtype, "--json", "-")
+    options = ("--rounds", "1", "--peers", "onnxruntime,eager", "--starts", "0", "--dtype", dtype, "--json", "-")
     found = run_json("bench", TINY, *options)["workloads"][0]
     assert found["failed"] == {}
     assert set(found["ratios"]) == {"smelt", "onnxruntime", "eager"}
@@ -377,7 +377,7 @@ def test_a_sweep_of_a_model_without_sizes() -> None:
 def test_ratios_under_heavy_load_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run, "wait_for_idle", lambda: 1.5)
     monkeypatch.setattr(command, "measure_roofs", lambda target: ROOFS)
-    options = ("bench", TINY, "--rounds", "1", "--peers", "eager", "--no-start")
+    options = ("bench", TINY, "--rounds", "1", "--peers", "eager", "--starts", "0")
     text = run(*options).stdout
     assert re.search(r"^eager +[\d.]+ +[\d.]+ +~[\d.]+", text, re.MULTILINE)
     assert "~: others kept more than 0.5 cores busy" in text
@@ -393,11 +393,35 @@ def test_bench_measures_starts_in_processes_of_their_own(monkeypatch: pytest.Mon
         return {"first": float(len(folders)), "process": 9.0, "peak_bytes": 1e6}
 
     monkeypatch.setattr(bench_run, "measure_start", fake)
-    data = run_json("bench", TINY, "--rounds", "1", "--peers", "eager", "--json", "-")
-    starts = data["workloads"][0]["starts"]
-    assert {kind: found["first"] for kind, found in starts["smelt"].items()} == {"cold": 1.0, "warm": 2.0}
-    assert set(starts) == {"smelt"}
-    assert folders[0] == folders[1]
+    data = run_json("bench", TINY, "--rounds", "1", "--peers", "eager,inductor", "--starts", "3", "--json", "-")
+    found = data["workloads"][0]
+    starts = found["starts"].items()
+    firsts = {(name, kind): [x["first"] for x in tries] for name, kinds in starts for kind, tries in kinds.items()}
+    assert firsts == {
+        ("smelt", "cold"): [1, 5, 9],
+        ("smelt", "warm"): [2, 6, 10],
+        ("inductor", "cold"): [3, 7, 11],
+        ("inductor", "warm"): [4, 8, 12],
+    }
+    assert (found["summary"]["smelt"]["cold"], found["summary"]["smelt"]["warm"]) == (5, 6)
+    assert folders[::2] == folders[1::2]  # the second process finds what the first one kept,
+    assert len(set(folders)) == 6  # and nothing else does
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_peer_that_does_not_start_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fake(spec: str, peer: str, threads: int, folder: Path, dtype: str) -> dict[str, float]:
+        asked.append(peer)
+        if peer == "inductor" and asked.count(peer) == 3:
+            raise start.StartError("it ended")  # in its second try
+        return {"first": 1.0, "process": 9.0, "peak_bytes": 1e6}
+
+    monkeypatch.setattr(bench_run, "measure_start", fake)
+    data = run_json("bench", TINY, "--rounds", "1", "--peers", "inductor", "--starts", "3", "--json", "-")
+    assert set(data["workloads"][0]["starts"]) == {"smelt"}
+    assert (asked.count("smelt"), asked.count("inductor")) == (6, 3)
 
 
 def test_a_start(tmp_path: Path) -> None:
@@ -420,7 +444,7 @@ def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise smelt.VerifyError("1 of 1 outputs break the numeric contract")
 
     monkeypatch.setattr(bench_run, "verify", fail)
-    assert "numeric contract" in run("bench", TINY, "--no-start", code=1).stderr
+    assert "numeric contract" in run("bench", TINY, "--starts", "0", code=1).stderr
 
 
 @pytest.mark.parametrize("options", [("--dtype", "int4"), ("--sweep", "b=1"), ("--plot", "x.png")])

@@ -34,7 +34,7 @@ def bench(
     threads: int | None = None,
     rounds: int = 15,
     peers: str = "eager,inductor",
-    start: bool = True,
+    starts: int = 1,
     dtype: str = "f32",
     sweep: Sequence[str] = (),
     json_file: Path | None = None,
@@ -68,7 +68,7 @@ def bench(
     target = Target.detect(threads=threads or usable_cores())
     with busy("measuring what this machine reaches"):
         roofs = measure_roofs(target)
-        how = How(target.threads, rounds, start, dtype, picture is not None, meters(target, ROOF[dtype]))
+        how = How(target.threads, rounds, starts, dtype, picture is not None, meters(target, ROOF[dtype]))
     outcomes: list[Outcome] = []
     printed = str(json_file) != "-"
     for outcome in _outcomes(specs, names, how, sizes):

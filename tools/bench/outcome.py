@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 from ..plot import Dot
@@ -23,6 +24,7 @@ ROOF = {
     "fp8-dynamic": "float32",
 }
 MARK = "~"
+Starts = dict[str, list[dict[str, float]]]  # tries by kind
 HEAVY_REMARK = f"{MARK}: others kept more than {HEAVY} cores busy: this ratio may not hold on an idle machine."
 
 
@@ -35,8 +37,8 @@ class Outcome:
         ratios: how many times as long each takes as smelt, or as the first where smelt cannot run it: the median of the
             ratios within rounds.
         errors: of each result, relative to eager's, as a root of mean squares.
-        starts: for each, ``cold`` with empty caches and ``warm`` in a second process: ``first``, from a model in memory
-            to its first result, and ``peak_bytes``, the most memory that the process held.
+        starts: for each, ``cold`` ones with empty caches and ``warm`` ones in a second process: ``first``, seconds from
+            a model in memory to its first result, and ``peak_bytes``, the most memory that the process held.
         work: floating-point operations of one call.
         moved: bytes that kernels read and write in one call.
         roofs: what the machine reached in each round, in ``flops`` and ``bytes`` a second; empty where it is not known.
@@ -51,7 +53,7 @@ class Outcome:
     load: float | None
     timings: Timings
     ratios: Mapping[str, float]
-    starts: Mapping[str, Mapping[str, Mapping[str, float]]]
+    starts: Mapping[str, Starts]
     work: int | None
     moved: int | None
     checked: str
@@ -64,7 +66,10 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """The outcome as data for JSON."""
         names = self.timings.seconds
+        summary: dict[str, dict[str, float | None]]
         summary = {name: {"median": self.timings.median(name), "best": self.timings.best(name)} for name in names}
+        for name, kind in product(self.starts, ("cold", "warm")):
+            summary[name] |= {kind: self.start(name, kind)}
         return asdict(self) | {"summary": summary, "loaded": self.loaded, "worst_ratio": self.best_peer()}
 
     @property
@@ -82,6 +87,11 @@ class Outcome:
         floors = [max(computing, moving) for computing, moving in self._floors()]
         shares = [floor / seconds for floor, seconds in zip(floors, self.timings.seconds[name], strict=False)]
         return statistics.median(shares) if shares else None
+
+    def start(self, name: str, kind: str, what: str = "first") -> float | None:
+        """The median over tries of ``cold`` or ``warm`` starts; None where there was none."""
+        tries = self.starts.get(name, {}).get(kind, [])
+        return statistics.median(each[what] for each in tries) if tries else None
 
     @property
     def bound(self) -> str:

@@ -11,10 +11,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ...ir.errors import SmeltError
 from .outcome import HEAVY, MARK
+from .peers import SMELT
 
 Record = Mapping[str, Any]
 
@@ -31,7 +33,37 @@ def markdown(record: Record) -> str:
     head = ["workload", *(f"{name} ms" for name in names), "best peer / smelt", "% of roof"]
     lines = [_row(head), _row(["---", *["--:"] * (len(head) - 1)])]
     lines += [_row(_cells(found, names)) for found in record["workloads"]]
-    return "\n".join([*lines, "", caption(record)])
+    return "\n".join([*lines, *_starts(record), "", caption(record)])
+
+
+def _starts(record: Record) -> list[str]:
+    """A table of cold and warm starts, where they were measured: medians of the tries, ratios within tries."""
+    measured = [found for found in record["workloads"] if any(found.get("starts", {}).values())]
+    if not measured:
+        return []
+    names = list(dict.fromkeys(name for found in measured for name in found["starts"]))
+    kinds = ("cold", "warm")
+    others = [name for name in names if name != SMELT]
+    head = ["start", *(f"{name} {kind} s" for name in names for kind in kinds), *(f"cold {n} / smelt" for n in others)]
+    lines = ["", _row(head), _row(["---", *["--:"] * (len(head) - 1)])]
+    for found in measured:
+        starts, cells = found["starts"], [found["model"].removeprefix("zoo:")]
+        cells += [_seconds(starts, name, kind) for name in names for kind in kinds]
+        lines.append(_row([*cells, *(_times_as_long(starts, name) for name in others)]))
+    tries = max(len(each["cold"]) for found in measured for each in found["starts"].values())
+    return [*lines, "", f"Starts: from a model in memory to its first result; medians of {tries} in turns."]
+
+
+def _seconds(starts: Record, name: str, kind: str) -> str:
+    return f"{median(each['first'] for each in starts[name][kind]):.2f}" if name in starts else "-"
+
+
+def _times_as_long(starts: Record, name: str) -> str:
+    """How many times as long a peer's cold start takes: the median of the ratios within tries."""
+    if not {name, SMELT} <= starts.keys():
+        return "-"
+    tries = zip(starts[name]["cold"], starts[SMELT]["cold"], strict=False)
+    return f"{median(theirs['first'] / ours['first'] for theirs, ours in tries):.1f}"
 
 
 def decode_markdown(record: Record) -> str:

@@ -21,7 +21,7 @@ from ..errors import ModelError
 from ..models import Model, load_model
 from ..plot import Dot, dots_of
 from ..timing import IDLE_SHARE, LoadClock, Runner, interleave, wait_for_idle
-from .outcome import Outcome
+from .outcome import Outcome, Starts
 from .peers import PEERS, SMELT, PeerError, check, first_line, prepare
 from .quantised import compiled
 from .start import StartError, measure_start
@@ -40,14 +40,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class How:
-    """How to measure: threads for all, rounds, whether starts and kernels are measured too, and in which dtype.
+    """How to measure: threads for all, rounds, how many starts, in which dtype, and whether kernels are measured too.
 
     ``meters`` are the machine's roofs (``flops`` and ``bytes``), which have a turn in each round as well.
     """
 
     threads: int
     rounds: int = 15
-    start: bool = True
+    starts: int = 1
     dtype: str = "f32"
     kernels: bool = False
     meters: Mapping[str, Meter] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def measure_model(
         dots = kernel_dots(fast, model) if how.kernels and fast is not None and SMELT in runners else ()
     finally:
         torch.set_num_threads(before)
-    timed = [name for name in runners if name != "eager"] if how.start and spec else []
+    timed = [name for name in runners if name != "eager"] if spec else []
     first = SMELT if SMELT in runners else next(iter(runners))
     timings = everyone.only(runners)
     return Outcome(
@@ -149,7 +149,7 @@ def measure_model(
         timings=timings,
         ratios={name: timings.ratio(name, first) for name in runners},
         errors=errors,
-        starts=measure_starts(spec, timed, how.threads, how.dtype),
+        starts=measure_starts(spec, timed, how),
         work=None if report is None else report.flops,
         moved=None if report is None else bytes_moved(model, report),
         roofs={
@@ -226,17 +226,23 @@ def kernel_dots(fast: CompiledModule, model: Model) -> list[Dot]:
         return dots_of(fast.explain(model.args, dict(model.kwargs), measure=True), model.name)
 
 
-def measure_starts(spec: str, names: Sequence[str], threads: int, dtype: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Cold and warm starts: a first process with empty caches, and a second one that finds them filled."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in names:
-        with busy(f"measuring the start of {name}"), tempfile.TemporaryDirectory() as folder:
-            try:
-                cold, warm = (measure_start(spec, name, threads, Path(folder), dtype) for _ in range(2))
-            except StartError as error:
-                warn(str(error))
-                continue
-            found[name] = {"cold": cold, "warm": warm}
+def measure_starts(spec: str, names: Sequence[str], how: How) -> dict[str, Starts]:
+    """Starts by name, in turns: a first process with empty caches (cold), and a second one that finds them filled."""
+    found: dict[str, Starts] = {}
+    waiting = list(names)
+    for number in range(how.starts):
+        for name in list(waiting):
+            with busy(f"measuring start {number + 1} of {name}"), tempfile.TemporaryDirectory() as folder:
+                try:
+                    cold, warm = (measure_start(spec, name, how.threads, Path(folder), how.dtype) for _ in range(2))
+                except StartError as error:
+                    warn(str(error))
+                    waiting.remove(name)
+                    found.pop(name, None)
+                    continue
+            kinds = found.setdefault(name, {"cold": [], "warm": []})
+            kinds["cold"].append(cold)
+            kinds["warm"].append(warm)
     return found
 
 

@@ -30,7 +30,8 @@ def table(outcome: Outcome) -> Table:
 def _cells(outcome: Outcome, name: str) -> list[str]:
     median, best = outcome.timings.median(name), outcome.timings.best(name)
     share = outcome.share(name)
-    starts = outcome.starts.get(name, {})
+    starts = [outcome.start(name, kind) for kind in ("cold", "warm")]
+    peak = outcome.start(name, "warm", "peak_bytes")
     return [
         f"{median * 1e3:.2f}",
         f"{best * 1e3:.2f}",
@@ -38,8 +39,8 @@ def _cells(outcome: Outcome, name: str) -> list[str]:
         f"{outcome.errors[name]:.0e}" if outcome.errors.get(name) else "",
         f"{outcome.work / median / 1e9:.0f}" if outcome.work else "",
         f"{share * 100:.0f} {outcome.bound}" if share is not None else "",
-        *(f"{starts[kind]['first']:.2f}" if kind in starts else "" for kind in ("cold", "warm")),
-        f"{starts['warm']['peak_bytes'] / 1e6:.0f}" if "warm" in starts else "",
+        *("" if seconds is None else f"{seconds:.2f}" for seconds in starts),
+        "" if peak is None else f"{peak / 1e6:.0f}",
     ]
 
 
@@ -68,7 +69,8 @@ def remarks(outcomes: Sequence[Outcome], roofs: Roofs | None) -> str:
         )
     if any(outcome.starts for outcome in outcomes):
         lines.append(
-            "cold, warm: from a model in memory to its first result, with empty caches and in a second process."
+            "cold, warm: from a model in memory to its first result, with empty caches and in a second process; "
+            "medians of the tries, which are in turns."
         )
     lines += [f"{outcome.model}, checked before timing: {outcome.checked}" for outcome in outcomes if outcome.checked]
     lines.append("error: of the result against eager's, relative to its values, as a root of mean squares.")

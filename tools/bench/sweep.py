@@ -70,7 +70,7 @@ def measure_sweep(spec: str, names: Sequence[str], how: How, sweep: Sweep) -> It
         model = at(base, name, batch, length, DTYPES[how.dtype])
         if fast is None and SMELT in names:
             fast = compiled(base, how.dtype, how.threads)
-        yield measure_model(model, names, replace(how, start=False), fast=fast)
+        yield measure_model(model, names, replace(how, starts=0), fast=fast)
         if fast is not None:
             check_one_capture(fast)
 
