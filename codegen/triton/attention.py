@@ -10,9 +10,10 @@ T. Dao et al., "FlashAttention" (2022).
 from __future__ import annotations
 
 from ...ir.types import canonical_dim
+from ..attention import attention_problem
 from ..gpu import GpuAttentionSchedule
 from ..program import program_roots
-from .attention_problem import BOTH, Attention, attention_problem
+from .attention_blocks import BOTH, Attention
 from .decode import emit_decode
 from .dots import dot, dot_dtype
 from .expression import value_of

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.types import TensorType, canonical_dim, contiguous_strides
+from ..attention import AttentionProblem
 from ..gpu import GpuAttentionSchedule
 from ..gpu_schedule import power_of_two
 from ..program import Param, Role, program_roots, stage_roots, store_roots
-from .attention_problem import Attention, Problem
+from .attention_blocks import Attention
 from .expression import value_of
 from .file import FileWriter, program_id
 from .indexing import decode
@@ -23,7 +24,7 @@ PARTS, WEIGHTS = "parts", "weights"  # the scratch memory: weighted sums, and [l
 DOWN, ACROSS = frozenset({0}), frozenset({1})
 
 
-def emit_decode(file: FileWriter, problem: Problem, schedule: GpuAttentionSchedule) -> None:
+def emit_decode(file: FileWriter, problem: AttentionProblem, schedule: GpuAttentionSchedule) -> None:
     """Write the functions for a few queries."""
     program = file.program
     written = [s.param for s in program.stores]
@@ -46,7 +47,7 @@ def emit_decode(file: FileWriter, problem: Problem, schedule: GpuAttentionSchedu
         Decode(problem, schedule, scope).put_together()
 
 
-def _scratch(problem: Problem, schedule: GpuAttentionSchedule) -> tuple[Param, Param]:
+def _scratch(problem: AttentionProblem, schedule: GpuAttentionSchedule) -> tuple[Param, Param]:
     points = canonical_dim(problem.heads * problem.queries)
     dtype = compute_dtype(problem.score.dtype)
 
@@ -54,7 +55,7 @@ def _scratch(problem: Problem, schedule: GpuAttentionSchedule) -> tuple[Param, P
         shape = (points, schedule.splits, size)
         return Param(name, TensorType(shape, dtype), contiguous_strides(shape), Role.OUT)
 
-    return lent(PARTS, int(problem.value.size)), lent(WEIGHTS, 2)
+    return lent(PARTS, problem.width), lent(WEIGHTS, 2)
 
 
 class Decode(Attention):
@@ -98,7 +99,7 @@ class Decode(Attention):
             keys = here.block((self.keys, self.head), (in_t, in_d)).at({p.inner.symbol: d})
             right = src.let("keys", _zeroed(value_of(p.scores.right, keys).typed, in_d))
             found = src.let("s", f"tl.sum({queries} * {right}, axis=1, keep_dims=True)")
-            if isinstance(p.inner.size, int) and p.inner.size == 1:
+            if p.head == 1:
                 found = src.let("s", f"{queries} * {right}")
             scores = here.block((self.keys, "1"), (in_t, None))
             scores = scores.knowing({p.scores.stage.name: Value(found, DOWN)})
@@ -116,7 +117,7 @@ class Decode(Attention):
             return
         place = f"{point} * {s.splits} + {part}"
         mask = "" if in_e is None else f", mask={in_e}"
-        src.line(f"tl.store({PARTS} + ({place}) * {p.value.size} + {e.text}, {acc}{mask})")
+        src.line(f"tl.store({PARTS} + ({place}) * {p.width} + {e.text}, {acc}{mask})")
         src.line(f"tl.store({WEIGHTS} + ({place}) * 2 + tl.zeros((1, 1), tl.int32), {top})")
         src.line(f"tl.store({WEIGHTS} + ({place}) * 2 + 1 + tl.zeros((1, 1), tl.int32), {total})")
 
@@ -139,7 +140,7 @@ class Decode(Attention):
         total = src.let("total", f"tl.sum({totals} * {scale}, axis=0, keep_dims=True)")
         masks = [m for m in (inside.removeprefix(", mask="), in_e) if m]
         mask = f", mask={' & '.join(f'({m})' for m in masks)}, other=0" if masks else ""
-        found = src.let("found", f"tl.load({PARTS} + {part} * {p.value.size} + {e.text}{mask})")
+        found = src.let("found", f"tl.load({PARTS} + {part} * {p.width} + {e.text}{mask})")
         acc = src.let("acc", f"tl.sum({found} * {scale}, axis=0, keep_dims=True)")
         out = scope.block(("1", self.width), (None, in_e)).at({p.value.symbol: e})
         self.store(acc, total, out, ACROSS)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..attention import AttentionProblem, attention_problem
 from ..program import Program
 from ..schedule import AttentionSchedule
 from .decode import Decode
 from .decode_parts import DecodeParts, cuts_keys
 from .expression import Scope, index_text
-from .flash import Problem, attention_problem
 from .prefill import Prefill
 from .prefill_dot import DotPrefill
 from .source import Source
@@ -66,7 +66,7 @@ def _most_last(schedule: AttentionSchedule) -> int:
     return schedule.few // 2 if schedule.group > 1 else schedule.few * 3 // 4
 
 
-def _fitted(problem: Problem, schedule: AttentionSchedule) -> AttentionSchedule:
+def _fitted(problem: AttentionProblem, schedule: AttentionSchedule) -> AttentionSchedule:
     """The schedule with no more rows of few queries than stay in cache, and one vector of queries for what fills it."""
     few = min(schedule.few, max(MOST_ROWS // problem.group, 8))
     queries = problem.query.size if problem.query is not None else 1

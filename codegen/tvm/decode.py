@@ -6,10 +6,11 @@ is read once from memory and stays in cache for all rows. Bytes: keys and values
 
 from __future__ import annotations
 
+from ..attention import AttentionProblem
 from ..schedule import AttentionSchedule
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar
-from .flash import Flash, Problem
+from .flash import Flash
 from .source import Source
 
 
@@ -18,7 +19,7 @@ class Decode(Flash):
 
     HALVES_IN_PLACE = True
 
-    def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
+    def __init__(self, problem: AttentionProblem, schedule: AttentionSchedule, src: Source) -> None:
         super().__init__(problem, schedule, src)
         self.group = problem.group
         self.tile = next(t for t in (4, 3, 2, 1) if self.group % t == 0)  # rows in a register tile

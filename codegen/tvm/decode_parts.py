@@ -9,18 +9,18 @@ differ from run to run. What parts leave lies on the stack: TVM's allocator take
 from __future__ import annotations
 
 from ...ir.types import Dim
+from ..attention import AttentionProblem
 from ..schedule import AttentionSchedule
 from .contraction import flat_size
 from .decode import Decode
 from .expression import index_text
-from .flash import Problem
 
 MOST_BLOCKS = 4  # of keys: as many are enough for a part, however few its rows
 PART_TERMS = 1 << 17  # multiplications that are enough in fewer blocks, too: below, a second thread gains nothing
 STACK_BYTES = 128 << 10  # for what parts leave
 
 
-def cuts_keys(problem: Problem, schedule: AttentionSchedule) -> bool:
+def cuts_keys(problem: AttentionProblem, schedule: AttentionSchedule) -> bool:
     """Whether there may be fewer heads than tasks, and keys enough for parts."""
     known = 1
     for axis in problem.outer:
@@ -28,13 +28,13 @@ def cuts_keys(problem: Problem, schedule: AttentionSchedule) -> bool:
     return known // problem.group < schedule.tasks and _most_parts(problem, schedule) != 1
 
 
-def _most_parts(problem: Problem, schedule: AttentionSchedule) -> Dim:
+def _most_parts(problem: AttentionProblem, schedule: AttentionSchedule) -> Dim:
     """How many parts there are keys for; 2 where nobody knows yet."""
     keys = problem.key.size
     return max(-(-keys // _part_keys(problem, schedule)), 1) if isinstance(keys, int) else 2
 
 
-def _part_keys(problem: Problem, schedule: AttentionSchedule) -> int:
+def _part_keys(problem: AttentionProblem, schedule: AttentionSchedule) -> int:
     """How many keys a part has at least, in whole blocks: fewer where more heads share them."""
     block = schedule.keys * problem.group * (problem.head + problem.width)
     return min(max(-(-PART_TERMS // block), 1), MOST_BLOCKS) * schedule.keys

@@ -1,15 +1,12 @@
-"""What both ways of running attention share: the problem, its operands, and what happens to the results."""
+"""What both ways of running attention share: its operands, and what happens to the results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import sympy
 import torch
 
-from ...ir.errors import UnsupportedError
-from ..contraction import Contraction, axes_of, contraction
-from ..program import Apply, Axis, Combiner, Expr, Load, Program, Ref, Stage, dot_stage, postorder
+from ..attention import AttentionProblem
+from ..contraction import axes_of
+from ..program import Apply, Axis, Expr, Load, Ref, postorder
 from ..schedule import AttentionSchedule
 from .contraction import Strided, strided_load, unflatten
 from .expression import Scope, compute_type, from_storage, index_text, scalar, store_line
@@ -19,100 +16,9 @@ from .source import Source
 from .storage import NARROW
 
 SETS_BYTES = 4096  # all sets of a first-level cache once: a line of 64 bytes in each of 64
-MOST_GROUPED = 64  # heads that share one of keys, whose rows a task holds on its stack
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An attention program: what its axes are, and its operands.
-
-    ``outer`` are the axes of independent tasks, ``query`` the rows of a task (None for a single one), ``key`` the axis
-    of the softmax, ``inner`` the axis that scores sum over, ``value`` the one of the result. ``group`` consecutive
-    points of the outer axes read the same keys and values.
-    """
-
-    program: Program
-    scores: Contraction
-    out: Stage
-    outer: tuple[Axis, ...]
-    query: Axis | None
-    key: Axis
-    inner: Axis
-    value: Axis
-    group: int
-
-    @property
-    def head(self) -> int:
-        """The size of the axis that scores sum over."""
-        return int(self.inner.size)
-
-    @property
-    def width(self) -> int:
-        """The size of a value."""
-        return int(self.value.size)
-
-    @property
-    def score(self) -> Expr:
-        """What the softmax is taken of: scale and masks on top of the sum of products."""
-        assert self.out.combine is not None
-        assert self.out.combine.score is not None
-        return self.out.combine.score
-
-
-def attention_problem(program: Program) -> Problem:
-    """Sort out an ATTENTION program.
-
-    Raises:
-        UnsupportedError: the head size is not a number.
-    """
-    dot = dot_stage(program)
-    out = next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.SOFTMAX_SUM)
-    assert out.combine is not None
-    key = out.combine.axes[0]
-    others = tuple(a for a in out.axes if a.symbol in {x.symbol for x in dot.axes})
-    value = next((a for a in out.axes if a not in others), Axis("value", 1))
-    scores = contraction(program, dot)
-    if key.symbol in axes_of(scores.left):
-        scores = _swapped(scores)
-    shared = axes_of(scores.right) | axes_of(out.value)
-    query = others[-1] if others and others[-1].symbol not in shared else None
-    outer = tuple(a for a in others if a is not query)
-    inner = scores.reduced[0]
-    if not (isinstance(inner.size, int) and isinstance(value.size, int)):
-        raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
-    group = _group(outer, scores.right, out.value)
-    return Problem(program, scores, out, outer, query, key, inner, value, group)
-
-
-def _group(outer: tuple[Axis, ...], keys: Expr, values: Expr) -> int:
-    """g where keys and values are read at floor(head / g) only, head being the last outer axis; else 1.
-
-    Where they are not read by heads at all, which is one head of keys for all, it is the number of heads.
-    """
-    if not outer:
-        return 1
-    head, found = outer[-1].symbol, set()
-    for load in (e for e in postorder([keys, values]) if isinstance(e, Load)):
-        for index in load.index:
-            if isinstance(index, sympy.Expr) and head in index.free_symbols:
-                quotients = [f for f in index.atoms(sympy.floor) if f.has(head)]
-                bare = index.subs({f: sympy.Dummy() for f in quotients}).has(head)
-                found.update([sympy.Integer(1)] if bare else [head / f.args[0] for f in quotients])
-    size = outer[-1].size
-    if not found and isinstance(size, int) and size <= MOST_GROUPED:  # all heads read the same
-        return size
-    if len(found) != 1:
-        return 1
-    group = found.pop()
-    divides = not isinstance(size, int) or (group.is_Integer and size % int(group) == 0)
-    return int(group) if group.is_Integer and divides else 1
-
-
-def _swapped(c: Contraction) -> Contraction:
-    return Contraction(c.stage, c.right, c.left, c.batch, c.columns, c.rows, c.reduced)
-
-
-def split_score(p: Problem) -> tuple[Expr, dict[str, Expr]]:
+def split_score(p: AttentionProblem) -> tuple[Expr, dict[str, Expr]]:
     """The score with what it reads from memory along queries taken out: the rest, and the parts by stage name.
 
     A part is as large as it can be without the sum of products.
@@ -150,15 +56,15 @@ class Flash(Nest):
 
     HALVES_IN_PLACE = False  # whether halves become floats where they are read, or once, in a copy of the block
 
-    def __init__(self, problem: Problem, schedule: AttentionSchedule, src: Source) -> None:
+    def __init__(self, problem: AttentionProblem, schedule: AttentionSchedule, src: Source) -> None:
         super().__init__(src, schedule.vector)
         self.p = problem
         self.schedule = schedule
         self.scope = Scope(problem.program, src)
-        self.kind = compute_type(problem.out.dtype)
+        self.kind = compute_type(problem.result.dtype)
         program, half = problem.program, self.HALVES_IN_PLACE
         keys, self.key_scale = as_stored(problem.scores.right)
-        values, self.value_scale = as_stored(problem.out.value)
+        values, self.value_scale = as_stored(problem.result.value)
         self.keys: Strided | None = strided_load(program, keys, problem.inner, half=half)
         self.values: Strided | None = strided_load(program, values, problem.value, half=half)
         self.offset: str | None = None
@@ -194,8 +100,8 @@ class Flash(Nest):
     def key_limit(self, last_query: str) -> str:
         """How many keys the queries up to ``last_query`` may see."""
         total = self.size_of(self.p.key)
-        assert self.p.out.combine is not None
-        bound = self.p.out.combine.bound
+        assert self.p.result.combine is not None
+        bound = self.p.result.combine.bound
         if bound is None:
             return total
         text = index_text(bound, self.at_query(last_query))
@@ -205,8 +111,8 @@ class Flash(Nest):
 
     def name_offset(self) -> None:
         """Load what queries are counted from, once for a task."""
-        assert self.p.out.combine is not None
-        offset = self.p.out.combine.offset
+        assert self.p.result.combine is not None
+        offset = self.p.result.combine.offset
         if offset is not None:
             self.offset = self.let("offset", scalar(offset, self.scope))
             self.scope = self.scope.having({offset: self.offset})
@@ -246,7 +152,7 @@ class Flash(Nest):
         if self.keys is None:
             self._copy("keys", self.p.scores.right, self.p.inner, head)
         if self.values is None:
-            self._copy("values", self.p.out.value, self.p.value, width)
+            self._copy("values", self.p.result.value, self.p.value, width)
 
     def _copy(self, name: str, expr: Expr, axis: Axis, pitch: int) -> None:
         with self.loop("t", self["n"]) as t:
@@ -309,7 +215,7 @@ class Flash(Nest):
 
     def finish(self, scope: Scope, value: str) -> None:
         """Stages and stores after the softmax, at one point."""
-        scope = scope.knowing({self.p.out.name: value})
+        scope = scope.knowing({self.p.result.name: value})
         for stage in self.p.program.stages:
             if stage.combine is None:
                 name = self.src.fresh("s")

@@ -21,7 +21,7 @@ class Ahead:
         self.kernel, self.task, self.blocks = kernel, task, blocks
         p = kernel.p
         self.queries = self._rows(p.scores.left, p.inner)
-        rows = ((self._rows(p.scores.right, p.inner), p.head), (self._rows(p.out.value, p.value), p.width))
+        rows = ((self._rows(p.scores.right, p.inner), p.head), (self._rows(p.result.value, p.value), p.width))
         self.rows = [(found, count) for found, count in rows if found is not None]
         self.head = self._at(f"({task} // {blocks} + 1)")
         self.following = self._at(f"(({task} + 1) // {blocks})")

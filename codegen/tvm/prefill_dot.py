@@ -97,7 +97,7 @@ class DotPrefill(Prefill):
 
     def _value_bits(self, t: str, e: str) -> str:
         """Element ``e`` of value ``t`` of the block as the low bits of a uint32."""
-        expr = self.p.out.value
+        expr = self.p.result.value
         scope = self.scope.at({self.p.key.symbol: f"({self['start']} + {t})", self.p.value.symbol: e})
         if isinstance(expr, Load):
             param = self.p.program.param(expr.param)

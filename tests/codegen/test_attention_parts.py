@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from smelt.codegen.attention import attention_problem
 from smelt.codegen.machine import Machine
 from smelt.codegen.program import Program
 from smelt.codegen.schedule import AttentionSchedule, default_schedule
 from smelt.codegen.tvm.decode_parts import cuts_keys
-from smelt.codegen.tvm.flash import attention_problem
 from smelt.ir import ops
 from smelt.ir.node import Node
 

@@ -1,16 +1,15 @@
-"""What attention is: its operands, and what both ways of computing it share."""
+"""What both ways of computing attention share: its operands in blocks, and what happens to the results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from ...ir.errors import UnsupportedError
-from ...ir.types import Dim, product
-from ..contraction import Contraction, axes_of, contraction
+from ...ir.types import Dim
+from ..attention import AttentionProblem
 from ..gpu import GpuAttentionSchedule
-from ..program import Axis, Combiner, Expr, Load, Program, Stage, dot_stage
+from ..program import Expr, Load
 from .expression import element, value_of
 from .indexing import atom, dim_text
 from .map import emit_stores
@@ -21,81 +20,15 @@ from .storage import compute_type, storage_type
 BOTH = frozenset({0, 1})
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An ATTENTION program sorted out.
-
-    Attributes:
-        program: the program.
-        scores: the products of queries (left) and keys (right).
-        result: the stage of the weighted sum.
-        outer: the axes that tell heads apart; ``query`` that of queries, None where there is one.
-        key: the axis of keys.
-        inner, value: the axes of a head of queries and keys, and of values.
-    """
-
-    program: Program
-    scores: Contraction
-    result: Stage
-    outer: tuple[Axis, ...]
-    query: Axis | None
-    key: Axis
-    inner: Axis
-    value: Axis
-
-    @property
-    def queries(self) -> Dim:
-        """How many queries a head has."""
-        return 1 if self.query is None else self.query.size
-
-    @property
-    def heads(self) -> Dim:
-        """How many heads there are in all."""
-        return product(a.size for a in self.outer)
-
-    @property
-    def score(self) -> Expr:
-        """A score, of which the softmax is taken."""
-        assert self.result.combine is not None
-        assert self.result.combine.score is not None
-        return self.result.combine.score
-
-
-def attention_problem(program: Program) -> Problem:
-    """Sort out an ATTENTION program.
-
-    Raises:
-        UnsupportedError: the head size is not a number.
-    """
-    products = dot_stage(program)
-    result = next(s for s in program.stages if s.combine is not None and s.combine.kind is Combiner.SOFTMAX_SUM)
-    assert result.combine is not None
-    (key,) = result.combine.axes
-    others = tuple(a for a in result.axes if a in products.axes)
-    value = next((a for a in result.axes if a not in others), Axis("value", 1))
-    c = contraction(program, products)
-    if key.symbol in axes_of(c.left):
-        c = replace(c, left=c.right, right=c.left)
-    shared = axes_of(c.right) | axes_of(result.value)
-    query = others[-1] if others and others[-1].symbol not in shared else None
-    (inner,) = c.reduced
-    if not (isinstance(inner.size, int) and isinstance(value.size, int)):
-        raise UnsupportedError(f"attention with a head size of {inner.size} and {value.size}: they must be numbers")
-    outer = tuple(a for a in others if a is not query)
-    return Problem(program, c, result, outer, query, key, inner, value)
-
-
 class Attention:
     """What both ways share."""
 
-    def __init__(self, problem: Problem, schedule: GpuAttentionSchedule, scope: Scope) -> None:
+    def __init__(self, problem: AttentionProblem, schedule: GpuAttentionSchedule, scope: Scope) -> None:
         self.p, self.schedule, self.src, self.outer = problem, schedule, scope.src, scope
         self.wide = compute_type(problem.score.dtype)
-        assert isinstance(problem.inner.size, int)
-        assert isinstance(problem.value.size, int)
         least = 1 if schedule.few else 16
-        self.head = self.src.constant("HEAD", max(block_size(problem.inner.size), least))
-        self.width = self.src.constant("WIDTH", max(block_size(problem.value.size), least))
+        self.head = self.src.constant("HEAD", max(block_size(problem.head), least))
+        self.width = self.src.constant("WIDTH", max(block_size(problem.width), least))
         self.keys = self.src.constant("KEYS", schedule.keys)
 
     def line(self, name: str, size: Dim, block: str, extent: int, dim: int) -> tuple[Value, str | None]:
@@ -106,12 +39,12 @@ class Attention:
 
     def along_head(self, dim: int) -> tuple[Value, str | None]:
         """Indices of a head of queries and keys."""
-        size = int(self.p.inner.size)
+        size = self.p.head
         return self.line("d", size, self.head, max(block_size(size), 1 if self.schedule.few else 16), dim)
 
     def along_value(self, dim: int) -> tuple[Value, str | None]:
         """Indices of a head of values."""
-        size = int(self.p.value.size)
+        size = self.p.width
         return self.line("e", size, self.width, max(block_size(size), 1 if self.schedule.few else 16), dim)
 
     def limit(self, last: Value, scope: Scope) -> str:
