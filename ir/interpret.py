@@ -7,7 +7,7 @@ the numeric contract judges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ def interpret(
     *,
     sizes: Mapping[sympy.Symbol, int] | None = None,
     dtype: torch.dtype | None = None,
+    rounded: Collection[torch.dtype] = (),
 ) -> Results:
     """Evaluate a graph. The arguments are not changed, and the results share no memory with them.
 
@@ -48,6 +49,7 @@ def interpret(
         sizes: sizes of symbols that the inputs' shapes do not tell.
         dtype: compute in this floating-point dtype throughout, whatever the graph says: ``torch.float64`` for the
             reference. Complex values become complex numbers of it.
+        rounded: dtypes whose values are rounded to them all the same, and then held in ``dtype``.
 
     Raises:
         InputError: an input or weight is missing or has another shape or dtype than the graph says, or a size is out of
@@ -55,7 +57,7 @@ def interpret(
         GraphError: an operator's result is not of its node's type.
     """
     bound = bind_symbols(graph, [x.shape for x in inputs], sizes)
-    run = _Run(bound, weights, dtype)
+    run = _Run(bound, weights, dtype, rounded)
     for node, tensor in zip(graph.inputs, inputs, strict=True):
         run.known[node] = run.source(node, tensor)
     own = run.results(graph.nodes, graph.roots)
@@ -75,10 +77,13 @@ def evaluate(nodes: Sequence[Node], weights: Weights, *, dtype: torch.dtype | No
 class _Run:
     """One evaluation: the sizes and weights it is for, the values known so far."""
 
-    def __init__(self, sizes: Sizes, weights: Weights, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, sizes: Sizes, weights: Weights, dtype: torch.dtype | None, rounded: Collection[torch.dtype] = ()
+    ) -> None:
         self.sizes = sizes
         self.weights = weights
         self.dtype = dtype
+        self.rounded = rounded
         self.known: dict[Node, Any] = {}
         self.arguments: list[torch.Tensor] = []
 
@@ -138,7 +143,14 @@ class _Run:
         operands = [self.known[x] for x in node.inputs]
         value = self._region(node, operands) if node.has(Trait.REGION) else self._apply(node, operands)
         self._check(node, value)
-        return value
+        return self._round(node, value) if self.rounded else value
+
+    def _round(self, node: Node, value: Any) -> Any:
+        """A node's value, or values, with those of dtypes that are rounded no finer than these."""
+        values = value if isinstance(value, tuple) else (value,)
+        pairs = zip(values, result_types(node.type), strict=True)
+        found = tuple(x.to(t.dtype).to(x.dtype) if t.dtype in self.rounded else x for x, t in pairs)
+        return found if isinstance(value, tuple) else found[0]
 
     def _apply(self, node: Node, operands: Sequence[torch.Tensor]) -> Any:
         attrs = {name: self._concrete(value) for name, value in node.attrs.items()}
@@ -152,7 +164,7 @@ class _Run:
     def _region(self, node: Node, operands: Sequence[torch.Tensor]) -> Any:
         region = node.attrs["region"]
         assert isinstance(region, Graph)
-        inner = _Run(self.sizes, {}, self.dtype)
+        inner = _Run(self.sizes, {}, self.dtype, self.rounded)
         inner.known = dict(zip(region.inputs, operands, strict=True))
         values = inner.roots(region.nodes, region.outputs)
         return values[0] if isinstance(node.type, TensorType) else tuple(values)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,16 +19,18 @@ from torch import Tensor, nn
 from ..ir.errors import InputError, SmeltError, VerifyError
 from ..ir.interpret import interpret
 from .contract import OutputResult, compare
+from .generation.recording import Recording
 from .module import CompiledModule
 from .precision import asks_for_tf32
 from .state import buffers_of, preserved, same
-from .verify_caches import copied, is_cache, tensors_of
+from .verify_caches import copied, copy_of, is_cache, leaves_of, path_of
 from .verify_quantized import Judge, Moved, judged
-from .verify_quantized import path_of as _path
-from .verify_rounded import REFERENCE, judged_rounded, rounding
+from .verify_rounded import REFERENCE, judged_rounded, moved_all, rounding
 
 __all__ = ["OutputResult", "VerifyResult", "compare", "verify"]
 
+QUANTISED = "the model with its quantised weights, interpreted in float64"
+QUANTISED_ROUNDED = "the model with its quantised weights and rounded caches, interpreted in float64"
 HINT = "to find the step that broke it: smelt bisect MODEL, or smelt.runtime.bisect.bisect(model, args)"
 
 
@@ -64,11 +67,11 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
 
     The model runs three times on copies of the arguments; buffers that it changes are put back. A quantised model is
     held to the model with the quantised weights, and the result says how far those moved it from the model. A call with
-    a cache of a model compiled with ``kv_cache_dtype`` is held to the model with a cache that rounds as much.
+    a cache of a model compiled with ``kv_cache_dtype`` is held to the model with a cache that rounds as much, and one
+    that PyTorch ran to the model as it is; the result says so.
 
     Raises:
-        UnsupportedError: the model is quantised, and split into several graphs or called with a cache: of models of
-            transformers give ``use_cache=False``.
+        UnsupportedError: the model is quantised and split into several graphs.
         VerifyError: an output breaks the numeric contract; the message names the worst one.
         InputError: the model itself refuses the arguments.
         TypeError: the model is not compiled.
@@ -77,7 +80,8 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
         raise TypeError(f"verify takes what smelt.compile returned, not a {type(fast).__name__}")
     model = fast.original
     eager = _eager(model, args, kwargs)
-    ours = _observe(fast, model, args, kwargs)
+    with _recorded(fast) as recording:
+        ours = _observe(fast, model, args, kwargs)
     if list(ours.values) != list(eager.values):
         differing = sorted(set(ours.values) ^ set(eager.values)) or list(ours.values)
         raise VerifyError(f"the result has another structure than eager's: {', '.join(differing)}")
@@ -85,20 +89,25 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     shown = [path for path in eager.values if path not in eager.unwritten & ours.unwritten]
     options = getattr(fast, "options", None)
     tf32 = options is not None and options.target.kind == "cuda" and asks_for_tf32()
-    if options is not None and options.quantize is not None:
-        judge = Judge(*fast.entry_for(tuple(args), kwargs), _leaf_paths(args, kwargs))
+    plain = _Values(eager.values, reference)
+    rounded = _rounded(fast, args, kwargs) if _rounds(fast, args, kwargs) else None
+    if options is not None and options.quantize is not None and not recording.passed:
+        judge = _judge(fast, args, kwargs, recording)
         ties = options.quantize.activations is not None
-        results, moved = judged(ours.values, eager.values, reference, shown, judge, ties, tf32)
-        result = VerifyResult(results, "the model with its quantised weights, interpreted in float64", moved)
-    elif _rounds(fast, args, kwargs):
-        calls = fast._generation.calls
-        rounded = _observe(rounding(calls, model), model, args, kwargs).values
-        exact = _double(model, args, kwargs, lambda wide: rounding(calls, wide))
-        results, moved = judged_rounded(ours.values, (rounded, eager.values), (exact, reference), shown)
+        held, moved_by_rounding = plain, {}
+        if rounded is not None:
+            held, moved_by_rounding = rounded, moved_all(shown, rounded.exact, reference)
+        results, moved = judged(ours.values, *held, shown, judge, ties, tf32, moved_by_rounding)
+        result = VerifyResult(results, QUANTISED if rounded is None else QUANTISED_ROUNDED, moved)
+    elif rounded is not None:
+        pairs = (rounded.eager, eager.values), (rounded.exact, reference)
+        results, moved = judged_rounded(ours.values, *pairs, shown)
         result = VerifyResult(results, REFERENCE, moved)
     else:
-        pairs = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
-        result = VerifyResult(tuple(compare(*pair, tf32=tf32) for pair in pairs), how)
+        found = ((path, ours.values[path], eager.values[path], reference.get(path)) for path in shown)
+        result = VerifyResult(tuple(compare(*values, tf32=tf32) for values in found), how)
+    if recording.passed:
+        result = replace(result, reference=f"{result.reference}; PyTorch ran the call: {recording.passed}")
     worst = result.worst
     if worst is not None and not worst.passed:
         failed = sum(not output.passed for output in result.outputs)
@@ -108,10 +117,33 @@ def verify(fast: CompiledModule, *args: Any, **kwargs: Any) -> VerifyResult:
     return result
 
 
+class _Values(NamedTuple):
+    """What ours are held to, by path: what PyTorch gives in the model's dtypes, and in float64."""
+
+    eager: Mapping[str, Any]
+    exact: Mapping[str, Any]
+
+
+def _recorded(fast: CompiledModule) -> AbstractContextManager[Recording]:
+    """Within, the model's calls with a cache are recorded."""
+    generation = getattr(fast, "_generation", None)
+    return nullcontext(Recording()) if generation is None else generation.recorded()
+
+
+def _judge(fast: CompiledModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], recording: Recording) -> Judge:
+    """The graphs of a quantised model's call."""
+    if not recording.steps:
+        return Judge(*fast.entry_for(args, kwargs), _leaf_paths(args, kwargs))
+    from .verify_cached import StepJudge  # which needs transformers, as such calls do
+
+    (step,) = recording.steps
+    return StepJudge(step, fast._generation.calls)
+
+
 def _leaf_paths(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, str]:
     """The paths of the tensors among the arguments, by identity."""
     given = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]
-    return {id(leaf): f"argument {_path(path[1:])}" for path, leaf in given if isinstance(leaf, Tensor)}
+    return {id(leaf): f"argument {path_of(path[1:])}" for path, leaf in given if isinstance(leaf, Tensor)}
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -144,31 +176,16 @@ def _observe(
 ) -> _Observation:
     """The leaves of a call's result, and what becomes of its arguments and the model's buffers, on copies of them."""
     given = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]
-    before = {f"argument {_path(path[1:])}": leaf for path, leaf in given if isinstance(leaf, Tensor)}
+    before = {f"argument {path_of(path[1:])}": leaf for path, leaf in given if isinstance(leaf, Tensor)}
     before |= {f"buffer {name}": tensor.clone() for name, tensor in buffers_of(model).items()}
-    args, kwargs = pytree.tree_map(_copy, (tuple(args), dict(kwargs)))
+    args, kwargs = pytree.tree_map(copy_of, (tuple(args), dict(kwargs)))
     with torch.no_grad(), preserved(model):
         result = run(*args, **kwargs)
-        values = _leaves(result)
+        values = leaves_of(result)
         after = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         after += [tensor.clone() for tensor in buffers_of(model).values()]
     states = dict(zip(before, after, strict=True))
     return _Observation(values | states, {path for path, state in states.items() if same(state, before[path])})
-
-
-def _leaves(result: Any) -> dict[str, Any]:
-    """Copies of everything in a result, by path."""
-    found: dict[str, Any] = {}
-    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
-        parts = tensors_of(_path(path), leaf) if is_cache(leaf) else [(_path(path), leaf)]
-        found |= {name: _copy(value) for name, value in parts}
-    return found
-
-
-def _copy(leaf: Any) -> Any:
-    if is_cache(leaf):
-        return copied(leaf)
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _reference(
@@ -194,6 +211,13 @@ def _rounds(fast: CompiledModule, args: tuple[Any, ...], kwargs: Mapping[str, An
     return asked and fast._generation.has_cache(args, kwargs)
 
 
+def _rounded(fast: CompiledModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Values:
+    """What the model gives with caches that are rounded."""
+    calls, model = fast._generation.calls, fast.original
+    found = _observe(rounding(calls, model), model, args, kwargs).values
+    return _Values(found, _double(model, args, kwargs, lambda wide: rounding(calls, wide)))
+
+
 def _double(
     model: Callable[..., Any],
     args: Sequence[Any],
@@ -214,7 +238,7 @@ def _interpreted(fast: CompiledModule, args: Sequence[Any], kwargs: Mapping[str,
     weights = {name: tensor.to(device) for name, tensor in entry.capture.weights.items()}
     results = interpret(graph, tensors, weights, sizes=sizes, dtype=torch.float64)
     found = entry.capture.unflatten(list(results.outputs), call.leaves, sizes)
-    return {_path(path): leaf for path, leaf in pytree.tree_flatten_with_path(found)[0]}
+    return {path_of(path): leaf for path, leaf in pytree.tree_flatten_with_path(found)[0]}
 
 
 def _widen(leaf: Any) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 
@@ -25,6 +26,28 @@ def tensors_of(path: str, cache: Any) -> Iterator[tuple[str, Any]]:
         for name in ("keys", "values"):
             value = getattr(layer, name, None)
             yield f"{path}[{number}].{name}", value if isinstance(value, Tensor) else None
+
+
+def path_of(path: Sequence[Any]) -> str:
+    """``last_hidden_state`` for a key, ``[0]`` for a place; ``result`` for a result that is one tensor."""
+    text = "".join(f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path)
+    return text.removeprefix(".") or "result"
+
+
+def leaves_of(result: Any) -> dict[str, Any]:
+    """Copies of everything in a result, by path."""
+    found: dict[str, Any] = {}
+    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
+        parts = tensors_of(path_of(path), leaf) if is_cache(leaf) else [(path_of(path), leaf)]
+        found |= {name: copy_of(value) for name, value in parts}
+    return found
+
+
+def copy_of(leaf: Any) -> Any:
+    """A copy of a tensor or a cache; anything else as it is."""
+    if is_cache(leaf):
+        return copied(leaf)
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def copied(cache: Any, *, wide: bool = False) -> Any:

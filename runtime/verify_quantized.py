@@ -31,6 +31,7 @@ from ..ir.interpret import evaluate, interpret
 from .calls import Call
 from .contract import OutputResult, compare
 from .entry import Entry, Sizes
+from .verify_caches import path_of
 
 TIES = 0.5
 Values = Mapping[str, Any]
@@ -75,13 +76,14 @@ class Judge:
             (weights[name],) = evaluate([node], weights, dtype=dtype)
         return self.values(self.graphs[self.names[self.names.index("quantize") - 1]], weights, dtype)
 
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The tensors of the call that are the graphs' inputs."""
+        return [self.call.leaves[place] for place in self.entry.tensors]
+
     def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
         """A graph's outputs in the model's structure, and what it writes."""
-        inputs = [
-            leaf
-            for leaf, spec in zip(self.call.leaves, self.entry.capture.inputs, strict=True)
-            if spec.kind == "tensor"
-        ]
+        inputs = self.inputs
         found = interpret(graph, inputs, weights, sizes=self.sizes, dtype=dtype)
         result = self.entry.capture.unflatten(list(found.outputs), self.call.leaves, self.sizes)
         values = {path_of(path): leaf for path, leaf in pytree.tree_flatten_with_path(result)[0]}
@@ -93,14 +95,15 @@ class Judge:
         return values
 
 
-def path_of(path: Sequence[Any]) -> str:
-    """``last_hidden_state`` for a key, ``[0]`` for a place; ``result`` for a result that is one tensor."""
-    text = "".join(f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path)
-    return text.removeprefix(".") or "result"
-
-
 def judged(
-    ours: Values, eager: Values, model: Values, shown: Sequence[str], judge: Judge, ties: bool, tf32: bool = False
+    ours: Values,
+    eager: Values,
+    model: Values,
+    shown: Sequence[str],
+    judge: Judge,
+    ties: bool,
+    tf32: bool = False,
+    rounding: Mapping[str, Moved] | None = None,
 ) -> tuple[tuple[OutputResult, ...], tuple[Moved, ...]]:
     """How our values compare, and how far quantisation moved them.
 
@@ -111,6 +114,7 @@ def judged(
         judge: the graphs.
         ties: whether rows of activations are rounded.
         tf32: whether products of float32 may be TensorFloat-32's.
+        rounding: how far rounding of caches moved the model's values; where it did, all of these have such caches.
 
     Raises:
         VerifyError: the model was changed before its weights were quantised.
@@ -121,16 +125,23 @@ def judged(
     for path in shown:
         if path not in quantised:
             continue  # a buffer that the graph does not write
-        unchanged = compare(path, plain[path], eager[path], model.get(path), tf32=tf32)
+        rounded = (rounding or {}).get(path)
+        unchanged = _apart_from(compare(path, plain[path], eager[path], model.get(path), tf32=tf32), rounded)
         if not unchanged.passed:
             raise VerifyError(f"the model was changed before its weights were quantised: {unchanged}")
         how_far = moved_by(path, reference.get(path), before.get(path))
         result = compare(path, ours[path], quantised[path], reference.get(path), tf32=tf32)
-        if ties and how_far is not None and result.rmse is not None and result.rmse <= TIES * how_far.rmse:
-            result = replace(result, fault=None)
-        results.append(result)
-        moved += [] if how_far is None else [how_far]
+        results.append(_apart_from(result, rounded, how_far if ties else None))
+        moved += [found for found in (how_far, rounded) if found is not None]
     return tuple(results), tuple(moved)
+
+
+def _apart_from(result: OutputResult, *moved: Moved | None) -> OutputResult:
+    """A result, which passes where numbers in the middle between two explain its error."""
+    if result.rmse is None:
+        return result
+    near = any(result.rmse <= TIES * how_far.rmse for how_far in moved if how_far is not None)
+    return replace(result, fault=None) if near else result
 
 
 def moved_by(path: str, now: Any, before: Any, by: str = "quantisation") -> Moved | None:

@@ -53,6 +53,12 @@ def rounding(calls: CachedCalls, model: Callable[..., Any]) -> Callable[..., Any
     return run
 
 
+def moved_all(shown: Sequence[str], exact: Values, plain: Values) -> dict[str, Moved]:
+    """How far rounding moved the model: what it gives in float64 with rounded caches, and without, by path."""
+    found = {path: moved_by(path, exact.get(path), plain.get(path), "rounding the caches") for path in shown}
+    return {path: how_far for path, how_far in found.items() if how_far is not None}
+
+
 def judged_rounded(
     ours: Values,
     eager: tuple[Values, Values],

@@ -16,7 +16,7 @@ from ..compile import compile
 from ..contract import compare
 from ..state import buffers_of, preserved
 from ..verify import VerifyResult, verify
-from ..verify_quantized import path_of
+from ..verify_caches import path_of
 from .loaded import LoadedArtifact
 
 HINT = "the model must have the weights that it was exported with: if they are made at random, seed them"

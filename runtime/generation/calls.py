@@ -14,13 +14,14 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, S
 from ...frontend.capture import signature_of
 from ...ir import ops
 from ...ir.errors import CaptureError, InputError, UnsupportedError
-from ..calls import CallReader
+from ..calls import Call, CallReader
 from ..captures import Captures, Uncapturable
 from ..entry import Entry
 from ..options import Options
 from ..stateful import kept_of, share_kept
 from .caches import DecoderMemory, SourceMemory, Unfit
 from .inputs import CACHE, Arguments, UnfitMask, kept_logits
+from .recording import RecordedStep, Recording
 from .report import CacheCounts
 from .running import Form, Found, check_apart
 from .shapes import DECODER, SOURCE, Shapes
@@ -48,6 +49,7 @@ class CachedCalls:
         counts: for the report.
         asked: how many positions caches may need in the end; 0 where nobody knows.
         storage: how a decoder's own keys and values lie in memory.
+        recording: where calls are recorded; None where they are not.
     """
 
     def __init__(self, model: Any, options: Options) -> None:
@@ -66,6 +68,7 @@ class CachedCalls:
         self._forms: dict[Any, Form] = {}
         self._memory: weakref.WeakKeyDictionary[Any, DecoderMemory] = weakref.WeakKeyDictionary()
         self._sources: weakref.WeakKeyDictionary[Any, SourceMemory] = weakref.WeakKeyDictionary()
+        self.recording: Recording | None = None
 
     @property
     def entries(self) -> list[Entry]:
@@ -185,6 +188,8 @@ class CachedCalls:
 
     def _in_pytorch(self, reason: Unfit, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model's own output, and a look at whether it keeps something on itself."""
+        if self.recording is not None:
+            self.recording.passed = str(reason)
         with torch.no_grad(), self._kept.watching(self.model):
             found = self.model(*args, **kwargs)
         if isinstance(reason, Uncaptured) and reason.form is not None:  # it was no fault of the call
@@ -219,11 +224,11 @@ class CachedCalls:
         inputs = self._arguments.inputs(given, memory, batch, count)
         form = self._form(inputs, memory, source, count)
         check_apart(inputs, memory, source)
-        found = self._run(form, inputs, memory, source)
+        found = self._run(form, inputs, memory, source, given)
         memory.advance(count)
         if source is not None:
             source.advance(given[CACHE])
-        return _output(found, given, self.model.config)
+        return output_of(found, given, self.model.config)
 
     def _memory_of(
         self, cache: Any, given: Mapping[str, Any], batch: int, count: int, asked: int
@@ -271,9 +276,21 @@ class CachedCalls:
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    def _run(self, form: Form, inputs: Mapping[str, Any], memory: DecoderMemory, source: SourceMemory | None) -> Any:
+    def _run(
+        self,
+        form: Form,
+        inputs: Mapping[str, Any],
+        memory: DecoderMemory,
+        source: SourceMemory | None,
+        given: Mapping[str, Any],
+    ) -> Any:
         leaves = _leaves(inputs, memory, source)
         found = self._find(form, inputs, leaves, (memory.shapes, source.shapes if source else ()))
+        if self.recording is not None:
+            before = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            call = Call(form.spec, before)
+            step = RecordedStep(found.entry, found.sizes, call, given, len(inputs), memory, source)
+            self.recording.steps.append(step)
         try:
             result = found.run(leaves)
         except RuntimeError as error:
@@ -327,7 +344,7 @@ def _static_layers(cache: Any) -> list[Any]:
     return [layer for part in parts for layer in part.layers if isinstance(layer, StaticLayer)]
 
 
-def _output(found: Any, given: Mapping[str, Any], config: Any) -> Any:
+def output_of(found: Any, given: Mapping[str, Any], config: Any) -> Any:
     """A step's output as the model's: with the cache, and the logits that were asked for."""
     keep = kept_logits(given)
     if keep and found.logits.shape[1] > keep:

@@ -6,7 +6,8 @@ transformers is imported only where the model is one of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from ...frontend.capture import signature_of
 from ..options import Options
 from ..stateful import kept_of, share_kept
+from .recording import Recording
 from .report import CacheReport
 from .unchanged import Change, Watch
 
@@ -44,6 +46,7 @@ class Generation:
         self._calls: CachedCalls | None = None
         self._encoder: Any = None
         self._lock = kept_of(model).lock
+        self._recording: Recording | None = None
 
     @property
     def calls(self) -> CachedCalls:
@@ -72,7 +75,19 @@ class Generation:
             given = calls.named(args, kwargs)
             if not calls.asked and calls.begins(given):  # generate has looked itself
                 self.look()
-            return self.calls.run(given, args, kwargs)
+            calls = self.calls  # which may be others now
+            calls.recording = self._recording
+            return calls.run(given, args, kwargs)
+
+    @contextmanager
+    def recorded(self) -> Iterator[Recording]:
+        """Record the calls with a cache within, those of this thread alone."""
+        with self._lock:
+            self._recording = Recording()
+            try:
+                yield self._recording
+            finally:
+                self._recording = None
 
     def has_cache(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call is given a cache, or makes one."""
