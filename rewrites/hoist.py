@@ -95,13 +95,17 @@ def _is_matrix(user: Node, at: int) -> bool:
 
 
 def _is_stored(matrix: Node, context: Context) -> bool:
-    """Whether a view of a weight becomes a weight of its own: of a filter as a matrix, so that it is packed as others.
+    """Whether a view becomes a weight of its own: of filters as matrices, so that they are read as others are.
 
-    That takes no memory, since PyTorch makes a view of it.
+    Where the terms of a filter stand in order that takes no memory, since PyTorch makes a view of it.
     """
     if matrix.op is ops.permute:
         return context.target.store_transposes
-    return matrix.op is ops.reshape and matrix.inputs[0].op is ops.weight and matrix.tensor_type.rank == 2
+    filters = matrix
+    while filters.op in (ops.reshape, ops.permute):
+        filters = filters.inputs[0]
+    is_read_in_place = filters.op in STRIDED or _widens(filters)
+    return matrix.op is ops.reshape and matrix.tensor_type.rank in (2, 3) and not is_read_in_place
 
 
 def _without_views(node: Node) -> Node:
