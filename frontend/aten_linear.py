@@ -11,7 +11,7 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, broadcast_shapes, product
-from .convolution import MOST_TAPS, Steps, dense, depthwise, grouped, tiled
+from .convolution import Steps, dense, depthwise, grouped, tiled
 from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, plain, reshape
 
 
@@ -210,6 +210,4 @@ def _convolved(x: Node, weight: Node, bias: Node | None, steps: Steps, groups: i
         return (tiled if is_tiled else dense)(x, weight, bias, steps)
     if groups != weight.shape[0] or weight.shape[1] != 1:
         return grouped(x, weight, bias, steps, groups)
-    if steps.taps > MOST_TAPS:
-        raise NotLowered(f"a convolution of each channel for itself, of more than {MOST_TAPS} taps")
     return depthwise(x, weight, bias, steps)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product as combinations
 
 import torch
 
@@ -13,8 +11,6 @@ from ..ir.node import Node
 from ..ir.types import Dim, product
 from .aten_view import part
 from .table import cast, permute, reshape
-
-MOST_TAPS = 64  # of a convolution of each channel for itself: an addition for each
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,6 @@ class Steps:
     def rank(self) -> int:
         """How many axes a kernel has."""
         return len(self.kernel)
-
-    @property
-    def taps(self) -> int:
-        """How many elements of a channel a kernel reads."""
-        count = product(self.kernel)
-        assert isinstance(count, int)
-        return count
 
 
 def padded(x: Node, steps: Steps) -> Node:
@@ -119,14 +108,9 @@ def depthwise(x: Node, weight: Node, bias: Node | None, steps: Steps) -> Node:
     """Each channel for itself: a sum over the taps; [B, C, grid ...]."""
     channels, n = weight.shape[0], steps.rank
     wide = torch.float32 if weight.dtype in ops.HALF else weight.dtype
-    factors = cast(reshape(weight, (channels, steps.taps)), wide)
-    terms = []
-    for i, tap in enumerate(combinations(*map(range, steps.kernel))):
-        seen = padded(x, steps)
-        for d in range(n):
-            seen = part(seen, d + 1, tap[d] * steps.dilation[d], steps.grid[d], steps.stride[d])
-        terms.append(ops.mul(cast(seen, wide), reshape(part(factors, 1, i, 1), (channels,))))
-    y = reduce(ops.add, terms)
+    factors = permute(reshape(weight, (channels, *steps.kernel)), (*range(1, n + 1), 0))
+    taps = tuple(range(n + 1, 2 * n + 1))
+    y = ops.sum(ops.mul(cast(patches(x, steps), wide), cast(factors, wide)), dims=taps)
     if bias is not None:
         y = ops.add(y, cast(bias, wide))
     return permute(cast(y, weight.dtype), (0, n + 1, *range(1, n + 1)))

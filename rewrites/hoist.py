@@ -86,7 +86,8 @@ def _targets(graph: Graph, constant: set[Node], context: Context) -> Iterator[No
         if node not in constant:
             for at, x in enumerate(node.inputs):
                 if x in constant:
-                    yield x if _is_matrix(node, at) and _is_stored(x, context) else _without_views(x)
+                    stored = _is_matrix(node, at) and _is_stored(x, context)
+                    yield x if stored or _is_across(node, x) else _without_views(x)
     yield from (_without_views(root) for root in graph.roots if root in constant)
 
 
@@ -106,6 +107,15 @@ def _is_stored(matrix: Node, context: Context) -> bool:
         filters = filters.inputs[0]
     is_read_in_place = filters.op in STRIDED or _widens(filters)
     return matrix.op is ops.reshape and matrix.tensor_type.rank in (2, 3) and not is_read_in_place
+
+
+def _is_across(user: Node, x: Node) -> bool:
+    """Whether pointwise work reads a weight across the order in which it lies: its vectors would be gathered."""
+    if not user.has(Trait.POINTWISE) or x.op is not ops.permute or len(x.shape) < 2:
+        return False
+    dims, size = x.attrs["dims"], x.tensor_type.numel
+    moved = dims[-1] != len(x.shape) - 1 and x.shape[-1] != 1  # type: ignore[index]
+    return moved and isinstance(size, int) and size <= MAX_ELEMENTS
 
 
 def _without_views(node: Node) -> Node:

@@ -97,6 +97,25 @@ def _after_activation(activation: OpDef) -> Rule:
 RULES = (
     # f(permute(x)) -> permute(f(x)) for an activation f
     *(_after_activation(f) for f in (relu, silu, tanh)),
+    # relu(reshape(x)) -> reshape(relu(x)), and the same of gelu
+    Rule(
+        name="reshape-after-relu",
+        before=lambda x, s: relu(reshape(x, shape=s)),
+        after=lambda x, s: reshape(relu(x), shape=s),
+        samples=[shapes("m 6 n", s=lambda m, n: (m, 2, 3, n)), shapes("bf16: m n", s=lambda m, n: (m * n,))],
+        near_misses=[lambda x: relu(permute(x, dims=tuple(reversed(range(len(x.shape))))))],
+    ),
+    Rule(
+        name="reshape-after-gelu",
+        before=lambda x, s, a: gelu(reshape(x, shape=s), approximate=a),
+        after=lambda x, s, a: reshape(gelu(x, approximate=a), shape=s),
+        samples=[
+            shapes("m 6 n", s=lambda m, n: (m, 2, 3, n), a="none"),
+            shapes("bf16: m n", s=lambda m, n: (m * n,), a="tanh"),
+        ],
+        near_misses=[lambda x: gelu(permute(x, dims=tuple(reversed(range(len(x.shape))))))],
+        tolerance=ROUNDING,
+    ),
     Rule(
         name="permute-after-gelu",
         before=lambda x, p, a: gelu(permute(x, dims=p), approximate=a),
