@@ -13,6 +13,7 @@ import sympy
 import torch
 
 from .program import Apply, Axis, Combiner, Expr, Format, Load, Param, Program, Stage, dot_stage, postorder
+from .runs import Runs, runs_along
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -101,15 +102,19 @@ def group_offset(param: Param, index: Sequence[object], axis: Axis, group: int) 
     None where they do not: the number of terms or the distance of rows is not whole groups, or terms are not
     neighbours.
     """
+    found = group_runs(param, index, axis, group)
+    return None if found is None or found.length else found.base
+
+
+def group_runs(param: Param, index: Sequence[object], axis: Axis, group: int) -> Runs | None:
+    """The same where terms may lie in several runs of whole groups: offsets, and the length of a run, in groups."""
     if not isinstance(axis.size, int) or axis.size % group or param.format is Format.PANELS:
         return None
-    if not all(isinstance(i, sympy.Expr | int) for i in index):
+    found = runs_along(param, index, axis)
+    if found is None or found.step != 1 or found.length % group:
         return None
-    products = (sympy.sympify(i) * stride for i, stride in zip(index, param.strides, strict=True))
-    offset = sympy.expand(sum(products, sympy.Integer(0)))
-    base = sympy.expand(offset - axis.symbol)
-    if axis.symbol in base.free_symbols:
+    parts = [term.as_coeff_Mul()[0] for x in (found.base, found.jump) for term in sympy.Add.make_args(x)]
+    if not all(c.is_Integer and c % group == 0 for c in parts):
         return None
-    parts = [term.as_coeff_Mul()[0] for term in sympy.Add.make_args(base)]
-    whole = all(c.is_Integer and c % group == 0 for c in parts)
-    return sympy.expand(base / group) if whole else None
+    base, jump = (sympy.expand(x / group) for x in (found.base, found.jump))
+    return Runs(base, found.step, jump, found.length // group)

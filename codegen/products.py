@@ -13,8 +13,24 @@ from ..ir.types import Dim
 from . import attrs
 from .indexing import broadcast_index
 from .lowering import Lowering, Position, index_of, loops
-from .program import Apply, Axis, Combine, Combiner, Const, Expr, Index, IndexValue, Load, Recurrence, Ref, Stage
+from .program import (
+    Apply,
+    Axis,
+    Combine,
+    Combiner,
+    Const,
+    Expr,
+    Index,
+    IndexValue,
+    Load,
+    Param,
+    Recurrence,
+    Ref,
+    Role,
+    Stage,
+)
 from .prologue import is_computed, rows_stage
+from .runs import SHORTEST, runs_along
 
 MANY_COLUMNS = 128  # of a product, from which on its rows are brought together first
 
@@ -49,19 +65,32 @@ def left_rows(lowering: Lowering, node: Node, axes: tuple[Axis, ...], k: Axis) -
     rows: Expr | None = None
     if not is_computed(lowering, source):
         rows = lowering.value(source, (*index_of(axes)[:-1], k.symbol))
-    if isinstance(k.size, int) and k.size > 1 and (rows is None or _is_gathered(rows, k, node.shape[-1])):
+    if isinstance(k.size, int) and k.size > 1 and (rows is None or _is_gathered(lowering, rows, k, node.shape[-1])):
         rows = rows_stage(lowering, source, (*axes[:-1], k))
     elif rows is None:
         rows = lowering.value(source, (*index_of(axes)[:-1], k.symbol))
     return rows if source is a else Apply("cast", (rows,), a.dtype)
 
 
-def _is_gathered(rows: Expr, k: Axis, columns: Dim) -> bool:
-    """Whether the terms of a row lie apart, by an index that is not linear in ``k``, and are read many times."""
+def _is_gathered(lowering: Lowering, rows: Expr, k: Axis, columns: Dim) -> bool:
+    """Whether the terms of a row lie apart, by an index that is not linear in ``k``, and are read many times.
+
+    Long runs of terms, as of windows that slide along a sequence, are read where they lie.
+    """
     if not isinstance(rows, Load) or (isinstance(columns, int) and columns < MANY_COLUMNS):
         return False
     parts = [atom for i in rows.index if isinstance(i, sympy.Expr) for atom in i.atoms(sympy.floor, sympy.Mod)]
-    return any(k.symbol in part.free_symbols for part in parts)
+    if not any(k.symbol in part.free_symbols for part in parts):
+        return False
+    found = runs_along(_parameter(lowering, rows), rows.index, k)
+    return found is None or 0 < found.length < SHORTEST
+
+
+def _parameter(lowering: Lowering, load: Load) -> Param:
+    """An operand as the parameter that a load names."""
+    position = int(load.param.removeprefix("in"))
+    type_ = lowering.region.inputs[position].tensor_type
+    return Param(load.param, type_, lowering.operands[position].strides, Role.IN)
 
 
 def stage_name(lowering: Lowering) -> str:

@@ -15,6 +15,7 @@ from ..ir.types import Dim, canonical_dim, product
 from .dot import attention_terms_at_once, terms_at_once
 from .machine import Machine
 from .narrow import is_narrow
+from .one_panel import is_one_panel
 from .program import Format, Param, Program, Skeleton, dot_stage, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
@@ -229,7 +230,7 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             tasks=4 * machine.threads,
             blocked=half or panels is None or _large(terms, width * itemsize, machine),
             pack_left=half,
-            pack_right=panels is None,
+            pack_right=panels is None and not (plain and is_one_panel(program, width)),
             held_rows=0 if computed is None else _held_rows(computed, rows, machine),
             group=group,
         )

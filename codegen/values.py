@@ -39,6 +39,13 @@ def view_index(node: Node, index: Position, bounds: Bounds) -> Position:
         dim = attrs.integer(node, "dim")
         along = plus(times(index[dim], attrs.integer(node, "step")), attrs.size(node, "start"))
         return replaced(index, dim, along)
+    if node.is_a(ops.windows):
+        dim = attrs.integer(node, "dim")
+        first, within = (
+            times(index[dim], attrs.integer(node, "step")),
+            times(index[dim + 1], attrs.integer(node, "apart")),
+        )
+        return (*index[:dim], plus(first, within), *index[dim + 2 :])
     for dim in attrs.integers(node, "dims"):  # flip
         index = replaced(index, dim, plus(times(index[dim], -1), shape[dim] - 1))
     return index

@@ -11,9 +11,8 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, broadcast_shapes, product
-from .aten_view import part
-from .convolution import MOST_TAPS, dense, depthwise, shifted
-from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, permute, plain, reshape
+from .convolution import Steps, dense, depthwise, grouped, tiled
+from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, plain, reshape
 
 
 @lowers("mm.default", "bmm.default")
@@ -138,12 +137,15 @@ def _mask(mask: Node, rank: int, q: Node, k: Node) -> Node:
 # --- convolution ------------------------------------------------------------------------------------------------------
 
 
-def _all(value: Any, count: int) -> list[int]:
-    given = [value] if isinstance(value, int) else list(value)
+def _all(value: Any, count: int) -> tuple[int, ...]:
+    given = (value,) if isinstance(value, int) else tuple(value)
     return given * count if len(given) == 1 else given
 
 
-@lowers("conv1d.default", "conv2d.default", "conv3d.default")
+@lowers(
+    *("conv1d.default", "conv2d.default", "conv3d.default"),
+    *("conv1d.padding", "conv2d.padding", "conv3d.padding"),
+)
 def _conv(
     call: Call,
     x: Node,
@@ -154,8 +156,6 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Node:
-    if isinstance(padding, str):
-        raise NotLowered("a convolution with padding by name")
     return _of_patches(call, x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -180,44 +180,34 @@ def _convolution(
 def _of_patches(
     call: Call, x: Node, weight: Node, bias: Node | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Node:
-    """A convolution. Where patches do not overlap, each patch is a row, and all rows are one linear layer."""
-    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
+    """A convolution as products of what its taps read."""
+    kernel = tuple(size for size in weight.shape[2:] if isinstance(size, int))
     count = weight.tensor_type.rank - 2
     if len(kernel) != count or not all(isinstance(d, int) for d in weight.shape):
         raise NeedsFixed(weight.shape, "the kernel of a convolution")
-    apart = _all(stride, count) == kernel and not any(_all(padding, count))
     unbatched = x.tensor_type.rank == count + 1
     if unbatched:
         x = ops.unsqueeze(x, 0)
-    grid = call.shape[-count:]
-    if not apart or groups != 1 or set(_all(dilation, count)) != {1}:
-        steps = tuple(_all(option, count) for option in (stride, padding, dilation))
-        y = _of_taps(x, weight, bias, kernel, grid, groups, *steps)
-        return reshape(y, call.shape) if unbatched else y
-    batch, channels = x.shape[:2]
-    for at, (cells, size) in enumerate(zip(grid, kernel, strict=True)):
-        x = part(x, at + 2, 0, product((cells, size)))
-    # [B, C, h, p, w, q] -> [B, h, w, C, p, q] -> rows of C p q
-    split = reshape(x, (batch, channels, *(d for pair in zip(grid, kernel, strict=True) for d in pair)))
-    order = (0, *range(2, 2 + 2 * count, 2), 1, *range(3, 3 + 2 * count, 2))
-    rows = reshape(permute(split, order), (batch, product(grid), product((channels, *kernel))))
-    matrix = reshape(weight, (weight.shape[0], product(weight.shape[1:])))
-    y = ops.linear(rows, matrix) if bias is None else ops.linear(rows, matrix, bias)
-    y = reshape(permute(y, (0, 2, 1)), (batch, weight.shape[0], *grid))
+    apart = _all(dilation, count)
+    low, high = _padding(padding, kernel, apart)
+    steps = Steps(kernel, call.shape[-count:], _all(stride, count), low, high, apart)
+    y = _convolved(x, weight, bias, steps, groups)
     return reshape(y, call.shape) if unbatched else y
 
 
-def _of_taps(
-    x: Node, weight: Node, bias: Node | None, kernel: Sequence[int], grid: Sequence[Dim], groups: int,
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
-) -> Node:  # fmt: skip
-    """A convolution whose patches overlap: the input once for each tap of the kernel."""
-    if math.prod(kernel) > MOST_TAPS:
-        raise NotLowered(f"a convolution of more than {MOST_TAPS} taps")
-    alone = groups == x.shape[1] == weight.shape[0]
-    if groups != 1 and not alone:
-        raise NotLowered("a convolution in groups of several channels")
-    rank = x.tensor_type.rank
-    last = permute(x, (0, *range(2, rank), 1))  # channels last
-    taps = shifted(last, kernel, grid, stride, padding, dilation)
-    return (depthwise if alone and groups != 1 else dense)(taps, weight, bias)
+def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The zeros before and after each axis. Those that "same" cannot share evenly stand after it."""
+    if padding == "same":
+        widths = [apart * (size - 1) for apart, size in zip(dilation, kernel, strict=True)]
+        return tuple(w // 2 for w in widths), tuple(w - w // 2 for w in widths)
+    both = _all(0 if padding == "valid" else padding, len(kernel))
+    return both, both
+
+
+def _convolved(x: Node, weight: Node, bias: Node | None, steps: Steps, groups: int) -> Node:
+    if groups == 1:
+        is_tiled = steps.stride == steps.kernel and not any(steps.low) and set(steps.dilation) == {1}
+        return (tiled if is_tiled else dense)(x, weight, bias, steps)
+    if groups != weight.shape[0] or weight.shape[1] != 1:
+        return grouped(x, weight, bias, steps, groups)
+    return depthwise(x, weight, bias, steps)

@@ -86,7 +86,8 @@ def _targets(graph: Graph, constant: set[Node], context: Context) -> Iterator[No
         if node not in constant:
             for at, x in enumerate(node.inputs):
                 if x in constant:
-                    yield x if _is_matrix(node, at) and _is_stored(x, context) else _without_views(x)
+                    stored = _is_matrix(node, at) and _is_stored(x, context)
+                    yield x if stored or _is_across(node, x) else _without_views(x)
     yield from (_without_views(root) for root in graph.roots if root in constant)
 
 
@@ -95,13 +96,26 @@ def _is_matrix(user: Node, at: int) -> bool:
 
 
 def _is_stored(matrix: Node, context: Context) -> bool:
-    """Whether a view of a weight becomes a weight of its own: of a filter as a matrix, so that it is packed as others.
+    """Whether a view becomes a weight of its own: of filters as matrices, so that they are read as others are.
 
-    That takes no memory, since PyTorch makes a view of it.
+    Where the terms of a filter stand in order that takes no memory, since PyTorch makes a view of it.
     """
     if matrix.op is ops.permute:
         return context.target.store_transposes
-    return matrix.op is ops.reshape and matrix.inputs[0].op is ops.weight and matrix.tensor_type.rank == 2
+    filters = matrix
+    while filters.op in (ops.reshape, ops.permute):
+        filters = filters.inputs[0]
+    is_read_in_place = filters.op in STRIDED or _widens(filters)
+    return matrix.op is ops.reshape and matrix.tensor_type.rank in (2, 3) and not is_read_in_place
+
+
+def _is_across(user: Node, x: Node) -> bool:
+    """Whether pointwise work reads a weight across the order in which it lies: its vectors would be gathered."""
+    if not user.has(Trait.POINTWISE) or x.op is not ops.permute or len(x.shape) < 2:
+        return False
+    dims, size = x.attrs["dims"], x.tensor_type.numel
+    moved = dims[-1] != len(x.shape) - 1 and x.shape[-1] != 1  # type: ignore[index]
+    return moved and isinstance(size, int) and size <= MAX_ELEMENTS
 
 
 def _without_views(node: Node) -> Node:

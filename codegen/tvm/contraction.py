@@ -18,6 +18,7 @@ from ..program import (
     Program,
     Ref,
 )
+from ..runs import runs_along
 from .expression import Scope, from_storage, index_text, scalar
 from .storage import NARROW
 
@@ -59,31 +60,30 @@ def unflatten(axes: Sequence[Axis], flat: str, scope: Scope) -> dict[sympy.Symbo
     return found
 
 
-def offset_of(param: Param, index: Sequence[sympy.Expr | int]) -> sympy.Expr:
-    """An element's offset in its flat buffer."""
-    products = (sympy.sympify(i) * stride for i, stride in zip(index, param.strides, strict=True))
-    return sympy.expand(sum(products, sympy.Integer(0)))
-
-
 @dataclass(frozen=True)
 class Strided:
-    """A load at ``base + step * k``: ``step`` depends on no axis."""
+    """A load at ``base + step * k + jump * (k // length)``, as in :class:`Runs`: ``length`` is 0 for one run."""
 
     param: Param
     base: sympy.Expr
     step: sympy.Expr
+    jump: sympy.Expr
+    length: int
 
 
-def strided_load(program: Program, expr: Expr, axis: Axis, *, half: bool = False) -> Strided | None:
-    """The expression as a plain load whose offset is affine in ``axis``, or None; of fewer bytes only with ``half``."""
-    if not isinstance(expr, Load) or not all(isinstance(i, sympy.Expr | int) for i in expr.index):
+def strided_load(
+    program: Program, expr: Expr, axis: Axis, *, half: bool = False, in_runs: bool = False
+) -> Strided | None:
+    """The expression as a plain load whose offset is affine in ``axis``, or None.
+
+    Of fewer bytes only with ``half``, of terms in several runs only with ``in_runs``.
+    """
+    if not isinstance(expr, Load):
         return None
     param = program.param(expr.param)
     if param.format is Format.PANELS or (param.type.dtype in NARROW and not half):
         return None
-    offset = offset_of(param, [i for i in expr.index if isinstance(i, sympy.Expr | int)])
-    step = sympy.expand(offset.coeff(axis.symbol, 1))
-    base = sympy.expand(offset - step * axis.symbol)
-    if axis.symbol in base.free_symbols or any(str(s).startswith("_") for s in step.free_symbols):
+    found = runs_along(param, expr.index, axis)
+    if found is None or (found.length and not in_runs):
         return None
-    return Strided(param, base, step)
+    return Strided(param, found.base, found.step, found.jump, found.length)

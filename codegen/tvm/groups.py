@@ -12,7 +12,7 @@ import sympy
 import torch
 
 from ...ir.types import canonical_dim
-from ..dot import byte_load, group_offset
+from ..dot import byte_load, group_runs
 from ..program import Expr, Load, Program
 from ..schedule import MatmulSchedule, panel_layout
 from .contraction import Strided, unflatten
@@ -32,19 +32,25 @@ class Groups(Operands):
         self.layout = panel_layout(schedule)
         self.terms = canonical_dim(sympy.floor((sympy.sympify(self.terms) + group - 1) / group))
         self.element = "int32"
-        self.left, self.right = self._in_place(self.c.left), self._in_place(self.c.right)
+        self.left, self.right = (
+            self._in_place(self.c.left, in_runs=not schedule.pack_left),
+            self._in_place(self.c.right),
+        )
         self.pack_left = schedule.pack_left or self.left is None
+        self.one_panel, self.pack_right = None, schedule.pack_right or self.panel is None
         self.views: dict[str, str] = {}
         self._view_parameters()
 
-    def _in_place(self, expr: Expr) -> Strided | None:
-        """An operand whose groups are read where they lie; its offset is in groups."""
+    def _in_place(self, expr: Expr, *, in_runs: bool = False) -> Strided | None:
+        """An operand whose groups are read where they lie; its offsets are in groups."""
         load = byte_load(expr) or expr
         if not isinstance(load, Load) or len(self.c.reduced) != 1:
             return None
-        param = self.program.param(load.param)
-        base = group_offset(param, load.index, self.c.reduced[0], self.group)
-        return None if base is None else Strided(param, base, sympy.Integer(1))
+        param, group = self.program.param(load.param), self.group
+        found = group_runs(param, load.index, self.c.reduced[0], group)
+        if found is None or (found.length and not in_runs):
+            return None
+        return Strided(param, found.base, found.step, found.jump, found.length)
 
     def _view_parameters(self) -> None:
         """Declare the groups of parameters that are read in groups."""
@@ -65,7 +71,7 @@ class Groups(Operands):
             first = f"({self['row']} - {self['first']} + {r})"
             return f"{self['left']}[{first} * {self.schedule.block_k} + {k}]"
         assert self.left is not None
-        return f"{self.views[self.left.param.name]}[{self['bases']}[{r}] + ({self['start']} + {k})]"
+        return f"{self.views[self.left.param.name]}[{self['bases']}[{r}] + {self.along_left(k)}]"
 
     def panel_element(self, k: str, e: str, scope: Scope) -> str:
         """The packed weight at group ``k`` of the block and column ``e`` of the panel."""

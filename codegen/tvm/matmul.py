@@ -87,6 +87,7 @@ class Matmul(Operands):
             self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {self['rows']})")
             self.let("column", f"{panel} * {s.tile_n}")
             self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
+            self.name_right()
             if self.schedule.blocked or self.pack_left or self.pack_right:
                 self._blocked()
             else:
@@ -187,7 +188,7 @@ class Matmul(Operands):
         if self.left is not None:
             self.row_bases(rows)
         self.fill(acc, rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
-        with self.loop("k", self["terms"]) as k:
+        with self.term_loop() as k:
             self.prefetch_right(k)
             with self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
                 to = f"{acc}[{r} * {s.tile_n} + {e}]"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sympy
 
 from ..contraction import Contraction, contraction, panel_load
 from ..dot import is_row_major
+from ..one_panel import is_one_panel
 from ..program import Axis, Checked, Expr, Load, Program, dot_stage
 from ..prologue import HELD_ROW
 from ..schedule import MatmulSchedule
 from .contraction import Strided, flat_size, panel_text, strided_load, unflatten
-from .expression import Scope, compute_type, index_text, scalar
+from .expression import Scope, compute_type, from_storage, index_text, scalar
 from .nest import LINE, Nest
 from .prefetch import AHEAD, prefetch_text
 from .source import Source
@@ -20,6 +24,8 @@ CACHED = 256 << 10  # bytes of a weight that a core's cache holds from call to c
 
 class Operands(Nest):
     """What a task reads. The task names its ``first`` and ``last`` row and ``column``, and ``start`` and ``terms``."""
+
+    reads_runs = True  # whether the left operand may lie in several runs of terms where it is read in place
 
     def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
         super().__init__(src, schedule.vector)
@@ -31,9 +37,10 @@ class Operands(Nest):
         self.panel = panel_load(program, self.c.right)
         self.left: Strided | None = None
         if len(self.c.reduced) == 1 and not schedule.pack_left:
-            self.left = strided_load(program, self.c.left, self.c.reduced[0])
+            self.left = strided_load(program, self.c.left, self.c.reduced[0], in_runs=self.reads_runs)
         self.pack_left = self.left is None
-        self.pack_right = schedule.pack_right or self.panel is None
+        self.one_panel = self._one_panel() if not schedule.pack_right and self.panel is None else None
+        self.pack_right = schedule.pack_right or (self.panel is None and self.one_panel is None)
         self.terms = flat_size(self.c.reduced)
         self.columns = flat_size(self.c.columns)
         self.asked: str | None = None  # the row of the panel from which on prefetching counts
@@ -76,14 +83,56 @@ class Operands(Nest):
         if self.left is None:
             first = f"({self['row']} - {self['first']} + {r})"
             return f"{self['left']}[{first} * {self.schedule.block_k} + {k}]"
-        step = index_text(self.left.step, self.scope)
-        return f"{self.left.param.name}[{self['bases']}[{r}] + ({self['start']} + {k}) * {step}]"
+        return f"{self.left.param.name}[{self['bases']}[{r}] + {self.along_left(k)}]"
+
+    def along_left(self, k: str) -> str:
+        """How far term ``k`` of the block is from the base of its row."""
+        assert self.left is not None
+        far = f"({self['start']} + {k}) * {index_text(self.left.step, self.scope)}"
+        return f"{far} + {self['jumped']}" if self.left.length else far
+
+    @contextmanager
+    def term_loop(self) -> Iterator[str]:
+        """A loop over the terms of the block, run by run where the left operand is read in runs."""
+        if self.left is None or not self.left.length:
+            with self.loop("k", self["terms"]) as k:
+                yield k
+            return
+        with self.runs(self.left) as (low, high), self.loop("k", f"{high} - {low}") as k:
+            yield f"({low} + {k})"
+
+    @contextmanager
+    def runs(self, left: Strided) -> Iterator[tuple[str, str]]:
+        """A loop over the runs of the block: gives where each starts and ends in it. ``jumped`` is what it adds."""
+        n, start, terms = left.length, self["start"], self["terms"]
+        before = self.var("before", f"{start} // {n}")
+        with self.loop("run", f"({start} + {terms} + {n - 1}) // {n} - {before}") as run:
+            number = self.let("number", f"{before} + {run}")
+            low = self.let("low", f"T.max({number} * {n} - {start}, 0)")
+            high = self.let("high", f"T.min(({number} + 1) * {n} - {start}, {terms})")
+            self.let("jumped", f"{number} * {index_text(left.jump, self.scope)}")
+            yield low, high
 
     def right_text(self, k: str, e: str) -> str:
         """The right operand at term ``k`` of the block and column ``e`` of the panel."""
         if self.pack_right:
             return f"{self['right']}[{k} * {self.schedule.tile_n} + {e}]"
+        if self.one_panel is not None:
+            row = f"({self['start']} + {k}) * {self.schedule.tile_n}"
+            return f"{self.one_panel.param.name}[{self['right_base']} + {row} + {e}]"
         return self.panel_element(k, e, self.scope)
+
+    def _one_panel(self) -> Strided | None:
+        """The right operand where it lies in memory as one panel would."""
+        if not is_one_panel(self.program, self.schedule.tile_n):
+            return None
+        return strided_load(self.program, self.c.right, self.c.reduced[0])
+
+    def name_right(self) -> None:
+        """The offset of the first term of the right operand, where it is read in place as one panel."""
+        if self.one_panel is not None:
+            zero = {a.symbol: "T.int64(0)" for a in self.c.columns}
+            self.let("right_base", index_text(self.one_panel.base, self.scope.at(zero)))
 
     def panel_element(self, k: str, e: str, scope: Scope) -> str:
         """The packed weight at term ``k`` of the block and column ``e`` of the panel."""
@@ -203,12 +252,41 @@ class Operands(Nest):
     def copy_left(self) -> None:
         """``left[row, k]`` for the rows of this task."""
         n, terms = self.vector, self["terms"]
+        in_runs = self._left_in_runs()
+        if in_runs is not None:
+            self._copy_runs(in_runs)
+            return
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             scope = self.scope.at(self.row_axes(f"({self['first']} + {r})"))
             with self.vectors(f"{terms} // {n}", "range") as e:
                 self._copy_left_element(r, e, scope)
             with self.loop("v", f"{terms} % {n}") as v:
                 self._copy_left_element(r, f"({terms} // {n} * {n} + {v})", scope)
+
+    def _left_in_runs(self) -> Strided | None:
+        """The left operand where it lies in several runs of terms."""
+        if len(self.c.reduced) != 1:
+            return None
+        found = strided_load(self.program, self.c.left, self.c.reduced[0], half=True, in_runs=True)
+        return found if found is not None and found.length and self.element == self.acc else None
+
+    def _copy_runs(self, left: Strided) -> None:
+        """The same run by run: a vector of terms that crosses the end of one would be gathered one by one."""
+        n, dtype, step = self.vector, left.param.type.dtype, index_text(left.step, self.scope)
+        with self.loop("r", f"{self['last']} - {self['first']}") as r:
+            base = self.var("base", index_text(left.base, self.scope.at(self.row_axes(f"({self['first']} + {r})"))))
+
+            def copy(k: str) -> None:
+                at = f"{base} + ({self['start']} + {k}) * {step} + {self['jumped']}"
+                value = from_storage(f"{left.param.name}[{at}]", dtype)
+                self.line(f"{self['left']}[{r} * {self.schedule.block_k} + {k}] = {value}")
+
+            with self.runs(left) as (low, high):
+                whole = self.let("whole", f"({high} - {low}) // {n}")
+                with self.vectors(whole, "range") as e:
+                    copy(f"({low} + {e})")
+                with self.loop("v", f"{high} - {low} - {whole} * {n}") as v:
+                    copy(f"({low} + {whole} * {n} + {v})")
 
     def _copy_left_element(self, r: str, k: str, scope: Scope) -> None:
         at = scope.at(unflatten(self.c.reduced, f"({self['start']} + {k})", scope))

@@ -23,6 +23,8 @@ FEW_TERMS = 4  # the same of more rows
 class QuantizedMatmul(Matmul):
     """The loops of a product whose weight is packed in few bits."""
 
+    reads_runs = False
+
     def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
         super().__init__(program, schedule, src)
         weight = few_bits(program, dot_stage(program))

@@ -82,7 +82,7 @@ from .reduction import all, amax, amin, any, argmax, argmin, cumsum, prod, reduc
 from .rounding import HALF, accumulated_dtype
 from .source import arange, full, input, scalar, scalar_like, weight
 from .structure import aten_call, fused, item, resolve, results
-from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose, unsqueeze
+from .view import concat, expand, flip, pad, permute, reshape, slice_, transpose, unsqueeze, windows
 
 __all__ = [
     "GATES",
@@ -206,4 +206,5 @@ __all__ = [
     "weight_scale",
     "weight_zero",
     "where",
+    "windows",
 ]

@@ -85,6 +85,35 @@ slice_ = declare(
     normalise=lambda x, *, dim, **_: {"dim": axis(dim, x.rank)},
 )
 
+
+def _windows_type(x: TensorType, *, dim: int, size: int, step: int, apart: int, count: Dim) -> TensorType:
+    numbers = all(isinstance(n, int) and n > 0 for n in (size, step, apart))
+    require(x.rank > 0 and numbers, f"windows: {size} elements {apart} apart, in steps of {step}, of {x}")
+    known = canonical_dim(count)
+    require(not isinstance(known, int) or known >= 0, f"windows: {count} of them")
+    spare = canonical_dim(x.shape[dim] - (count - 1) * step - (size - 1) * apart - 1)
+    past_end = isinstance(spare, int) and spare < 0 and known != 0
+    require(not past_end, f"windows: {count} of {size} elements {apart} apart, in steps of {step}, end after {x}")
+    return x.with_shape((*x.shape[:dim], known, size, *x.shape[dim + 1 :]))
+
+
+def _windows(x: torch.Tensor, *, dim: int, size: int, step: int, apart: int, count: int) -> torch.Tensor:
+    first, within = (torch.arange(n, device=x.device) for n in (count, size))
+    places = first[:, None] * step + within * apart
+    return x.index_select(dim, places.flatten()).reshape(*x.shape[:dim], count, size, *x.shape[dim + 1 :])
+
+
+# what each of ``count`` places of a sliding window sees along an axis: element j of window i is element
+# i * step + j * apart of the axis, which becomes the two axes (i, j). Windows may overlap
+windows = declare(
+    "windows",
+    infer=_windows_type,
+    evaluate=_windows,
+    attrs={"dim": REQUIRED, "size": REQUIRED, "step": 1, "apart": 1, "count": REQUIRED},
+    traits={Trait.VIEW},
+    normalise=lambda x, *, dim, size, apart, **_: {"dim": axis(dim, x.rank), "apart": 1 if size == 1 else apart},
+)
+
 flip = declare(
     "flip",
     infer=lambda x, *, dims: x,

@@ -189,6 +189,16 @@ def _slice(self: Elements, node: Node, position: Position) -> _Steps:
     return (yield x, _replaced(position, dim, start + step * position[dim]))  # type: ignore[index, arg-type]
 
 
+def _windows(self: Elements, node: Node, position: Position) -> _Steps:
+    attrs: Any = node.attrs
+    dim, size, step, apart, count = (attrs[name] for name in ("dim", "size", "step", "apart", "count"))
+    x: Any = node.inputs[0]
+    many, last = whole_number(count), whole_number(expanded((count - 1) * step + (size - 1) * apart))
+    self.claims.append(z3.Or(many == 0, z3.And(many > 0, last < whole_number(x.shape[dim]))))
+    at = expanded(position[dim] * step + position[dim + 1] * apart)
+    return (yield x, (*position[:dim], at, *position[dim + 2 :]))
+
+
 def _flip(self: Elements, node: Node, position: Position) -> _Steps:
     for d in node.attrs["dims"]:  # type: ignore[union-attr]
         position = _replaced(position, d, node.shape[d] - 1 - position[d])  # type: ignore[index, arg-type]
@@ -264,6 +274,7 @@ _MEANING: dict[OpDef, Callable[[Elements, Node, Position], _Steps]] = {
     ops.permute: _permute,
     ops.expand: _expand,
     ops.slice_: _slice,
+    ops.windows: _windows,
     ops.flip: _flip,
     ops.concat: _concat,
     ops.pad: _pad,

@@ -332,6 +332,11 @@ def _slice(node: Node, x: Array) -> Array:
     return x[tuple(at)]
 
 
+def _windows(node: Node, x: Array) -> Array:
+    dim, size, step, apart, count = _numbers(node, "dim", "size", "step", "apart", "count")
+    return np.take(x, np.arange(count)[:, None] * step + np.arange(size) * apart, dim)
+
+
 def _numbers(node: Node, *names: str) -> Any:
     """Attributes that are numbers here."""
     return [node.attrs[name] for name in names]
@@ -365,6 +370,7 @@ _VIEWS: dict[OpDef, Callable[..., Array]] = {
     ops.expand: lambda node, x: np.broadcast_to(x, tuple(int(n) for n in node.shape)),
     ops.flip: lambda node, x: np.flip(x, node.attrs["dims"]),
     ops.slice_: _slice,
+    ops.windows: _windows,
     ops.concat: lambda node, *xs: np.concatenate(xs, node.attrs["dim"]),
     ops.pad: _pad,
     ops.arange: _arange,

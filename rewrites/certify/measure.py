@@ -37,9 +37,11 @@ _FIRST: dict[OpDef, Weight] = {
     ops.matmul: (32, 50),
     ops.linear: (2, 1),
     ops.index: (4, 50),
+    **dict.fromkeys((ops.gelu, ops.relu, ops.silu, ops.tanh), (2, 2)),  # transposes move behind them
 }
 _SECOND: dict[OpDef, Weight] = {ops.reshape: (1, 1), ops.linear: (2, 0)}
 _THIRD: dict[OpDef, Weight] = {ops.reshape: (4, 2), ops.expand: (1, 10), ops.permute: (2, 4), ops.slice_: (8, 0)}
+_THIRD |= {ops.gelu: (2, 0), ops.relu: (2, 0)}  # reshapes move behind them
 _SHAPED_CONSTANT = 8  # in the first component; a scalar is 1
 _ON_CONSTANT = 8  # for a reshape of a constant; what makes an operand a constant has to save more than that
 

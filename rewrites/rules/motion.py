@@ -1,4 +1,4 @@
-"""Reshapes and slices done as early as can be, where they meet others of their kind or disappear.
+"""Views moved to where they meet others of their kind or disappear: reshapes and slices early, transposes late.
 
 They come after recognition, which looks for slices where models write them.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.node import Node
-from ...ir.ops import neg, permute, reshape, slice_
+from ...ir.node import Node, OpDef
+from ...ir.ops import gelu, neg, permute, relu, reshape, silu, slice_, tanh
 from ...ir.types import Dim, Shape, canonical_dim, product
-from ..rule import Rule
+from ..rule import ROUNDING, Rule
 from ..sample import shapes
 from .common import without_ones
 
@@ -79,7 +79,51 @@ def _slice_before_split(root: Node, x: Node, s: Shape, dim: int, start: Dim, sto
     return reshape(part, shape=root.shape)
 
 
+def _after_activation(activation: OpDef) -> Rule:
+    """``activation(permute(x)) -> permute(activation(x))``: so it can follow the product that x is, in its kernel.
+
+    What a convolution makes of channels last is permuted to channels first, and back for the next one.
+    """
+    return Rule(
+        name=f"permute-after-{activation.name}",
+        before=lambda x, p: activation(permute(x, dims=p)),
+        after=lambda x, p: permute(activation(x), dims=p),
+        samples=[shapes("m 5 n", p=(0, 2, 1)), shapes("bf16: m n", p=(1, 0))],
+        near_misses=[lambda x: activation(reshape(x, shape=(x.tensor_type.numel,)))],
+        tolerance=ROUNDING,
+    )
+
+
 RULES = (
+    # f(permute(x)) -> permute(f(x)) for an activation f
+    *(_after_activation(f) for f in (relu, silu, tanh)),
+    # relu(reshape(x)) -> reshape(relu(x)), and the same of gelu
+    Rule(
+        name="reshape-after-relu",
+        before=lambda x, s: relu(reshape(x, shape=s)),
+        after=lambda x, s: reshape(relu(x), shape=s),
+        samples=[shapes("m 6 n", s=lambda m, n: (m, 2, 3, n)), shapes("bf16: m n", s=lambda m, n: (m * n,))],
+        near_misses=[lambda x: relu(permute(x, dims=tuple(reversed(range(len(x.shape))))))],
+    ),
+    Rule(
+        name="reshape-after-gelu",
+        before=lambda x, s, a: gelu(reshape(x, shape=s), approximate=a),
+        after=lambda x, s, a: reshape(gelu(x, approximate=a), shape=s),
+        samples=[
+            shapes("m 6 n", s=lambda m, n: (m, 2, 3, n), a="none"),
+            shapes("bf16: m n", s=lambda m, n: (m * n,), a="tanh"),
+        ],
+        near_misses=[lambda x: gelu(permute(x, dims=tuple(reversed(range(len(x.shape))))))],
+        tolerance=ROUNDING,
+    ),
+    Rule(
+        name="permute-after-gelu",
+        before=lambda x, p, a: gelu(permute(x, dims=p), approximate=a),
+        after=lambda x, p, a: permute(gelu(x, approximate=a), dims=p),
+        samples=[shapes("m 5 n", p=(0, 2, 1), a="none"), shapes("bf16: m n", p=(1, 0), a="tanh")],
+        near_misses=[lambda x: gelu(reshape(x, shape=(x.tensor_type.numel,)))],
+        tolerance=ROUNDING,
+    ),
     # reshape(permute(x)) that splits axes -> permute(reshape(x))
     Rule(
         name="split-before-permute",

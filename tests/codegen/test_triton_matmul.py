@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from . import matmul_cases as cpu
-from . import prologue_cases
+from . import prologue_cases, window_cases
 from .cases import Case
 from .triton_harness import build
 
@@ -16,6 +16,8 @@ def cases() -> dict[str, Case]:
     found = {f"linear {name}": case for name, case in cpu.linears().items()}
     found |= {f"product {name}": case for name, case in cpu.activations().items()}
     found |= {f"prologue {name}": case for name, case in prologue_cases.cases().items()}
+    windows = ("taps apart", "image", "groups", "groups of odd columns", "groups torch.bfloat16")
+    found |= {f"windows {name}": case for name, case in window_cases.cases().items() if name in windows}
     return found
 
 

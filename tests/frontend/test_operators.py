@@ -419,6 +419,17 @@ case("conv2d.default", lambda b, s: (f(b, 3, 9, 8), f(5, 3, 3, 2), f(5), [2, 1],
 case("conv2d.default", lambda b, s: (f(b, 4, 9, 8), f(4, 1, 3, 3), f(4), [1, 2], [1, 1], [1, 1], 4))
 case("conv2d.default", lambda b, s: (f(b, 4, 7, 8).bfloat16(), f(4, 1, 3, 3).bfloat16(), None, [1], [1], [1], 4))
 case("convolution.default", lambda b, s: (f(b, 3, 9), f(5, 3, 3), None, [2], [1], [1], False, [0], 1))
+case("conv1d.default", lambda b, s: (f(b, 2, s + 70), f(3, 2, 66), None))  # more taps than a sum would have terms
+# padding by name
+case("conv1d.padding", lambda b, s: (f(b, 3, s + 4), f(5, 3, 4), f(5), [1], "same", [2]))
+case("conv2d.padding", lambda b, s: (f(b, 4, s + 4, 5), f(4, 1, 3, 2), f(4), [1, 1], "same", [2, 1], 4))
+case("conv3d.padding", lambda b, s: (f(b, 2, 4, 5, 6), f(3, 2, 2, 3, 2), None, [1, 2, 1], "valid"))
+# groups of several channels
+case("conv1d.default", lambda b, s: (f(b, 6, s + 4), f(4, 3, 3), f(4), [1], [1], [1], 2))
+case("conv2d.default", lambda b, s: (f(b, 6, 9, s + 4), f(9, 2, 3, 2), f(9), [2, 1], [0, 1], [1, 2], 3))
+case("conv2d.default", lambda b, s: (f(b, 2, 9, 8), f(6, 1, 3, 3), None, [1], [1], [1], 2))
+case("conv1d.default", lambda b, s: (f(b, 4, 9).half(), f(6, 2, 3).half(), None, [1], [2], [1], 2))
+case("conv1d.default", lambda b, s: (f(4, 9), f(6, 2, 3), f(6), [1], [2], [1], 2))
 
 # --- order ------------------------------------------------------------------------------------------------------------
 

@@ -180,6 +180,10 @@ SAMPLES = [
     sample("expand", "s 1", attrs=lambda d: {"shape": (2, d.s, 4)}),
     sample("slice", "s 4", attrs=lambda d: {"dim": 0, "start": 1, "stop": d.s}),
     sample("slice", "s 7", dim=-1, start=1, stop=6, step=2),
+    sample("windows", "s 9", dim=1, size=3, step=2, count=4),
+    sample("windows", "bool: 9 s", dim=-2, size=2, step=1, apart=3, count=5),
+    sample("windows", "s 4", attrs=lambda d: {"dim": 0, "size": 1, "step": 1, "count": d.s}),
+    sample("windows", "2 4", dim=1, size=5, step=1, count=0),
     sample("flip", "s 4", dims=(0, 1)),
     sample("concat", "s 4", "t 4", dim=0),
     sample("pad", "s 4", low=(1, 0), high=(0, 2), value=-1),
@@ -229,7 +233,7 @@ add sub mul div floor_div trunc_div remainder fmod pow maximum minimum atan2 neg
 floor ceil round trunc exp exp2 expm1 log log1p log2 sqrt rsqrt sin cos tan tanh sigmoid erf
 eq ne lt le gt ge isnan bit_and bit_or bit_xor bit_not where cast float8_value float8_of
 sum prod amax amin any all argmax argmin cumsum matmul recurrence weight_scale weight_zero quantize_weight
-reshape permute expand slice flip concat pad index gather index_put scatter slice_put
+reshape permute expand slice windows flip concat pad index gather index_put scatter slice_put
 item fused aten.call
 """)
 

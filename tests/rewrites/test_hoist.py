@@ -193,3 +193,15 @@ def test_large_graphs_take_linear_time_and_no_recursion() -> None:
     context = Context()
     hoisted(add(node, w), context=context)
     assert len(context.derived) == 3_001
+
+
+def test_filters_whose_terms_move_are_stored_as_matrices() -> None:
+    filters = weight("f", 8, 4, 2)
+    taps_first = reshape(permute(filters, dims=(0, 2, 1)), shape=(8, 8))
+    context = Context()
+    hoisted(linear(ops.input(name="y", shape=(S, 8), dtype=F32), taps_first), context=context)
+    assert context.derived == {"derived.0": taps_first}
+    groups = reshape(permute(reshape(exp(filters), shape=(2, 4, 4, 2)), dims=(0, 3, 2, 1)), shape=(2, 8, 4))
+    context = Context()
+    hoisted(ops.matmul(ops.input(name="z", shape=(2, S, 8), dtype=F32), groups), context=context)
+    assert context.derived == {"derived.0": groups}
