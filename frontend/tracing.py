@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._decomp import decomposition_table
 
+from ..ir.collection import no_collection
 from .branches import Branch, recorded_branches
 from .places import located
 from .untouched import assigned, untouched
@@ -22,8 +23,12 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def load_tracer() -> None:
-    """Import what ``torch.export`` imports when it is first called, which takes a sixth of a second."""
-    importlib.import_module("torch.export._trace")
+    """Import what ``torch.export`` imports when it is first called, which takes a sixth of a second.
+
+    A garbage collection meanwhile would look at all that the model's process has, and take longer than that.
+    """
+    with no_collection():
+        importlib.import_module("torch.export._trace")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..ir.collection import no_collection
 from ..ir.errors import UnsupportedError
 from ..rewrites.quantization import Quantization, quantization_of
 from .cache import KernelCache
@@ -91,18 +92,30 @@ def compile(
         TypeError: the model cannot be called.
         ValueError: another argument is none of what is listed here.
     """
-    plain = unwrap(model)
-    found = Target.detect(target_for(target, plain), threads)
-    if threads is not None:  # a target that was made with more threads keeps them
-        found = within_cores(found)
-    settings = quantization_of(quantize)
-    if settings is not None and isinstance(plain, torch.nn.Module):
-        settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
-    options = Options(
-        found, dynamic, fallback, cache, optimize, check, expect or {}, settings, tune, graphs, streams, kv_cache_dtype
-    )
-    made = CompiledModule(plain, options)
-    _check_caches(made, kv_cache_dtype)
+    with no_collection():  # its imports make many objects that stay
+        plain = unwrap(model)
+        found = Target.detect(target_for(target, plain), threads)
+        if threads is not None:  # a target that was made with more threads keeps them
+            found = within_cores(found)
+        settings = quantization_of(quantize)
+        if settings is not None and isinstance(plain, torch.nn.Module):
+            settings.check_names([name for name, _ in plain.named_modules(remove_duplicate=False)])
+        options = Options(
+            found,
+            dynamic,
+            fallback,
+            cache,
+            optimize,
+            check,
+            expect or {},
+            settings,
+            tune,
+            graphs,
+            streams,
+            kv_cache_dtype,
+        )
+        made = CompiledModule(plain, options)
+        _check_caches(made, kv_cache_dtype)
     return made
 
 

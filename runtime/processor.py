@@ -24,8 +24,10 @@ _TELLING = frozenset(_FEATURES) | {
 }
 
 
-def kept_processor() -> Processor:
+def kept_processor(*, compiles: bool = False) -> Processor:
     """This machine's processor, from the user's cache folder where it was found before.
+
+    Where it was not, kernels were not compiled either: with ``compiles``, the process for that is started, and asked.
 
     It is kept under what decides it: what the system tells of the processors, and the version of TVM, whose LLVM finds
     a name for them. Where the system tells nothing, it is found anew in each process.
@@ -38,12 +40,12 @@ def kept_processor() -> Processor:
     path = cache.folder / f"processor-{key}.facts"
     try:
         cache.check()
-        return _read(path, key) or _find(path, key)
+        return _read(path, key) or _find(path, key, compiles)
     except (CacheError, OSError):
         return _found()
 
 
-def _find(path: Path, key: str) -> Processor:
+def _find(path: Path, key: str, compiles: bool) -> Processor:
     """The processor found anew, and kept.
 
     Raises:
@@ -51,8 +53,11 @@ def _find(path: Path, key: str) -> Processor:
     """
     # imported here, as below: a process that finds it kept needs neither TVM nor its libraries for this
     from ..codegen.tvm.processor import ask
+    from ..codegen.tvm.service import service
 
-    if ask() is not None:
+    if compiles:
+        service().start(processor=True)
+    if (compiles and service().is_running) or ask() is not None:
         load_tracer()  # meanwhile
     found = _found()
     _write(path, key, found)

@@ -19,6 +19,7 @@ from ..codegen.gpu import GpuMachine
 from ..codegen.machine import Machine
 from ..codegen.tvm.loading import INSTALL
 from ..ir.errors import BackendError, UnsupportedError
+from .linker import find_linker
 from .processor import kept_processor
 
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def _host(threads: int) -> Target:
     # The most threads that its pool can ever have, half of the cores by default; how many run is said for each call.
     os.environ.setdefault("TVM_NUM_THREADS", str(usable_cores()))
     try:
-        processor = kept_processor()
+        processor = kept_processor(compiles=usable_cores() > 1 and find_linker() is not None)
     except ImportError as error:
         raise BackendError(f"apache-tvm cannot be imported ({error}); install it again: {INSTALL}") from error
     machine = machine_of(processor.features, platform.machine(), threads)

@@ -24,10 +24,10 @@ def can_start() -> bool:
     return name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
 
 
-def command(module: str) -> list[str]:
-    """The command that calls ``main`` of a module."""
+def command(module: str, *arguments: str) -> list[str]:
+    """The command that calls ``main`` of a module, which finds the arguments in ``sys.argv[2:]``."""
     places = [place for place in sys.path if isinstance(place, str)]
-    return [sys.executable, "-c", _BOOT.format(module), json.dumps(places)]
+    return [sys.executable, "-c", _BOOT.format(module), json.dumps(places), *arguments]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

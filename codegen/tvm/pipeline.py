@@ -45,4 +45,5 @@ compilation_pipeline.register_tir_pipeline(NAME, _pipeline)
 def compile_module(module: Any, target: Any) -> Any:
     """Compile a module of kernels and host functions."""
     with intrinsic.building_for(target):
-        return tvm.compile(module, target=target, tir_pipeline=NAME)
+        # what `tvm.compile` does with functions that are no graphs, which it looks for by their class
+        return tvm.runtime.Executable(tirx.build(module, target, pipeline=NAME))

@@ -11,6 +11,7 @@ from ..processor import Processor
 from .child import can_start, command, environment
 from .loading import load_tvm
 from .native import global_function, load_libraries
+from .service import service
 
 # The features that generated code may use by itself: vectors and bit manipulation. Others that a name implies, such as
 # wbnoinvd, are often hidden by a hypervisor and never generated.
@@ -26,10 +27,10 @@ def host_processor() -> Processor:
     A virtual machine may hide features that the processor's name stands for, AVX-512 for one. Code for that name would
     end in an illegal instruction, so the widest generic processor takes its place that has nothing hidden.
 
-    Where TVM's package was not imported yet, another process is asked: that takes half the time of the import, and
-    less where it was started by :func:`ask` before.
+    Where TVM's package was not imported yet, another process is asked, which takes half the time of the import: the one
+    that compiles kernels, if it was started for that too, or else one that is started here, or was by :func:`ask`.
     """
-    answer = _answer()
+    answer = _read(service().processor()) or _answer()
     if answer is None:
         load_tvm()
     return answer or _found()
@@ -53,22 +54,37 @@ def _answer() -> Processor | None:
     if process is None or process.returncode is not None:
         return None
     try:
-        name, features = json.loads(process.communicate(timeout=PATIENCE)[0])
-        return Processor(str(name), tuple(map(str, features)))
-    except (ValueError, TypeError, subprocess.TimeoutExpired):
+        found = _read(process.communicate(timeout=PATIENCE)[0])
+    except subprocess.TimeoutExpired:
+        found = None
+    if found is None:
         process.kill()
         process.communicate()
+    return found
+
+
+def _read(line: bytes) -> Processor | None:
+    """What another process said; None where that is nothing, or no processor."""
+    try:
+        name, features = json.loads(line)
+        return Processor(str(name), tuple(map(str, features)))
+    except (ValueError, TypeError):
         return None
 
 
-def main() -> None:
-    """Print this machine's processor as JSON, found with TVM's libraries alone.
+def told() -> str:
+    """This machine's processor as JSON, found with TVM's libraries, which are loaded, and without its package.
 
     The objects that they give are then of classes that TVM's package cannot replace by its own: the process must end.
     """
-    load_libraries()
     sys.modules["tvm"] = None  # type: ignore[assignment]  # `load_tvm` does nothing
-    sys.stdout.write(json.dumps(_found()))
+    return json.dumps(_found())
+
+
+def main() -> None:
+    """Print it."""
+    load_libraries()
+    sys.stdout.write(told())
 
 
 def _found() -> Processor:

@@ -23,6 +23,7 @@ from .host import Host
 
 MOST_PROCESSES = 8
 ANSWER_SECONDS = 120.0  # for a request; whoever asked compiles after that
+PROCESSOR_SECONDS = 30.0  # to find out what this machine's processor is
 _WAITS = os.name == "posix"  # elsewhere there is no select on pipes
 
 
@@ -31,6 +32,7 @@ class Service:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._says_processor = False  # on a line that was not read yet
         self._lock = threading.Lock()  # of a request and its answer
 
     @property
@@ -39,15 +41,38 @@ class Service:
         process = self._process
         return process is not None and process.poll() is None
 
-    def start(self) -> None:
-        """Start the process, unless it runs; it makes itself ready meanwhile."""
+    def start(self, *, processor: bool = False) -> None:
+        """Start the process, unless it runs; it makes itself ready meanwhile.
+
+        A process that is started with ``processor`` finds out this machine's, see :meth:`processor`.
+        """
         if self.is_running or not can_start():
             return
+        processor = processor and hasattr(os, "fork")
         with self._lock:
             if not self.is_running:
                 self._close()
                 with suppress(OSError):
-                    self._process = _started()
+                    self._process = _started(*(["processor"] if processor else []))
+                    self._says_processor = processor
+
+    def processor(self) -> bytes:
+        """What the process says of this machine's processor; nothing where it was not asked when it was started."""
+        with self._lock:
+            return self._processor()
+
+    def _processor(self) -> bytes:
+        process = self._process
+        if not self._says_processor or process is None:
+            return b""
+        self._says_processor = False
+        assert process.stdout is not None
+        try:
+            _wait(process.stdout, time.monotonic() + PROCESSOR_SECONDS, to_write=False)
+            return process.stdout.readline()
+        except OSError:
+            self._close()
+            return b""
 
     def make_library(self, texts: Sequence[str], hosts: Sequence[Host], cpu: str, path: Path, processes: int) -> bool:
         """Have kernels and host functions compiled to a shared library, beside which objects may be left lying.
@@ -83,6 +108,7 @@ class Service:
         assert process.stdin is not None
         assert process.stdout is not None
         until = time.monotonic() + ANSWER_SECONDS
+        self._processor()  # which nobody asked for
         _send(process.stdin, request.encode() + b"\n", until)
         if _WAITS:
             _wait(process.stdout, until, to_write=False)
@@ -123,9 +149,9 @@ def _wait(stream: IO[bytes], end: float, *, to_write: bool) -> None:
         raise TimeoutError
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _started(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command(f"{__package__}.worker"),
+        command(f"{__package__}.worker", *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

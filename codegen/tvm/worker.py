@@ -2,6 +2,9 @@
 
 It imports TVM while whoever started it still captures the model, and forks for each request, once TVM is there, so that
 all cores work on the kernels. It ends when its input does, or after a while without requests.
+
+Asked by its argument ``processor``, it first says on a line of its own what LLVM finds this machine's processor to be,
+which takes TVM's libraries alone.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .host import Host
@@ -30,16 +33,33 @@ def main() -> None:
     os.dup2(2, 1)  # nothing that a compiler prints is taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for who asks, which has a terminal in common with this
     gc.disable()  # what is made is kept, or the process that made it ends
-    from .loading import load_tvm
+    asked = _tell_processor(answers) if "processor" in sys.argv[2:] else None
+    from .loading import load_compiler
 
-    load_tvm()
+    load_compiler()
     from . import parts  # noqa: F401  before the first request: forked processes have it
 
+    if asked is not None and os.waitpid(asked, 0)[1] != 0:
+        answers.write("null\n")
     while _has_input():
         line = sys.stdin.readline()
         if not line:
             return
         answers.write(json.dumps(answer(json.loads(line))) + "\n")
+
+
+def _tell_processor(answers: IO[str]) -> int:
+    """Have another process say it, which has TVM's libraries without the package: see :mod:`.processor`."""
+    from .native import load_libraries
+    from .processor import told
+
+    load_libraries()
+
+    def tell() -> None:
+        answers.write(told() + "\n")
+        answers.flush()
+
+    return _forked(tell)
 
 
 def _has_input() -> bool:

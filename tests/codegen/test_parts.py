@@ -1,5 +1,6 @@
 """Native code made in parts, by several processes: the same as what one module gives."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from smelt.codegen.tvm import floats, integers, names, native, parts, vmath
 from smelt.codegen.tvm import service as service_module
 from smelt.codegen.tvm.host import Call, Host
 from smelt.codegen.tvm.linker import linker_command
+from smelt.codegen.tvm.processor import host_processor
 from smelt.codegen.tvm.service import Service
 from smelt.ir.errors import BackendError
 from smelt.runtime.linker import find_linker
@@ -99,6 +101,33 @@ def test_by_a_process(processes: int, service: Service, tmp_path: Path) -> None:
     _holds(tmp_path / "made.so")
 
 
+def test_the_part_of_tvm_that_a_process_loads_compiles_the_same(service: Service, tmp_path: Path) -> None:
+    """Byte for byte: it imports neither TVM's graph language nor its other backends."""
+    assert service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "by-it.so", 1)
+    parts.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "here.so")
+    assert (tmp_path / "by-it.so").read_bytes() == (tmp_path / "here.so").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("read", [True, False])
+def test_a_process_that_also_tells_the_processor(read: bool, tmp_path: Path) -> None:
+    service = Service()
+    service.start(processor=True)
+    if read:
+        assert json.loads(service.processor()) == json.loads(json.dumps(host_processor()))
+    assert service.make_library(TEXTS, HOSTS, native.host_cpu(), tmp_path / "made.so", 2)
+    assert service.processor() == b""
+    service.close()
+
+
+def test_a_process_that_ends_before_it_tells_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "command", lambda *_: [sys.executable, "-c", "pass"])
+    service = Service()
+    service.start(processor=True)
+    assert service.processor() == b""
+    service.close()
+
+
 @pytest.mark.parametrize("processes", [1, 3])
 def test_what_cannot_be_compiled(processes: int, service: Service, tmp_path: Path) -> None:
     texts = [*TEXTS[:-1], _kernel(COUNT - 1, "x[i] = nothing")]
@@ -131,9 +160,11 @@ def test_a_compiler_with_a_wrapper_and_options(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(os.name != "posix", reason="for systems with a shell")
 def test_a_linker_that_fails_is_an_error_of_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", _driver(tmp_path / "driver", "echo out of disk >&2", "exit 3"))
-    monkeypatch.setattr(service_module, "service", Service)  # one that runs already has another environment
+    made = Service()
+    monkeypatch.setattr(service_module, "service", lambda: made)  # one that runs already has another environment
     with pytest.raises(BackendError, match="out of disk"):
         smelt.export(torch.nn.Linear(4, 8).eval(), torch.randn(2, 4), cache=False)
+    made.close()
 
 
 def test_a_process_that_ended(tmp_path: Path) -> None:

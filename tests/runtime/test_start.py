@@ -182,6 +182,14 @@ def test_a_damaged_processor_is_found_anew(content: str, folder: Path) -> None:
     assert json.loads(path.read_text())["name"] == found.name
 
 
+def test_no_collection_is_due_where_it_was_put_off() -> None:
+    """Python would make up for a full one at the first object that is made after the block."""
+    with no_collection():
+        kept = [[number] for number in range(10 * gc.get_threshold()[0])]
+    assert gc.get_count()[0] < gc.get_threshold()[0]
+    assert kept
+
+
 def test_collection_is_put_off_and_goes_on() -> None:
     assert gc.isenabled()
     with no_collection():
