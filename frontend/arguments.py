@@ -150,12 +150,12 @@ class Attempt:
     Attributes:
         described: for the report.
         enlarged: how many leading axes have small dims enlarged; None for all.
-        symbolic: whether any size is symbolic at all.
+        symbolic: how many leading axes may be symbolic; None for all.
     """
 
     described: str
     enlarged: int | None
-    symbolic: bool = True
+    symbolic: int | None = None
 
     def example_of(self, leaf: Leaf) -> Tensor:
         """What stands for a tensor while the model is traced.
@@ -165,7 +165,9 @@ class Attempt:
         value: Tensor = leaf.value
         shape = list(value.shape)
         symbolic = []
-        for axis in leaf.axes if self.symbolic else ():
+        for axis in leaf.axes:
+            if self.symbolic is not None and axis >= self.symbolic:
+                continue
             if shape[axis] >= 2 or self.enlarged is None or axis < self.enlarged:
                 shape[axis] = shape[axis] if shape[axis] >= 2 else ENLARGED
                 symbolic.append(axis)
@@ -197,8 +199,11 @@ def attempts(leaves: Sequence[Leaf]) -> list[Attempt]:
         ways.append(Attempt("sizes of 0 and 1 fixed but for the first axes", 1))
     if small:
         ways.append(Attempt("sizes of 0 and 1 fixed", 0))
-    if any(leaf.axes for leaf in leaves):
-        ways.append(Attempt("all sizes fixed", 0, symbolic=False))
+    axes = {axis for leaf in leaves for axis in leaf.axes}
+    if 0 in axes and len(axes) > 1:
+        ways.append(Attempt("all sizes fixed but for the first axes", 1, symbolic=1))
+    if axes:
+        ways.append(Attempt("all sizes fixed", 0, symbolic=0))
     return ways
 
 

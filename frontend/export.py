@@ -15,6 +15,7 @@ from ..ir.errors import CaptureError, SmeltError
 from .arguments import Attempt, Dynamic, Flattened, Leaf, attempts, leaves_of, traced
 from .branches import Branch
 from .capture import Capture, normal_form, signature_of
+from .complexity import TooLong
 from .instances import NotAlike
 from .origins import definition_of
 from .program import Request, Unfit, build
@@ -22,7 +23,7 @@ from .repeats import Repeats
 from .sizes import DependsOnData
 from .table import NeedsFunctional
 from .tracing import tracing
-from .untouched import WritesStateError
+from .untouched import WritesStateError, Written
 
 
 def capture(
@@ -67,12 +68,20 @@ def capture(
 def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
     """Capture a prepared request, as :func:`capture` does; ``model`` is what messages name."""
     first: Exception | None = None
+    is_long = False
     repeats = Repeats(request.module)
     for attempt in attempts(request.leaves):
+        if is_long and attempt.symbolic is None:
+            continue
         try:
             return _attempt(request, attempt, first, repeats)
+        except WritesStateError as failure:  # which may be settled
+            first = failure
+            if failure.by_size:
+                break
         except (Untraceable, Unfit, SmeltError) as failure:
             first = first or failure
+            is_long = is_long or isinstance(failure.__cause__, TooLong)
             if _depends_on_data(failure):
                 break
     assert first is not None
@@ -84,16 +93,15 @@ def capture_request(request: Request, model: Callable[..., Any]) -> Capture:
 def _attempt(request: Request, attempt: Attempt, earlier: Exception | None, repeats: Repeats) -> Capture:
     notes = () if earlier is None else (f"captured with {attempt.described}: {_line(earlier)}",)
     examples = tuple(attempt.example_of(leaf) for leaf in traced(request.leaves))
-    written: list[str] = []
+    written = Written()
     found = _trace(request, examples, notes, repeats, written)
-    if written and request.stateless:
-        names = [name.removeprefix("model.") for name in written]  # without the module that only flattens
-        raise WritesStateError(names)
+    if written.names and (request.stateless or written.has_sizes):
+        raise written.error("model.")  # the module that only flattens
     return found
 
 
 def _trace(
-    request: Request, examples: tuple[torch.Tensor, ...], notes: tuple[str, ...], repeats: Repeats, written: list[str]
+    request: Request, examples: tuple[torch.Tensor, ...], notes: tuple[str, ...], repeats: Repeats, written: Written
 ) -> Capture:
     with tracing(request.module, written) as branches:
         while repeats:

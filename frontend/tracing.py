@@ -16,8 +16,9 @@ from torch._decomp import decomposition_table
 
 from ..ir.collection import no_collection
 from .branches import Branch, recorded_branches
+from .complexity import bounded
 from .places import located
-from .untouched import assigned, untouched
+from .untouched import Written, assigned, untouched
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -32,16 +33,17 @@ def load_tracer() -> None:
 
 
 @contextmanager
-def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[Branch]]:
+def tracing(root: nn.Module, written: Written | None = None) -> Iterator[list[Branch]]:
     """Trace a module for inference; yields the branches that the model's Python takes (see :mod:`.branches`).
 
-    The module's attributes are put back afterwards; ``written`` gets the names of those that were set.
+    The module's attributes are put back afterwards; ``written`` gets what was set.
     """
     with ExitStack() as stack:
         # what follows changes PyTorch for all threads
         stack.enter_context(_ONE_AT_A_TIME)
         names = stack.enter_context(untouched(root))
         set_meanwhile = stack.enter_context(assigned(root))
+        types = stack.enter_context(assigned(root, equal=True))
         stack.enter_context(torch.no_grad())
         # fused paths of nn.MultiheadAttention and nn.TransformerEncoderLayer: operators for one layout and one device
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -51,9 +53,11 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         stack.enter_context(_quiet())
         stack.enter_context(_no_partial_graphs())
         stack.enter_context(located(root))
+        stack.enter_context(bounded())
         yield stack.enter_context(recorded_branches())
     if written is not None:
-        written += sorted({*names, *set_meanwhile})
+        written.names = sorted({*names, *set_meanwhile})
+        written.types = types
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..ir.errors import CaptureError
@@ -30,11 +31,48 @@ _LONGEST = 1000  # items of a container that are looked into, as those of a voca
 
 
 class WritesStateError(CaptureError):
-    """A model keeps something on itself from call to call: the attributes ``names``, by path."""
+    """A model keeps something on itself from call to call: the attributes ``names``, by path.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Attributes:
+        plain: attributes that tracing set to numbers, texts or None alone, if only to what they were: no call sets them
+            to what depends on the values of tensors.
+        by_size: whether an attribute becomes another size, as the length of the last call is.
+    """
+
+    def __init__(self, names: Sequence[str], plain: Collection[str] = (), by_size: bool = False) -> None:
         super().__init__(f"it keeps {', '.join(names)} from call to call")
-        self.names = tuple(names)
+        self.names, self.plain, self.by_size = tuple(names), frozenset(plain), by_size
+
+
+_SIZES = {torch.SymInt, torch.SymFloat, torch.SymBool}
+
+
+class _OtherSize:
+    """Stands among the types of values for a size that is not what the attribute was."""
+
+
+class Written:
+    """What was set while a model was traced.
+
+    Attributes:
+        names: of the attributes that are another value then, by path.
+        types: of the values that attributes were assigned, if only what they were.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.types: dict[str, set[type]] = {}
+
+    def error(self, prefix: str) -> WritesStateError:
+        """The error of a model that must not set any; its names are without a prefix."""
+        plain = [name for name, types in self.types.items() if types <= {*_VALUES, type(None)}]
+        names, plain = ([name.removeprefix(prefix) for name in found] for found in (self.names, plain))
+        return WritesStateError(names, plain, any(_OtherSize in types for types in self.types.values()))
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether an attribute was set to what is another one for each size."""
+        return any(types & _SIZES for types in self.types.values())
 
 
 def value_of(root: nn.Module, path: str) -> Any:
@@ -71,14 +109,16 @@ def watched(root: nn.Module) -> Iterator[list[str]]:
 
 
 @contextmanager
-def assigned(root: nn.Module, *, equal: bool = False) -> Iterator[dict[str, None]]:
+def assigned(root: nn.Module, *, equal: bool = False) -> Iterator[dict[str, set[type]]]:
     """Yield the names of attributes that this thread sets to another value, also if they are set back afterwards.
+
+    With each come the types of the values.
 
     While PyTorch exports a model it puts back what the model sets. With ``equal`` values count that are equal to those
     before, but for a tensor that is the one before.
     """
     paths = {id(module): path for path, module in root.named_modules()}
-    found: dict[str, None] = {}
+    found: dict[str, set[type]] = {}
     thread, plain = threading.get_ident(), nn.Module.__setattr__
 
     def note(module: nn.Module, name: str, value: Any) -> None:
@@ -87,7 +127,10 @@ def assigned(root: nn.Module, *, equal: bool = False) -> Iterator[dict[str, None
         before = module.__dict__.get(name, _ABSENT)
         is_same = before is value and isinstance(value, Tensor) if equal else _alike(before, value)
         if mine and not is_same:
-            found[f"{path}.{name}".lstrip(".")] = None
+            types = found.setdefault(f"{path}.{name}".lstrip("."), set())
+            types.add(type(value))
+            if type(value) in _SIZES and value.node.hint != before:
+                types.add(_OtherSize)
         plain(module, name, value)
 
     nn.Module.__setattr__ = note  # type: ignore[method-assign, assignment]

@@ -230,7 +230,7 @@ class Captures:
         try:
             return capture(self.model, args, kwargs, stateless=True, **settings)
         except WritesStateError as error:
-            if not settles(self.model, error.names, call):
+            if not settles(self.model, error.names, call, error.plain):
                 self._state.refuse([name.removeprefix(self._prefix) for name in error.names])
                 raise
             self._settled = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -101,14 +101,17 @@ def share_kept(part: nn.Module, whole: nn.Module) -> None:
         _KEPT[part] = kept
 
 
-def settles(model: Callable[..., Any], names: Sequence[str], call: Call) -> bool:
+def settles(model: Callable[..., Any], names: Sequence[str], call: Call, plain: Collection[str] = ()) -> bool:
     """Whether the first call sets attributes once and for all; then they are set afterwards.
 
     It is tried in PyTorch, on copies: a second call leaves them alone, and one of other values, the same ones in the
-    opposite order, sets them alike.
+    opposite order, sets them alike. Numbers that cannot depend on values may be set again to what they are, as a Swin
+    clips its windows to its image in each call: a call of other sizes, which is captured anew, may set them otherwise
+    once.
 
     Args:
         names: what was set while the model was traced, by path.
+        plain: those of them that were numbers then, of whatever values the call has.
     """
     if not isinstance(model, nn.Module):
         return False
@@ -122,7 +125,7 @@ def settles(model: Callable[..., Any], names: Sequence[str], call: Call) -> bool
             with watched(model) as changed, assigned(model, equal=True) as again:
                 _run(model, call, first)
             known = all(_may_be_kept(value_of(model, name), name in at_first) for name in names)
-            if changed or again or not known or not _alike(values, _values(model, names)):
+            if changed or not again.keys() <= set(plain) or not known or not _alike(values, _values(model, names)):
                 return False
         with _trial(model), untouched(model):
             _run(model, call, other)
@@ -130,11 +133,14 @@ def settles(model: Callable[..., Any], names: Sequence[str], call: Call) -> bool
                 return False
         with _trial(model), watched(model) as changed:
             _run(model, call, first)
-        if changed:
-            kept_of(model).forget()  # captures of other calls may hold what was there before
+        kept = kept_of(model)
+        if again:
+            kept.wrote(changed)
+        elif changed:
+            kept.forget()  # captures of other calls may hold what was there before
     except Exception:  # whatever the model raises: PyTorch runs it then, and says so
         return False
-    return True
+    return not kept.reason
 
 
 @contextmanager

@@ -134,6 +134,44 @@ def test_state_that_the_first_call_settles(then: Callable[[Stateful, Tensor], Te
     assert not fast.is_split
 
 
+class Clipped(nn.Module):
+    """A window that each call clips to its input for good, as Swin's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.shift = 4, 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] <= self.window:
+            self.window, self.shift = x.shape[1], 0
+        if self.shift > 0:
+            x = torch.roll(x, self.shift, dims=1)
+        return x * self.window + x[:, : self.window].sum(1, keepdim=True)
+
+
+def test_numbers_that_each_call_sets_again() -> None:
+    """What a call clips holds for those after it, those that were captured before included."""
+    model = Clipped().eval()
+    reference, fast = copy.deepcopy(model), smelt.compile(model, fallback="error", cache=False)
+    for batch, width in ((2, 8), (3, 8), (2, 4), (3, 4), (2, 8), (5, 8), (2, 6), (3, 4)):
+        x = torch.randn(batch, width)
+        torch.testing.assert_close(fast(x), reference(x))
+        assert (model.window, model.shift) == (reference.window, reference.shift)
+    assert not fast.is_split
+    assert len(fast.entries) <= 3  # one for each width: the batch stays symbolic
+
+
+def test_numbers_that_are_set_otherwise_again_and_again() -> None:
+    """They are left to PyTorch, instead of a capture for each call."""
+    model = Clipped().eval()
+    reference, fast = copy.deepcopy(model), smelt.compile(model, cache=False)
+    for width in (8, 4, 3, 2, 8, 4):
+        x = torch.randn(2, width)
+        torch.testing.assert_close(fast(x), reference(x))
+        assert (model.window, model.shift) == (reference.window, reference.shift)
+    assert fast.is_split
+
+
 def test_trials_leave_the_model_and_the_generator_as_they_were() -> None:
     for then in (counted, deep, in_object):
         model = Stateful(then).eval()
