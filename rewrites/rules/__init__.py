@@ -21,6 +21,7 @@ from . import (
     motion,
     norm,
     rope,
+    terms,
     views,
 )
 
@@ -50,6 +51,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *cache.MASKS,
         *activations.GATED,
         *motion.RULES,
+        *terms.RULES,
     ),
 }
 
