@@ -16,6 +16,7 @@ from torch._decomp import decomposition_table
 
 from ..ir.collection import no_collection
 from .branches import Branch, recorded_branches
+from .lean import lean
 from .places import located
 from .untouched import assigned, untouched
 
@@ -51,6 +52,7 @@ def tracing(root: nn.Module, written: list[str] | None = None) -> Iterator[list[
         stack.enter_context(_quiet())
         stack.enter_context(_no_partial_graphs())
         stack.enter_context(located(root))
+        stack.enter_context(lean())
         yield stack.enter_context(recorded_branches())
     if written is not None:
         written += sorted({*names, *set_meanwhile})
