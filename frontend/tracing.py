@@ -17,6 +17,7 @@ from torch._decomp import decomposition_table
 from ..ir.collection import no_collection
 from .branches import Branch, recorded_branches
 from .complexity import bounded
+from .lean import lean
 from .places import located
 from .untouched import Written, assigned, untouched
 
@@ -54,6 +55,7 @@ def tracing(root: nn.Module, written: Written | None = None) -> Iterator[list[Br
         stack.enter_context(_no_partial_graphs())
         stack.enter_context(located(root))
         stack.enter_context(bounded())
+        stack.enter_context(lean())
         yield stack.enter_context(recorded_branches())
     if written is not None:
         written.names = sorted({*names, *set_meanwhile})
