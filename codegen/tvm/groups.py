@@ -97,14 +97,14 @@ class Groups(Operands):
             return f"dots.bf16({total}, {left}, {right})"
         return f"dots.{'s8s8' if self._left_is_signed() else 'u8s8'}({total}, {left}, {right})"
 
-    def clear(self, rows: str) -> None:
+    def clear(self, to: str, rows: str, kind: str = "range") -> None:
         """What sums start from: what makes up for the 128 added to each element of a signed left operand, else 0."""
         s = self.schedule
         if not self._left_is_signed():
-            super().clear(rows)
+            super().clear(to, rows, kind)
             return
-        with self.loop("r", rows) as r, self.vectors(s.tile_n // s.vector) as e:
-            self.line(f"{self['part']}[{r} * {s.tile_n} + {e}] = {self.panel_row('T.int64(0)', e)}")
+        with self.loop("r", rows, kind) as r, self.vectors(s.tile_n // s.vector) as e:
+            self.line(f"{to}[{r} * {s.tile_n} + {e}] = {self.panel_row('T.int64(0)', e)}")
 
     # --- copies of the operands ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ registers every ``block_k`` terms for a buffer that the epilogue then reads row 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ...ir.types import Dim, product
@@ -88,7 +88,7 @@ class Matmul(Operands):
             self.let("column", f"{panel} * {s.tile_n}")
             self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
             self.name_right()
-            if self.schedule.blocked or self.pack_left or self.pack_right:
+            if self.pack_left or self.pack_right or (self.schedule.blocked and not self.is_one_tile):
                 self._blocked()
             else:
                 self._streamed()
@@ -123,12 +123,34 @@ class Matmul(Operands):
         with self.loop("tile", self["tiles"]) as tile:
             row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
             count = self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
-            self.clear(str(s.tile_m))
             self.plan_prefetch(tile, "T.int64(0)", index_text(self.terms, self.scope))
-            with self._term_blocks():
-                self._dispatch("0")
+            self._dispatch(self._all_terms)
             with self.loop("r", count) as r:
                 self._epilogue(f"({row} + {r})", f"{r} * {s.tile_n}")
+
+    def _all_terms(self, rows: int) -> None:
+        """The sums of a register tile over all terms, in ``part``.
+
+        Where registers have room for them beside those of a block, they stay there until the end: memory that is
+        written and read again after every block kept a core from reading ahead for as long as memory is away.
+        """
+        width = self.schedule.tile_n // self.schedule.vector
+        part = self["part"]
+        if not self.holds_sums(rows):
+            self.clear(part, str(rows))
+            with self._term_blocks():
+                self._microkernel(rows, part, "0")
+            return
+        total = self.registers("total", rows * self.schedule.tile_n, self.acc)
+        self.clear(total, str(rows), "T.unroll")
+        with self._term_blocks(whole=self.acc == "int32"):  # sums of integers need no blocks to be exact
+            self._microkernel(rows, total, "0")
+        with self.vectors(rows * width) as e:
+            self.line(f"{part}[{e}] = {total}[{e}]")
+
+    def holds_sums(self, rows: int) -> bool:
+        """Whether registers hold the sums of a tile of so many rows twice."""
+        return 2 * rows <= self.schedule.tile_m
 
     def _blocked(self) -> None:
         """An operand is copied: block of terms by block of terms, all tiles of rows."""
@@ -139,7 +161,7 @@ class Matmul(Operands):
             self.buffer("right", s.block_k * s.tile_n, self.element)
         if self.pack_left:
             self.buffer("left", most * s.tile_m * s.block_k, self.element)
-        self.clear(f"{self['tiles']} * {s.tile_m}")
+        self.clear(self["part"], f"{self['tiles']} * {s.tile_m}")
         with self._term_blocks():
             if self.pack_right:
                 self.copy_right()
@@ -149,15 +171,16 @@ class Matmul(Operands):
                 row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
                 self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
                 self.plan_prefetch(tile, self["start"], self["terms"])
-                self._dispatch(f"{tile} * {s.tile_m * s.tile_n}")
+                first = f"{tile} * {s.tile_m * s.tile_n}"
+                self._dispatch(lambda height, first=first: self._microkernel(height, self["part"], first))  # type: ignore[misc]
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             self._epilogue(f"({self['first']} + {r})", f"{r} * {s.tile_n}")
 
     @contextmanager
-    def _term_blocks(self) -> Iterator[None]:
-        """A loop over blocks of terms that names ``start`` and ``terms``."""
+    def _term_blocks(self, *, whole: bool = False) -> Iterator[None]:
+        """A loop over blocks of terms, or over one ``whole`` block, that names ``start`` and ``terms``."""
         block, total = self.schedule.block_k, index_text(self.terms, self.scope)
-        if isinstance(self.terms, int) and self.terms <= block:
+        if whole or (isinstance(self.terms, int) and self.terms <= block):
             self.let("start", "T.int64(0)")
             self.let("terms", total)
             yield
@@ -169,19 +192,20 @@ class Matmul(Operands):
 
     # --- the register tile --------------------------------------------------------------------------------------------
 
-    def _dispatch(self, part: str) -> None:
+    def _dispatch(self, tile: Callable[[int], None]) -> None:
         """The smallest register tile that holds the ``count`` rows; rows past the last repeat it."""
         heights = tile_heights(self.schedule.tile_m, flat_size(self.c.rows))
         if len(heights) == 1:
-            self._microkernel(heights[0], part)
+            tile(heights[0])
             return
         for i, height in enumerate(heights):
             below = heights[i + 1] if i + 1 < len(heights) else 0
             head = "if" if i == 0 else "elif"
             with self.src.block(f"{head} {self['count']} > {below}" if below or i == 0 else "else"):
-                self._microkernel(height, part)
+                tile(height)
 
-    def _microkernel(self, rows: int, part: str) -> None:
+    def _microkernel(self, rows: int, to: str, first: str) -> None:
+        """Add the sums of a block of terms to those in ``to``, from ``first`` on."""
         s = self.schedule
         width = s.tile_n // s.vector
         acc = self.registers("acc", rows * s.tile_n, self.acc)
@@ -191,11 +215,11 @@ class Matmul(Operands):
         with self.term_loop() as k:
             self.prefetch_right(k)
             with self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
-                to = f"{acc}[{r} * {s.tile_n} + {e}]"
-                self.line(f"{to} = {self.multiply_add(to, self.left_text(r, k), self.right_text(k, e))}")
+                sum_ = f"{acc}[{r} * {s.tile_n} + {e}]"
+                self.line(f"{sum_} = {self.multiply_add(sum_, self.left_text(r, k), self.right_text(k, e))}")
         with self.vectors(rows * width) as e:
-            to = f"{self['part']}[{part} + {e}]"
-            self.line(f"{to} = {to} + {acc}[{e}]")
+            total = f"{to}[{first} + {e}]"
+            self.line(f"{total} = {total} + {acc}[{e}]")
 
     # --- the epilogue -------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,12 @@ class Operands(Nest):
         self.asked: str | None = None  # the row of the panel from which on prefetching counts
         self.base = ""  # the first row of this pass, where not all rows are taken at once
 
+    @property
+    def is_one_tile(self) -> bool:
+        """Whether all rows are known to be one tile."""
+        rows = flat_size(self.c.rows)
+        return isinstance(rows, int) and rows <= self.schedule.tile_m
+
     # --- axes ---------------------------------------------------------------------------------------------------------
 
     def row_axes(self, row: str) -> dict[sympy.Symbol, str]:
@@ -175,11 +181,13 @@ class Operands(Nest):
         nbytes = self.terms * self.columns * self.panel_itemsize()
         if isinstance(nbytes, int) and nbytes <= CACHED:
             return
-        width, tiles = self.schedule.tile_n, self["tiles"]
+        self.asked, width, tiles = first, self.schedule.tile_n, self["tiles"]
+        if self.is_one_tile:
+            self.texts |= {"step": f"T.int64({width})", "ahead": f"T.int64({AHEAD // self.panel_itemsize()})"}
+            return
         step = self.let("step", f"T.Select({tiles} < 2, T.int64({width}), ({width - 1} + {tiles}) // {tiles})")
         share = f"{terms} * ({width} + {tile} * {step})"
         self.let("ahead", f"T.Select({tiles} < 2, T.int64({AHEAD // self.panel_itemsize()}), {share})")
-        self.asked = first
 
     def prefetch_right(self, k: str) -> None:
         """Ask for what is planned at term ``k``; past the end of the weight it asks in vain."""
@@ -195,10 +203,10 @@ class Operands(Nest):
         """A sum with one more product."""
         return f"{total} + {left} * {right}"
 
-    def clear(self, rows: str) -> None:
-        """What sums start from, for some rows of the panel."""
-        with self.vectors(f"{rows} * {self.schedule.tile_n // self.schedule.vector}", "range") as e:
-            self.line(f"{self['part']}[{e}] = T.{self.acc}(0)")
+    def clear(self, to: str, rows: str, kind: str = "range") -> None:
+        """What sums in ``to`` start from, for some rows of the panel, in loops of a kind."""
+        with self.vectors(f"{rows} * {self.schedule.tile_n // self.schedule.vector}", kind) as e:
+            self.line(f"{to}[{e}] = T.{self.acc}(0)")
 
     # --- copies of the operands ---------------------------------------------------------------------------------------
 

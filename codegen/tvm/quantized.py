@@ -34,7 +34,11 @@ class QuantizedMatmul(Matmul):
 
     # --- the register tile --------------------------------------------------------------------------------------------
 
-    def _microkernel(self, rows: int, part: str) -> None:
+    def holds_sums(self, rows: int) -> bool:
+        """One row: making floats takes registers, too."""
+        return rows == 1
+
+    def _microkernel(self, rows: int, to: str, first: str) -> None:
         s = self.schedule
         sums = 2 if rows == 1 else 1  # side by side, so that a sum need not wait for the one before
         acc = self.registers("acc", sums * rows * s.tile_n, self.acc)
@@ -54,8 +58,8 @@ class QuantizedMatmul(Matmul):
             total = " + ".join(f"{acc}[{n * rows * s.tile_n} + {r} * {s.tile_n} + {e}]" for n in range(sums))
             if self.weight.scale is not None:
                 total = f"({total}) * {self._element(self.weight.scale, self['group'], e)}"
-            to = f"{self['part']}[{part} + {r} * {s.tile_n} + {e}]"
-            self.line(f"{to} = {to} + {total}")
+            sum_ = f"{to}[{first} + {r} * {s.tile_n} + {e}]"
+            self.line(f"{sum_} = {sum_} + {total}")
 
     def _add_word(self, rows: int, acc: str, base: str, some: int, sums: int) -> None:
         """Add the terms of a word, written out for the tiles that most work is done in: others compile faster so."""

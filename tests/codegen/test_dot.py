@@ -159,11 +159,12 @@ def rmse(found: Tensor, exact: Tensor) -> float:
 # --- int8 -------------------------------------------------------------------------------------------------------------
 
 
-def bytes_case(terms: int, columns: int, left: torch.dtype = I8, **rest: object) -> Case:
-    x, w = operand(0, (M, terms), left), operand(1, (columns, terms), I8)
+def bytes_case(terms: int, columns: int, left: torch.dtype = I8, rows: int | None = None, **rest: object) -> Case:
+    x, w = operand(0, (rows or M, terms), left), operand(1, (columns, terms), I8)
     product = ops.linear(ops.cast(x, dtype=I32), ops.cast(w, dtype=I32))
     low = {U8: 0, I8: -128}[left]
-    return Case([x, w], [product], ROWS, weights=frozenset([1]), low=low, high=128, **rest)  # type: ignore[arg-type]
+    sizes = [{}] if rows else ROWS
+    return Case([x, w], [product], sizes, weights=frozenset([1]), low=low, high=128, **rest)  # type: ignore[arg-type]
 
 
 def _quads() -> dict[str, Case]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from smelt.codegen.machine import Machine
+from smelt.codegen.schedule import candidates
 from smelt.codegen.tvm.matmul import tile_heights
 from smelt.ir.types import symbol
 from smelt.runtime.target import Target
 
 from .attention_cases import RTOL, case
-from .harness import Case, Kernel, build
+from .harness import Case, Kernel, build, tvm_module
 from .matmul_cases import linear_case
 from .quantized_cases import few_bits, tensors_of
-from .test_dot import on_dot
+from .test_dot import bytes_case, on_dot
 
 M = symbol("m")
 BF16, F16 = torch.bfloat16, torch.float16
@@ -36,6 +40,9 @@ def _products() -> dict[str, Case]:
         for rows in (1, 5):
             found[f"bfloat16, {rows}"] = on_dot(linear_case((rows,), 767, 331, BF16, sizes=[{}]))
         found["bfloat16"] = on_dot(linear_case((M,), 767, 331, BF16, sizes=SOME))
+    if Target.detect("cpu").machine.has_vnni:
+        for rows in (1, 3):
+            found[f"bytes, {rows}"] = on_dot(bytes_case(2051, 99, rows=rows))  # several blocks of terms
     return found
 
 
@@ -84,6 +91,25 @@ def test_special_values_of_half_caches(kernels: dict[str, Kernel], name: str, va
         tensors[at][0, 0, 0, 3] = value
         (exact,), (found,) = kernel.case.meaning(tensors, sizes, torch.float64), kernel.run(tensors, sizes)
         torch.testing.assert_close(found.double(), exact, rtol=RTOL[BF16], atol=RTOL[BF16], equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_sums_of_a_small_tile_stay_in_registers(rows: int, blocked: bool) -> None:
+    program = linear_case((rows,), 1203, 99).program()
+    schedule = replace(candidates(program, Machine())[0], blocked=blocked)  # type: ignore[arg-type]
+    text = tvm_module.kernel_text("k", program, schedule)
+    assert ("part0[0 + (" in text) == (rows == 5)  # where sums of a block are added to what memory holds
+
+
+def test_a_single_tile_needs_no_order_of_tiles() -> None:
+    program = linear_case((1,), 1203, 99).program()
+    schedule = candidates(program, Machine())[0]
+    streamed, blocked = (
+        tvm_module.kernel_text("k", program, replace(schedule, blocked=blocked))  # type: ignore[arg-type]
+        for blocked in (False, True)
+    )
+    assert streamed == blocked
 
 
 def test_only_tiles_that_rows_need_are_written() -> None:
