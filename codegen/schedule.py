@@ -6,7 +6,9 @@ when nothing was tuned; ``candidates`` is the small space that a tuner measures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import sympy
 import torch
@@ -19,7 +21,9 @@ from .one_panel import is_one_panel
 from .program import Format, Param, Program, Skeleton, dot_stage, postorder
 from .prologue import Phases, phases
 from .quantized import few_bits
+from .shares import PARTS
 
+TASKS = 4  # of a product for each thread at least
 HELD_BYTES = 4 << 20  # of computed rows: a part of a third-level cache that is not large
 
 
@@ -48,6 +52,7 @@ class MatmulSchedule:
             the left operand should stay in cache.
         block_k: terms summed in registers before they are added to the result, which bounds the rounding error.
         tasks: how many tasks there should be at least; rows are cut where panels are too few.
+        shares: into how many parts tasks are dealt out at most, all of a size.
         alone: how many multiplications one thread does sooner than others are woken.
         alone_weights: how many elements of the right operand one thread reads sooner than others are woken.
         blocked: take all tiles of rows through one block of terms before the next block, so that a block of the right
@@ -64,6 +69,7 @@ class MatmulSchedule:
     block_m: int = 16
     block_k: int = 512
     tasks: int = 8
+    shares: int = 16
     alone: int = 1 << 20
     alone_weights: int = 1 << 16
     blocked: bool = False
@@ -217,7 +223,10 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
     plain = group == 1 and weight is None and not half
     itemsize = 1 if weight else stage.dtype.itemsize if group == 1 else 4 // group
     computed = phases(program)
-    tiles = sorted(register_tiles(machine, lanes), key=lambda tile: _padding(columns, tile[1]))
+    waste = _padding if weight else partial(_waste, machine=machine)
+    tiles = sorted(
+        _preferred(register_tiles(machine, lanes), columns, terms, machine), key=lambda t: waste(columns, t[1])
+    )
     if plain and is_narrow(program, lanes):
         tiles.insert(0, (lanes, 1))
     return tuple(
@@ -227,7 +236,8 @@ def _matmul_candidates(program: Program, machine: Machine) -> tuple[Schedule, ..
             vector=lanes,
             block_m=max((256 if panels is None else 192 if plain else 96) // rows, 1),
             block_k=(weight.group if weight else None) or (256 if half or panels is None else 512),
-            tasks=4 * machine.threads,
+            tasks=TASKS * machine.threads,
+            shares=PARTS * machine.threads,
             blocked=half or panels is None or _large(terms, width * itemsize, machine),
             pack_left=half,
             pack_right=panels is None and not (plain and is_one_panel(program, width)),
@@ -252,6 +262,34 @@ def _padding(columns: Dim, width: int) -> float:
     if not isinstance(columns, int) or columns == 0:
         return 1.0
     return -(-columns // width) * width * 20 // columns / 20
+
+
+def _waste(columns: Dim, width: int, machine: Machine) -> float:
+    """The columns that the busiest thread computes per column that is its share, in steps of a fiftieth.
+
+    Columns past the last count, and panels that some threads have and others have not: 11 panels of 48 for 512 columns
+    are 6 for one of two threads. Rows are taken to be few, so that they are cut only where panels are.
+    """
+    if not isinstance(columns, int) or columns == 0:
+        return 1.0
+    panels = -(-columns // width)
+    cut = max(-(-TASKS * machine.threads // panels), 1)
+    turns = -(-panels * cut // machine.threads)
+    return turns * machine.threads * width * 50 // (cut * columns) / 50
+
+
+def _preferred(
+    tiles: Sequence[tuple[int, int]], columns: Dim, terms: Dim, machine: Machine
+) -> Sequence[tuple[int, int]]:
+    """Tiles in the order in which they are tried: wide ones before narrow ones where each thread has many panels.
+
+    The first panel of each thread is waited for: of few wide ones it is a large part.
+    """
+    widest = max(width for _, width in tiles)
+    few = isinstance(columns, int) and columns < 8 * widest * machine.threads
+    if few and not _large(terms, 4 * widest, machine):
+        return tiles
+    return (tiles[0], *sorted(tiles[1:], key=lambda tile: -tile[1]))
 
 
 def _large(terms: Dim, row_bytes: int, machine: Machine) -> bool:

@@ -8,6 +8,7 @@ from tvm import tirx
 from tvm.script import tirx as script
 
 from . import floats
+from .rolled import rolled as rolled_loop
 
 Expr = Any  # tvm has no type stubs
 
@@ -75,3 +76,8 @@ def minimum(a: Expr, b: Expr) -> Expr:
 def prefetch(element: Expr) -> Expr:
     """Ask for the cache line of an element of a buffer, which may lie outside of it, for reading."""
     return script.evaluate(tirx.call_intrin("void", "tirx.prefetch", script.address_of(element), 0, 3, 1))
+
+
+def rolled() -> Expr:
+    """A statement in the body of a loop that LLVM must not unroll."""
+    return script.evaluate(rolled_loop())

@@ -26,7 +26,7 @@ Body = Callable[..., llvm.Value]
 Definition = Callable[[str, int], tuple[str, set[str]]]  # LLVM text for a symbol and lanes, and its declarations
 
 _PREFIX: Final = "smelt."
-_PURE: Final = 1  # tirx.CallEffectKind.Pure, as the number that the operator's attribute holds
+_PURE, _OPAQUE = 1, 3  # tirx.CallEffectKind.Pure and .Opaque, as the numbers that an operator's attribute holds
 _DEFINITIONS: Final[dict[str, Definition]] = {}
 # What the module being built calls: operators with their lanes.
 _called: ContextVar[set[tuple[str, int]] | None] = ContextVar("called", default=None)
@@ -54,12 +54,12 @@ def intrinsic(float64: Function) -> Callable[[Body], Function]:
     return decorate
 
 
-def register(name: str, description: str, definition: Definition) -> Any:
-    """The operator ``smelt.NAME``, pure and vectorisable, which LLVM text of ours computes."""
+def register(name: str, description: str, definition: Definition, *, pure: bool = True) -> Any:
+    """The operator ``smelt.NAME``, vectorisable, which LLVM text of ours computes; ``pure`` if that is all it does."""
     name = _PREFIX + name
     if name not in Op.list_op_names():
         tvm.get_global_func("ir.RegisterOp")(name, description)
-        register_op_attr(name, "TCallEffectKind", _PURE)
+        register_op_attr(name, "TCallEffectKind", _PURE if pure else _OPAQUE)
         register_op_attr(name, "TVectorizable", True)
         register_op_attr(name, "TScriptPrinterName", name)
         register_op_attr(name, "llvm.FLowerIntrinsic", _lower)

@@ -14,6 +14,7 @@ from ...ir.types import Dim, product
 from ..program import Program
 from ..prologue import HELD_ROW, phases
 from ..schedule import MatmulSchedule
+from .behind import Behind
 from .contraction import flat_size, unflatten
 from .expression import Scope, index_text, scalar, store_line
 from .loops import hoisted
@@ -48,6 +49,10 @@ def tile_heights(tile_m: int, rows: Dim) -> tuple[int, ...]:
 class Matmul(Operands):
     """The loops: tasks, blocks of terms, tiles of rows, the epilogue."""
 
+    def __init__(self, program: Program, schedule: MatmulSchedule, src: Source) -> None:
+        super().__init__(program, schedule, src)
+        self.behind = Behind(self)
+
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def emit(self, base: str = "", some: str = "") -> None:
@@ -75,24 +80,40 @@ class Matmul(Operands):
                 self._tasks(tasks, "T.parallel")
 
     def _tasks(self, tasks: str, kind: str) -> None:
-        s, panels, chunks, blocks = self.schedule, self.panels, self["chunks"], self["blocks"]
+        """All tasks; in parallel as many shares of them as there are, which differ by one task at most.
+
+        A loop of tasks would be cut into shares of as many as there are in the largest: 15 shares of 8 and one of 1
+        where there are 121.
+        """
         outside = self.scope
-        with self.loop("task", tasks, kind) as task:
-            panel = self.var("panel", f"{task} % {panels}")
-            chunk = self.var("chunk", f"{task} // {panels} % {chunks}")
-            self._name_batch(f"({task} // ({panels} * {chunks}))")
-            # a matrix that data chooses is looked up once
-            self.scope = hoisted([self.c.right], (*self.c.rows, *self.c.columns, *self.c.reduced), self.scope)
-            first = self.var("first", f"{blocks} * {chunk} // {chunks} * {s.tile_m}")
-            self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {self['rows']})")
-            self.let("column", f"{panel} * {s.tile_n}")
-            self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
-            self.name_right()
-            if self.pack_left or self.pack_right or (self.schedule.blocked and not self.is_one_tile):
-                self._blocked()
-            else:
-                self._streamed()
+        if kind == "range":
+            with self.loop("task", tasks) as task:
+                self._task(task)
+        else:
+            total = self.let("total", tasks)
+            shares = self.let("shares", f"T.min({total}, T.int64({self.schedule.shares}))")
+            with self.loop("share", shares, kind) as share:
+                begin = self.var("begin", f"{total} * {share} // {shares}")
+                with self.loop("task", f"{total} * ({share} + 1) // {shares} - {begin}") as task:
+                    self._task(f"({begin} + {task})")
         self.scope = outside
+
+    def _task(self, task: str) -> None:
+        s, panels, chunks, blocks = self.schedule, self.panels, self["chunks"], self["blocks"]
+        panel = self.var("panel", f"{task} % {panels}")
+        chunk = self.var("chunk", f"{task} // {panels} % {chunks}")
+        self._name_batch(f"({task} // ({panels} * {chunks}))")
+        # a matrix that data chooses is looked up once
+        self.scope = hoisted([self.c.right], (*self.c.rows, *self.c.columns, *self.c.reduced), self.scope)
+        first = self.var("first", f"{blocks} * {chunk} // {chunks} * {s.tile_m}")
+        self.var("last", f"T.min({blocks} * ({chunk} + 1) // {chunks} * {s.tile_m}, {self['rows']})")
+        self.let("column", f"{panel} * {s.tile_n}")
+        self.let("tiles", f"({self['last']} - {first} + {s.tile_m - 1}) // {s.tile_m}")
+        self.name_right()
+        if self.pack_left or self.pack_right or (s.blocked and not self.is_one_tile):
+            self._blocked()
+        else:
+            self._streamed()
 
     def _panels(self) -> str:
         width = self.schedule.tile_n
@@ -124,8 +145,13 @@ class Matmul(Operands):
             row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
             count = self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
             self.plan_prefetch(tile, "T.int64(0)", index_text(self.terms, self.scope))
+            if self.behind.loads:
+                with self.src.block(f"if {tile} == 0"), self.loop("r", count) as r:
+                    self.behind.ask(f"({row} + {r})")
             self._dispatch(self._all_terms)
             with self.loop("r", count) as r:
+                if self.behind.loads:
+                    self.behind.ask(f"T.min({row} + {r} + {s.tile_m}, {self['last']} - 1)")
                 self._epilogue(f"({row} + {r})", f"{r} * {s.tile_n}")
 
     def _all_terms(self, rows: int) -> None:
@@ -171,6 +197,10 @@ class Matmul(Operands):
                 row = self.let("row", f"{self['first']} + {tile} * {s.tile_m}")
                 self.let("count", f"T.min({self['last']} - {row}, {s.tile_m})")
                 self.plan_prefetch(tile, self["start"], self["terms"])
+                if self.behind.loads:
+                    is_last = f"{self['start']} + {self['terms']} == {index_text(self.terms, self.scope)}"
+                    with self.src.block(f"if {is_last}"), self.loop("r", self["count"]) as r:
+                        self.behind.ask(f"({row} + {r})")
                 first = f"{tile} * {s.tile_m * s.tile_n}"
                 self._dispatch(lambda height, first=first: self._microkernel(height, self["part"], first))  # type: ignore[misc]
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
@@ -213,6 +243,8 @@ class Matmul(Operands):
             self.row_bases(rows)
         self.fill(acc, rows * s.tile_n, f"T.{self.acc}(0)", "T.unroll")
         with self.term_loop() as k:
+            if rows == s.tile_m:
+                self.line("helpers.rolled()")
             self.prefetch_right(k)
             with self.loop("r", rows, "T.unroll") as r, self.vectors(width) as e:
                 sum_ = f"{acc}[{r} * {s.tile_n} + {e}]"

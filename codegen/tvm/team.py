@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import platform
 
-PARTS = 8  # of a loop for each thread
+from ..shares import PARTS
+
 MOST_THREADS = 128
 MOST_CALLERS = 64  # threads of the process that are inside host functions of one library
 SPINS = 1024  # before a waiting thread lets others run

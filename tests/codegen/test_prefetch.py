@@ -98,7 +98,8 @@ def run_text(text: str, params: list[str]) -> dict[str, Reads]:
         And=lambda a, b: a and b,
         **dict.fromkeys(("parallel", "vectorized", "unroll"), range),
     )
-    names = {"T": script, "helpers": SimpleNamespace(prefetch=prefetch, from_bf16=float, to_bf16=int)}
+    helpers = SimpleNamespace(prefetch=prefetch, from_bf16=float, to_bf16=int, rolled=lambda: None)
+    names = {"T": script, "helpers": helpers}
     names |= dict.fromkeys(("nibbles", "dots", "floats", "integers", "vmath"), Vocabulary())
     exec(text.replace("helpers.prefetch(", "helpers.prefetch(lambda: "), names)
     handles = [SimpleNamespace(reads=reads.get(name, Reads()), values={}) for name in [*params, "err"]]
@@ -138,6 +139,21 @@ def test_a_weight_is_asked_for_before_it_is_read(
         missed = [line for line, asked in lines.items() if not asked]
         assert set(missed) <= set(first), f"{len(missed)} of {len(lines)} lines of {name} are not asked for"
         assert reads[name].asked
+
+
+@pytest.mark.parametrize("terms", [64, 2048], ids=["in one go", "in blocks"])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_a_residual_is_asked_for_before_it_is_read(terms: int, dtype: torch.dtype) -> None:
+    residual = operand(3, (21, 64), dtype)
+    case = linear_case((21,), terms, 64, dtype)
+    case = Case([*case.inputs, residual], [ops.add(case.outputs[0], residual)], weights=case.weights)
+    read = kernel_reads(case)["in3"].read
+    assert len(read) == 21 * 64 * dtype.itemsize // LINE
+    assert all(read.values())
+
+
+def test_a_bias_is_not_asked_for() -> None:
+    assert not kernel_reads(linear_case((21,), 64, 64))["in2"].asked
 
 
 def test_a_weight_that_a_cache_holds_is_not_asked_for() -> None:

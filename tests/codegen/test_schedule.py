@@ -1,5 +1,7 @@
 """Schedules: what is chosen for which program and machine."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from smelt.codegen.schedule import (
     register_tiles,
     schedule_text,
 )
+from smelt.codegen.shares import PARTS
 from smelt.ir import ops
 from smelt.ir.types import symbol
 
@@ -59,6 +62,28 @@ def test_tiles_fit_the_registers(machine: Machine, dtype: torch.dtype) -> None:
 )
 def test_a_tile_that_pads_little_is_chosen(columns: int, width: int) -> None:
     assert chosen(linear(768, columns)).tile_n == width
+
+
+@pytest.mark.parametrize(
+    ("terms", "columns", "width"),
+    [
+        (512, 512, 32),  # 11 panels of 48, or 8 of 64: each of two threads waits for its first
+        (2048, 512, 64),  # in blocks of terms: only the first of them is waited for
+        (512, 1024, 64),
+        (512, 2048, 64),
+        (1024, 1024, 64),
+        (512, 1536, 48),
+        (512, 32128, 48),
+        (768, 1000, 32),
+    ],
+)
+def test_threads_get_equally_many_columns(terms: int, columns: int, width: int) -> None:
+    assert chosen(linear(terms, columns)).tile_n == width
+
+
+def test_tasks_are_dealt_out_to_all_threads() -> None:
+    machine = replace(MACHINES[0], threads=3)
+    assert chosen(linear(768, 768), machine).shares == 3 * PARTS
 
 
 def test_long_panels_are_read_in_blocks() -> None:
