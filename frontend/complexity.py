@@ -8,6 +8,7 @@ formulas of more than a thousand parts, and the trace takes many minutes. Usual 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -28,11 +29,11 @@ class TooLong(Exception):
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Meanwhile conditions on sizes that are too long raise TooLong."""
-    original = ShapeEnv.evaluate_expr
+    """Meanwhile conditions on sizes that are too long raise TooLong in this thread."""
+    original, thread = ShapeEnv.evaluate_expr, threading.get_ident()
 
     def evaluate_expr(self: ShapeEnv, condition: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_too_long(condition):
+        if threading.get_ident() == thread and is_too_long(condition):
             where = short(line_here(sys._getframe(1)))
             raise TooLong(f"its sizes are formulas of more than {MOST_PARTS} parts ({where})")
         return original(self, condition, *args, **kwargs)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import Any
@@ -21,7 +23,11 @@ _FORWARD = "forward"  # the only frames that PyTorch keeps of a stack in an expo
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Leave that out meanwhile, in all threads; what a version of PyTorch does not have is left as it is."""
+    """Leave that out meanwhile in this thread; what a version of PyTorch does not have is left as it is.
+
+    The cache is switched off for all threads: without it others trace the same, if more slowly.
+    """
+    thread = threading.get_ident()
     # imported here: they are PyTorch's tracer, which `import smelt` does without
     dynamo: Any = importlib.import_module("torch._dynamo.config")
     nodes: Any = importlib.import_module("torch.fx.experimental.proxy_tensor")
@@ -29,31 +35,52 @@ def lean() -> Iterator[None]:
     with ExitStack() as stack:
         if hasattr(dynamo, "fake_tensor_cache_enabled"):
             stack.enter_context(dynamo.patch(fake_tensor_cache_enabled=False))
-        stack.enter_context(_instead(nodes, "_extract_tensor_metadata", _nothing))
-        stack.enter_context(_instead(proxies, "CapturedTraceback", _Forwards))
+        stack.enter_context(_instead(nodes, "_extract_tensor_metadata", partial(_unless, thread)))
+        stack.enter_context(_instead(proxies, "CapturedTraceback", partial(_Tracebacks, thread)))
         yield
 
 
 @contextmanager
-def _instead(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value of a name that a module has."""
+def _instead(module: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None]:
+    """What is made of the value of a name that a module has, in its place."""
     if name not in vars(module):
         yield
         return
     before = vars(module)[name]
-    setattr(module, name, value)
+    setattr(module, name, made(before))
     try:
         yield
     finally:
         setattr(module, name, before)
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    return None
+def _unless(thread: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which gives None to a thread."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return None if threading.get_ident() == thread else function(*args, **kwargs)
+
+    return call
+
+
+class _Tracebacks:
+    """PyTorch's ``CapturedTraceback``; a thread gets the frames of ``forward`` alone."""
+
+    def __init__(self, thread: int, kind: Any) -> None:
+        self._thread, self._kind = thread, kind
+
+    def extract(self, **options: Any) -> Any:
+        """The stack of the caller."""
+        if threading.get_ident() == self._thread:
+            return _Forwards(sys._getframe(1))
+        return self._kind.extract(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
 
 
 class _Forwards:
-    """The frames of ``forward`` in a call stack, outermost first, in place of PyTorch's ``CapturedTraceback``."""
+    """The frames of ``forward`` in a call stack, outermost first."""
 
     def __init__(self, frame: FrameType | None) -> None:
         self._frames: list[FrameSummary] = []
@@ -64,11 +91,6 @@ class _Forwards:
                 self._frames.append(FrameSummary(code.co_filename, frame.f_lineno, _FORWARD, line=""))
             frame = frame.f_back
         self._frames.reverse()
-
-    @classmethod
-    def extract(cls, **_: Any) -> _Forwards:
-        """The stack of the caller."""
-        return cls(sys._getframe(1))
 
     def summary(self) -> StackSummary:
         """Its frames."""

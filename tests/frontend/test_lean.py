@@ -1,6 +1,7 @@
 """What PyTorch need not compute while it traces: captures are the same, and PyTorch is left as it was."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -85,6 +86,14 @@ def test_pytorch_is_left_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError), lean():
         _ = 1 / 0
     assert _settings() == before
+
+
+def test_other_threads_trace_as_ever() -> None:
+    with lean(), ThreadPoolExecutor(1) as pool:
+        assert nodes._extract_tensor_metadata(torch.ones(2)) is None
+        assert pool.submit(nodes._extract_tensor_metadata, torch.ones(2)).result().shape == (2,)
+        names = [frame.name for frame in pool.submit(proxies.CapturedTraceback.extract).result().summary()]
+    assert "run" in names  # of the pool's thread
 
 
 def test_another_version_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
