@@ -69,6 +69,23 @@ def split(linear: Index, size: Dim, bounds: Bounds) -> tuple[Index, Index]:
     return _plain(quotient + sympy.floor(remainder / size)), _plain(sympy.Mod(remainder, size))
 
 
+def rejoined(linear: Index) -> Index:
+    """An index with e in the place of n * floor(e / n) + e % n, as a row and a column of another shape's give it.
+
+    Relative positions are shifted so, row by row: a tensor is reshaped, loses its first row and is reshaped again.
+    """
+    if not isinstance(linear, sympy.Expr) or not linear.has(sympy.Mod):
+        return linear
+    found = sympy.expand(linear)
+    for remainder in found.atoms(sympy.Mod):
+        e, n = remainder.args
+        factor, quotient = found.coeff(remainder), sympy.expand(sympy.floor(e / n))
+        joined = sympy.expand(found - factor * (remainder + n * quotient) + factor * e)
+        if factor != 0 and not joined.has(remainder) and not joined.has(quotient):
+            found = joined
+    return linear if found.has(sympy.Mod) else canonical_dim(found)
+
+
 def divides(divisor: Dim, size: Dim) -> bool:
     """Whether a size is certainly a multiple of another, which is not 0."""
     if isinstance(divisor, int) and isinstance(size, int):
@@ -104,6 +121,7 @@ def reshape_index(old: Shape, new: Shape, index: Sequence[Index], bounds: Bounds
         linear: Index = 0
         for axis in new_axes:
             linear = plus(times(linear, new[axis]), index[axis])
+        linear = rejoined(linear)
         for axis in reversed(old_axes[1:]):
             linear, result[axis] = split(linear, old[axis], bounds)
         if old_axes:

@@ -43,6 +43,23 @@ def at_most(low: Dim, high: Dim) -> bool:
     return gap >= 0 if isinstance(gap, int) else bool(gap.is_nonnegative)
 
 
+def within(end: Dim, size: Dim) -> bool:
+    """Whether ``end <= size`` wherever ``size`` is that of an axis, and so at least 0 itself: n <= 2n - 1, for one."""
+    if at_most(end, size):
+        return True
+    symbols = sympy.sympify(size).free_symbols
+    gap = sympy.expand(sympy.sympify(size) - end)
+    if len(symbols) != 1 or gap.free_symbols != symbols:
+        return False
+    (s,) = symbols
+    slope, rise = sympy.expand(size).coeff(s, 1), gap.coeff(s, 1)
+    offset, rest = sympy.expand(size - slope * s), sympy.expand(gap - rise * s)
+    if not all(x.is_Integer for x in (slope, rise, offset, rest)) or slope <= 0 or rise < 0:
+        return False
+    least = max(0, int(sympy.ceiling(-offset / slope)))
+    return bool(rise * least + rest >= 0)
+
+
 def from_weights(node: Node, limit: int = 32) -> bool:
     """Whether a node is computed from weights and constants alone; False where that takes more than ``limit`` nodes."""
     stack, seen = [node], {node}

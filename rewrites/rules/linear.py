@@ -14,6 +14,10 @@ def _is_matrix_of_weights(w: Node) -> bool:
     return w.tensor_type.rank == 2 and from_weights(w)
 
 
+def _is_one_matrix_of_weights(w: Node) -> bool:
+    return w.tensor_type.rank > 2 and all(d == 1 for d in w.shape[:-2]) and from_weights(w)
+
+
 def _keeps_rows(x: Node, shape: Shape) -> bool:
     """Whether a reshape of ``x`` leaves the last axis whole."""
     return bool(shape) and x.tensor_type.rank > 0 and shape[-1] == x.shape[-1] and shape != x.shape
@@ -32,6 +36,21 @@ RULES = (
         after=lambda x, w: linear(x, permute(w, dims=(1, 0))),
         samples=[shapes("b m K", "weight: K N"), shapes("m K", "weight: K N")],
         near_misses=[shapes("m K", "K N"), shapes("b m K", "weight: 1 K N")],
+        tolerance=ROUNDING,
+    ),
+    # x w -> linear(x, w^T) for one matrix of weights that has axes of 1 before it, as einsum makes them
+    Rule(
+        name="linear-of-matmul-with-one-matrix",
+        before=lambda x, w: matmul(x, w),
+        when=lambda x, w: _is_one_matrix_of_weights(w) and w.tensor_type.rank <= x.tensor_type.rank,
+        after=lambda x, w: linear(x, permute(reshape(w, shape=w.shape[-2:]), dims=(1, 0))),
+        samples=[shapes("b m K", "weight: 1 K N"), shapes("1 m K", "weight: 1 K N")],
+        near_misses=[
+            shapes("m K", "weight: 1 K N"),
+            shapes("b m K", "weight: b K N"),
+            shapes("b m K", "1 K N"),
+            shapes("b m K", "weight: K N"),
+        ],
         tolerance=ROUNDING,
     ),
     # linear(x, w) + b -> linear(x, w, b)

@@ -13,7 +13,7 @@ from ...ir.ops import arange, full, index, reshape, slice_
 from ...ir.types import Dim, canonical_dim
 from ..rule import Rule
 from ..sample import shapes
-from .common import at_most, is_size
+from .common import at_most, is_size, within
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _spans(x: Node, dim: int, indices: Sequence[Node]) -> list[Span] | None:
     if len(spans) < len(indices) or places != sorted(set(places)):
         return None
     inside = (
-        at_most(0, span.start) and at_most(canonical_dim(span.start + span.size), x.shape[dim + k])
+        at_most(0, span.start) and within(canonical_dim(span.start + span.size), x.shape[dim + k])
         for k, span in enumerate(spans)
     )
     return spans if all(inside) else None
