@@ -76,13 +76,18 @@ class Operands(Nest):
     # --- elements -----------------------------------------------------------------------------------------------------
 
     def row_bases(self, rows: int) -> None:
-        """The offset of each row of the left operand, so that the loop over terms only adds to it."""
+        """The offset of each row of the left operand in the block, so that the loop over terms only adds to it.
+
+        Were the start of the block added in the loop, LLVM would make a bitwise or of that sum where it is 0 or 512, and
+        compute addresses anew in each turn.
+        """
         assert self.left is not None
         bases = self.registers("bases", rows, "int64")
+        start = f"{self['start']} * {index_text(self.left.step, self.scope)}"
         with self.loop("r", rows, "T.unroll") as r:
             row = self.let("m", f"T.min({self['row']} + {r}, {self['last']} - 1)")
             scope = self.scope.at(self.row_axes(row))
-            self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)}")
+            self.line(f"{bases}[{r}] = {index_text(self.left.base, scope)} + {start}")
 
     def left_text(self, r: str, k: str) -> str:
         """The left operand at row ``r`` of the tile and term ``k`` of the block."""
@@ -92,9 +97,9 @@ class Operands(Nest):
         return f"{self.left.param.name}[{self['bases']}[{r}] + {self.along_left(k)}]"
 
     def along_left(self, k: str) -> str:
-        """How far term ``k`` of the block is from the base of its row."""
+        """How far term ``k`` of the block is from the first of its row in the block."""
         assert self.left is not None
-        far = f"({self['start']} + {k}) * {index_text(self.left.step, self.scope)}"
+        far = f"{k} * {index_text(self.left.step, self.scope)}"
         return f"{far} + {self['jumped']}" if self.left.length else far
 
     @contextmanager
@@ -124,8 +129,7 @@ class Operands(Nest):
         if self.pack_right:
             return f"{self['right']}[{k} * {self.schedule.tile_n} + {e}]"
         if self.one_panel is not None:
-            row = f"({self['start']} + {k}) * {self.schedule.tile_n}"
-            return f"{self.one_panel.param.name}[{self['right_base']} + {row} + {e}]"
+            return self.panel_row(f"({self['start']} + {k})", e)
         return self.panel_element(k, e, self.scope)
 
     def _one_panel(self) -> Strided | None:
@@ -157,12 +161,16 @@ class Operands(Nest):
 
     def panel_row(self, row: str, e: str) -> str:
         """Element ``e`` of a row of the panel, and past its end of the rows and panels behind it."""
+        if self.one_panel is not None:
+            return f"{self.one_panel.param.name}[{self['right_base']} + {row} * {self.schedule.tile_n} + {e}]"
         assert self.panel is not None
         size = index_text(self.terms, self.scope)
         return f"{self.panel.param}[({self['panel']} * {size} + {row}) * {self.schedule.tile_n} + {e}]"
 
     def panel_itemsize(self) -> int:
         """The bytes of what a panel counts as an element."""
+        if self.one_panel is not None:
+            return self.one_panel.param.type.dtype.itemsize
         assert self.panel is not None
         return self.program.param(self.panel.param).type.dtype.itemsize
 
@@ -176,9 +184,10 @@ class Operands(Nest):
         its share of the rows behind them, so that memory is read evenly while they compute.
         """
         self.asked = None
-        if self.pack_right or self.panel is None:
+        if self.pack_right:
             return
-        nbytes = self.terms * self.columns * self.panel_itemsize()
+        matrices = flat_size(self.c.batch) if self.one_panel is not None else 1
+        nbytes = self.terms * self.columns * matrices * self.panel_itemsize()
         if isinstance(nbytes, int) and nbytes <= CACHED:
             return
         self.asked, width, tiles = first, self.schedule.tile_n, self["tiles"]
