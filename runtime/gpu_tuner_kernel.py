@@ -28,7 +28,8 @@ from .gpu import GpuKernel, GpuKernelTable
 from .gpu_library import LibraryKernel
 from .gpu_tuner_task import GpuTask
 from .kernels import strides_of_value
-from .tuner_kernel import ZONE, Sample, WrongResult, difference_of, drawn
+from .tuner_kernel import Sample, WrongResult, difference_of, drawn
+from .tuner_memory import ZONE
 from .tuner_task import Sizes
 
 CACHE_BYTES = 64 << 20  # more than the second-level cache of these GPUs

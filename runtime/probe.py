@@ -26,11 +26,13 @@ from .target import Target
 class Probes:
     """The kernels of some steps, each with a host function of its own.
 
+    With ``calls``, each has a second one that makes so many calls, each on memory of its own.
+
     Raises:
         BackendError: the backend refuses a kernel.
     """
 
-    def __init__(self, steps: Sequence[KernelStep], target: Target) -> None:
+    def __init__(self, steps: Sequence[KernelStep], target: Target, calls: int = 0) -> None:
         # imported here: only a target that runs on TVM needs it
         from ..codegen.tvm.loading import load_tvm
 
@@ -43,6 +45,9 @@ class Probes:
             count = len(kernel.program.params) + len(kernel.scratch) + 1
             call = module.Call(name, tuple(range(count)))
             hosts.append(module.Host(f"probe_{name}", (call,), count, kernel.program.symbols))
+            if calls:
+                several = tuple(module.Call(name, tuple(range(n * count, (n + 1) * count))) for n in range(calls))
+                hosts.append(module.Host(f"together_{name}", several, calls * count, kernel.program.symbols))
         module.set_threads(target.threads)
         self._built = module.build([kernel.source for kernel in kernels.values()], hosts, target.cpu)
 
@@ -67,6 +72,11 @@ class Probes:
     def function(self, step: KernelStep) -> Callable[[Tensor, Tensor], Any]:
         """The native function that calls a step's kernel, of an address table and sizes."""
         found: Callable[[Tensor, Tensor], Any] = self._built[f"probe_{step.kernel.name}"]
+        return found
+
+    def together(self, step: KernelStep) -> Callable[[Tensor, Tensor], Any]:
+        """The native function that makes several calls, of their address tables one after the other, and sizes."""
+        found: Callable[[Tensor, Tensor], Any] = self._built[f"together_{step.kernel.name}"]
         return found
 
     @staticmethod

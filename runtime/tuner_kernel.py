@@ -8,19 +8,16 @@ at the sizes that are timed. Nothing is timed before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
 
-from ..codegen.lower import strides_of
 from ..codegen.program import Program, program_axes
 from ..codegen.schedule import Schedule
-from ..ir import ops
 from ..ir.errors import SmeltError
 from ..ir.graph import Graph
 from ..ir.node import Trait, through_views
@@ -28,20 +25,17 @@ from ..ir.types import concrete, product
 from ..rewrites.trial import NoValue, Style, draw_inputs, small_sizes, values_or_failure
 from ..rewrites.values import difference
 from .check_kernels import run_program
-from .kernels import layouts_of
 from .plan import KernelStep
 from .probe import Probes
-from .roofs import last_cache_bytes
 from .target import Target
+from .tuner_memory import Memory, Pool, copies_of
 from .tuner_task import Task
 
 Sizes = Mapping[sympy.Symbol, int]
 Timed = Callable[[int, int], float]
 
-ZONE = 4096  # bytes on either side of a result
 MOST_POINTS = 1 << 24  # that a program is evaluated at
-MOST_COPIES = 32  # of weights
-COLD_BYTES = 1 << 20  # a weight of so many is found in no cache in a run of the model
+CALLS = 8  # of the kernel in one native function, at most
 TURN_SECONDS = 2e-3
 BATCH_SECONDS = 5e-5
 # of the largest element; half types are rounded once where they are stored
@@ -73,6 +67,8 @@ class Prepared:
         self.task, self.target, self.seed = task, target, seed
         self.step = task.step(target.machine)
         self.samples = [self._by_region(), *self._by_program()]
+        cold = sum(self.samples[0].operands[i].nbytes for i in task.cold)
+        self.calls = min(max(copies_of(cold), 2), CALLS) if cold else CALLS
         self.built: dict[Schedule, Built] = {}
 
     @property
@@ -89,7 +85,7 @@ class Prepared:
         """
         step = self.step if schedule is None else self.task.step(self.target.machine, lambda program: schedule)
         if step.kernel.schedule not in self.built:
-            made = Built(step, self.target)
+            made = Built(step, self.target, self.calls)
             for sample in self.samples:
                 made.check(sample)
             self.built[step.kernel.schedule] = made
@@ -101,8 +97,8 @@ class Prepared:
         """The seconds of a call with each schedule, in rounds in each of which everyone has a turn."""
         kernels = [self.build(schedule) for schedule in schedules]
         pool = Pool()
-        runs = [kernel.timed(self.samples[0], pool) for kernel in kernels]
-        counts = [_batches(run, turn) for run in runs]
+        runs = [kernel.timed(self.samples[0], pool, self.task.cold) for kernel in kernels]
+        counts = [_batches(run, kernel.calls, turn) for run, kernel in zip(runs, kernels, strict=True)]
         found: list[list[float]] = [[] for _ in runs]
         for _ in range(rounds):
             for run, count, seconds in zip(runs, counts, found, strict=True):
@@ -145,33 +141,16 @@ class Prepared:
         return [Sample(sizes, operands, [wide, self._values(operands, sizes, False)])]
 
 
-class Pool:
-    """Tensors that several kernels are timed on: where equal ones lie would tell kernels apart that are alike."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, list[list[Tensor]]] = {}
-
-    def of(self, what: str, made: Tensor, copies: int = 1) -> list[Tensor]:
-        """A tensor that was given for the same before and has the same bytes, or this one, and copies of it."""
-        for known in self._known.setdefault(what, []):
-            first = known[0]
-            same = (first.shape, first.stride(), first.dtype) == (made.shape, made.stride(), made.dtype)
-            if same and len(known) == copies and _same_bytes(first, made):
-                return known
-        self._known[what].append([made, *(made.clone() for _ in range(copies - 1))])
-        return self._known[what][-1]
-
-
 class Built:
-    """The native function of one kernel call."""
+    """The native functions of one kernel: one call of it, and several, each on memory of its own."""
 
-    def __init__(self, step: KernelStep, target: Target) -> None:
-        self.step, self.target = step, target
-        self._probes = Probes([step], target)
+    def __init__(self, step: KernelStep, target: Target, calls: int) -> None:
+        self.step, self.target, self.together = step, target, calls
+        self._probes = Probes([step], target, calls)
 
     @property
     def function(self) -> Callable[[Tensor, Tensor], Any]:
-        """What is called with addresses and sizes."""
+        """What is called with addresses and sizes, once."""
         return self._probes.function(self.step)
 
     def check(self, sample: Sample) -> None:
@@ -180,7 +159,7 @@ class Built:
         Raises:
             WrongResult: a result differs, was not written, or something beside it was.
         """
-        memory = _Memory(self.step, sample)
+        memory = Memory(self.step, sample.operands, sample.sizes)
         memory.call(self.function)
         if memory.error.item():
             raise WrongResult("it reports an index out of range")
@@ -190,82 +169,28 @@ class Built:
         if all(faults):
             raise WrongResult(faults[0])
 
-    def timed(self, sample: Sample, pool: Pool) -> Timed:
+    def timed(self, sample: Sample, pool: Pool, cold: Collection[int] = ()) -> Timed:
         """What makes some batches of calls and returns the seconds of a call in the best of them.
 
-        So a batch in which others had the processor does not count. Weights are taken in turns, so that they are cold.
+        So a batch in which others had the processor does not count. Operands that are ``cold`` are taken in turns from
+        copies that no cache holds together, and a batch goes through all of them: of single calls the best would be
+        one whose copy a cache held. As in a run of the model several calls follow each other in one native function.
         """
-        memory, function = _Memory(self.step, sample), self.function
-        tables = memory.tables(pool)
-        self.at = 0
+        memory, function = Memory(self.step, sample.operands, sample.sizes), self._probes.together(self.step)
+        tables = memory.tables(pool, cold, self.together)
+        self.calls = len(tables) * self.together  # of a turn
 
-        def run(batches: int, calls: int) -> float:
+        def run(batches: int, turns: int) -> float:
             best = float("inf")
             for _ in range(batches):
                 start = time.perf_counter()
-                for _ in range(calls):
-                    function(tables[self.at], memory.sizes)
-                    self.at = (self.at + 1) % len(tables)
+                for _ in range(turns):
+                    for table in tables:
+                        function(table, memory.sizes)
                 best = min(best, time.perf_counter() - start)
-            return best / calls
+            return best / (turns * self.calls)
 
         return run
-
-
-class _Memory:
-    """The buffers of one call."""
-
-    def __init__(self, step: KernelStep, sample: Sample) -> None:
-        known, program = sample.sizes, step.kernel.program
-        self.step = step
-        self.held = [Probes.operand(step, i, x.clone(), known) for i, x in enumerate(sample.operands)]
-        taken = {result: self.held[operand] for result, operand in step.kernel.in_place}
-        self.flat: list[Tensor] = []
-        self.results = [taken[i] if i in taken else self._blank(i, known) for i in range(len(layouts_of(step.node)))]
-        shapes = [[concrete(d, known) for d in p.type.shape] for p in step.kernel.scratch]
-        self.lent = [torch.empty(n, dtype=p.type.dtype) for n, p in zip(shapes, step.kernel.scratch, strict=True)]
-        self.error = torch.zeros(1, dtype=torch.int64)
-        self.sizes = torch.tensor([known[s] for s in program.symbols] or [0])
-
-    def _blank(self, at: int, sizes: Sizes) -> Tensor:
-        """A result full of NaN, or of ones in every bit, between zones of the same."""
-        type_ = ops.results(self.step.node)[at].tensor_type
-        shape = [concrete(d, sizes) for d in type_.shape]
-        strides = [concrete(d, sizes) for d in strides_of(type_.shape, layouts_of(self.step.node)[at])]
-        count = concrete(product(type_.shape), sizes) * type_.dtype.itemsize
-        flat = torch.full((count + 2 * ZONE + 64,), 255, dtype=torch.uint8)
-        start = ZONE + -(flat.data_ptr() + ZONE) % 64
-        self.flat += [flat[:start], flat[start + count :]]
-        return flat[start : start + count].view(type_.dtype).as_strided(shape, strides)
-
-    def call(self, function: Callable[[Tensor, Tensor], Any]) -> None:
-        """Run the kernel once."""
-        function(self._table(self.held), self.sizes)
-
-    def zones_are_whole(self) -> list[bool]:
-        """Whether what lies around the results is as it was."""
-        return [bool((zone == 255).all()) for zone in self.flat]
-
-    def tables(self, pool: Pool) -> list[Tensor]:
-        """Address tables that differ in which copy of the large weights they name: more than the caches hold."""
-        cold = [i for i in self._cold if self.held[i].nbytes >= COLD_BYTES]
-        nbytes = sum(self.held[i].nbytes for i in cold)
-        copies = min(max(-(-2 * last_cache_bytes() // nbytes), 1), MOST_COPIES) if nbytes else 1
-        taken = dict(self.step.kernel.in_place)
-        operands = [pool.of(f"operand {i}", x, copies if i in cold else 1) for i, x in enumerate(self.held)]
-        self.results = [
-            operands[taken[i]][0] if i in taken else pool.of(f"result {i}", x)[0] for i, x in enumerate(self.results)
-        ]
-        self.lent = [pool.of(f"lent {i}", x)[0] for i, x in enumerate(self.lent)]
-        self.copies = [[x[n % len(x)] for x in operands] for n in range(copies)]
-        return [self._table(held) for held in self.copies]
-
-    @cached_property
-    def _cold(self) -> list[int]:
-        return [i for i, x in enumerate(self.step.node.inputs) if x.is_a(ops.weight)]
-
-    def _table(self, held: Sequence[Tensor]) -> Tensor:
-        return torch.tensor([x.data_ptr() for x in (*held, *self.results, *self.lent, self.error)])
 
 
 def drawn(region: Graph, sizes: Sizes, seed: int) -> list[Tensor]:
@@ -283,19 +208,13 @@ def difference_of(expected: Tensor, found: Tensor) -> str:
     return difference(expected, found.to(expected.dtype), tolerance)
 
 
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors of one type and layout hold the same, NaN equal to itself."""
-    flat = (torch.as_strided(x, (x.numel(),), (1,)).view(torch.uint8) for x in (a, b))
-    return torch.equal(*flat)
-
-
 def _points(program: Program, sizes: Sizes) -> int:
     return concrete(product(a.size for a in program_axes(program)), sizes)
 
 
-def _batches(run: Timed, seconds: float) -> tuple[int, int]:
-    """How many batches of how many calls take some seconds, none shorter than can be timed."""
+def _batches(run: Timed, calls: int, seconds: float) -> tuple[int, int]:
+    """How many batches of how many turns take some seconds, none shorter than can be timed, and two at least."""
     run(1, 1)
-    once = max(run(2, 1), 1e-9)
-    calls = max(1, int(BATCH_SECONDS / once))
-    return max(1, min(1000, int(seconds / (once * calls)))), calls
+    once = max(run(1, 1), 1e-9) * calls
+    turns = max(1, int(BATCH_SECONDS / once))
+    return max(2, min(1000, int(seconds / (once * turns)))), turns

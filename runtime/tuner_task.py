@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import sympy
@@ -14,6 +14,7 @@ from ..codegen.machine import Machine
 from ..codegen.program import Program
 from ..codegen.schedule import Schedule
 from ..ir import ops
+from ..ir.cost import cost_of, reads_of
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph
 from ..ir.interpret import interpret
@@ -22,7 +23,8 @@ from ..ir.text import parse_graph, print_graph
 from ..ir.types import TensorType, concrete
 from .executable import Executable
 from .kernels import KernelTable, in_place_of, layouts_of, region_of
-from .plan import KernelStep
+from .plan import KernelStep, Place
+from .roofs import last_cache_bytes
 
 MOST_INTEGERS = 1 << 16  # of one operand; a larger one is drawn
 Sizes = Mapping[sympy.Symbol, int]
@@ -41,6 +43,8 @@ class Task:
         orders: for each operand, the order of its axes in memory; None where it is row-major.
         sizes: of the region's symbols, by name.
         integers: values of operands that are integers, flat: positions and lengths decide how much there is to do.
+        cold: the operands that a run finds in memory, not in a cache: the model's own, where a run reads more than the
+            last cache holds. Others were written by the kernel before.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Task:
     orders: tuple[tuple[int, ...] | None, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     integers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    cold: frozenset[int] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """The task as data for JSON."""
@@ -65,6 +70,7 @@ class Task:
             "orders": self.orders,
             "sizes": dict(self.sizes),
             "integers": [[at, list(values)] for at, values in self.integers.items()],
+            "cold": sorted(self.cold),
         }
 
     @classmethod
@@ -80,6 +86,7 @@ class Task:
             orders=tuple(None if order is None else tuple(order) for order in data["orders"]),
             sizes=dict(data["sizes"]),
             integers={at: tuple(values) for at, values in data["integers"]},
+            cold=frozenset(data["cold"]),
         )
 
     def known(self) -> dict[sympy.Symbol, int]:
@@ -126,7 +133,20 @@ def tasks_of(executable: Executable, inputs: Sequence[Tensor], sizes: Sizes) -> 
     first = {s.kernel.name: s for s in reversed(steps)}
     calls = {name: sum(s.kernel.name == name for s in steps) for name in dict.fromkeys(s.kernel.name for s in steps)}
     integers = _integers(executable, [first[name] for name in calls], inputs, sizes)
-    return [_task(first[name], count, integers, sizes) for name, count in calls.items()]
+    tasks = [_task(first[name], count, integers, sizes) for name, count in calls.items()]
+    read = sum(t.calls * int(cost_of(t.region, t.in_place).at(t.known()).nbytes) for t in tasks)
+    if read <= last_cache_bytes():
+        return tasks
+    return [replace(t, cold=_cold(executable, first[t.name], t)) for t in tasks]
+
+
+def _cold(executable: Executable, step: KernelStep, task: Task) -> frozenset[int]:
+    """The operands that are the model's own; of a table only some rows are read, which are few."""
+    region, sizes = task.region, task.known()
+    reads = reads_of(region, {region.outputs[result] for result, _ in task.in_place})
+    mine = [i for i in range(len(region.inputs)) if executable.plan.buffers[step.buffers[i]].place is Place.WEIGHT]
+    most = {i: concrete(region.inputs[i].tensor_type.nbytes, sizes) for i in mine}
+    return frozenset(i for i in mine if 2 * concrete(reads[region.inputs[i]], sizes) >= most[i])
 
 
 def _task(step: KernelStep, calls: int, integers: Mapping[Node, Tensor], sizes: Sizes) -> Task:
