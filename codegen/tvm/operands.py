@@ -78,8 +78,8 @@ class Operands(Nest):
     def row_bases(self, rows: int) -> None:
         """The offset of each row of the left operand in the block, so that the loop over terms only adds to it.
 
-        Were the start of the block added in the loop, LLVM would make a bitwise or of that sum where it is 0 or 512, and
-        compute addresses anew in each turn.
+        Were the start of the block added in the loop, LLVM would make a bitwise or of that sum where it is 0 or 512,
+        and compute addresses anew in each turn.
         """
         assert self.left is not None
         bases = self.registers("bases", rows, "int64")
