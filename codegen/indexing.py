@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import sympy
 import torch
@@ -90,6 +91,11 @@ def divides(divisor: Dim, size: Dim) -> bool:
     """Whether a size is certainly a multiple of another, which is not 0."""
     if isinstance(divisor, int) and isinstance(size, int):
         return size % divisor == 0
+    return _divides_size(divisor, size)
+
+
+@lru_cache(maxsize=1 << 12)
+def _divides_size(divisor: Dim, size: Dim) -> bool:
     return _is_whole(sympy.cancel(sympy.sympify(size) / divisor))
 
 

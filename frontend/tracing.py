@@ -31,6 +31,7 @@ def load_tracer() -> None:
     """
     with no_collection():
         importlib.import_module("torch.export._trace")
+        importlib.import_module("sympy.tensor.tensor")  # with the first sum of sizes
 
 
 @contextmanager

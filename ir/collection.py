@@ -26,7 +26,8 @@ def no_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect(0)
+        if 0 < gc.get_threshold()[0] < gc.get_count()[0]:
+            gc.collect(0)
         _put_off.pop()
         gc.enable()
 

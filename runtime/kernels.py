@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ..codegen.gpu import GpuSchedule
@@ -36,7 +37,7 @@ class Kernel:
     source: str
     in_place: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property  # which each call of the kernel asks for
     def scratch(self) -> tuple[Param, ...]:
         """The memory that it is lent while it runs."""
         return scratch(self.program, self.schedule)
