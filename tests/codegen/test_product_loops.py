@@ -62,5 +62,6 @@ def test_a_register_tile_stays_in_registers(terms: int, columns: int, dtype: tor
     found = [body for body in loops(assembly) if sum("vfmadd" in x or "vdpbf16ps" in x for x in body) >= 24]
     assert found
     for body in found:
-        moved = [line for line in body if re.search(r"%zmm\d+, -?\d*\(%r[sb]p\)|-?\d*\(%r[sb]p\), %zmm", line)]
+        # stores alone: where no register holds the frame, %rbp is an address like others, that of the panel for one
+        moved = [line for line in body if re.search(r"%zmm\d+, -?\d*\(%r[sb]p\)", line)]
         assert len(moved) <= 2, "sums leave the registers"  # one of 24 may; unrolled, all of them do

@@ -424,6 +424,18 @@ case("conv1d.default", lambda b, s: (f(b, 2, s + 70), f(3, 2, 66), None))  # mor
 case("conv1d.padding", lambda b, s: (f(b, 3, s + 4), f(5, 3, 4), f(5), [1], "same", [2]))
 case("conv2d.padding", lambda b, s: (f(b, 4, s + 4, 5), f(4, 1, 3, 2), f(4), [1, 1], "same", [2, 1], 4))
 case("conv3d.padding", lambda b, s: (f(b, 2, 4, 5, 6), f(3, 2, 2, 3, 2), None, [1, 2, 1], "valid"))
+# windows of one channel
+case("max_pool1d.default", lambda b, s: (f(b, 3, 9), [2]))
+case("max_pool2d.default", lambda b, s: (f(b, 3, 9, 8), [3, 2], [2, 1], [1, 0]))
+case("max_pool3d.default", lambda b, s: (f(b, 2, 4, 5, 6), [2, 2, 2]))
+case("avg_pool1d.default", lambda b, s: (f(b, 3, 9), [3], [2], [1]))
+case("avg_pool2d.default", lambda b, s: (f(b, 3, 9, 8), [3, 2], [2, 1], [1, 0], False, False))
+case("avg_pool3d.default", lambda b, s: (f(b, 2, 4, 5, 6), [2, 2, 2]))
+case("adaptive_avg_pool1d.default", lambda b, s: (f(b, 3, 9), [3]))
+case("adaptive_avg_pool2d.default", lambda b, s: (f(b, 3, 8, 6), [4, 3]))
+case("adaptive_avg_pool3d.default", lambda b, s: (f(b, 2, 4, 6, 6), [2, 3, 1]))
+case("_adaptive_avg_pool2d.default", lambda b, s: (f(b, 3, 8, 6), [2, 3]))
+case("_adaptive_avg_pool3d.default", lambda b, s: (f(b, 2, 4, 6, 6), [2, 2, 3]))
 # groups of several channels
 case("conv1d.default", lambda b, s: (f(b, 6, s + 4), f(4, 3, 3), f(4), [1], [1], [1], 2))
 case("conv2d.default", lambda b, s: (f(b, 6, 9, s + 4), f(9, 2, 3, 2), f(9), [2, 1], [0, 1], [1, 2], 3))
