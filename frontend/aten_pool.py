@@ -135,6 +135,8 @@ def _shared_out(x: Node, dim: int, cells: Dim) -> Node:
         return ops.mean(x, dims=(dim,), keepdim=True)
     if not isinstance(cells, int) or not isinstance(size, int):
         raise NotLowered("windows that share out a symbolic size")
+    if cells == 0:
+        return part(x, dim, 0, 0)
     if size % cells == 0:
         return ops.mean(reshape(x, (*x.shape[:dim], cells, size // cells, *x.shape[dim + 1 :])), dims=(dim + 1,))
     if cells > MOST_TAPS:

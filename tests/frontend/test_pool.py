@@ -100,7 +100,7 @@ def test_one_mean_of_all_is_of_any_size() -> None:
     check(lambda x: F.adaptive_avg_pool1d(x, 1), image(2, 3, 11), image(1, 3, 18))
 
 
-@pytest.mark.parametrize("cells", [(5, 7), (4, 3), (None, 2), (16, 20)])
+@pytest.mark.parametrize("cells", [(5, 7), (4, 3), (None, 2), (16, 20), 0, (3, 0)])
 def test_windows_that_share_out_the_input(cells: Any) -> None:
     """As many as divide the input, and not; also more than there are elements."""
     x = image(2, 3, 10, 14)

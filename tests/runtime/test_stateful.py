@@ -172,6 +172,67 @@ def test_numbers_that_are_set_otherwise_again_and_again() -> None:
     assert fast.is_split
 
 
+def flagged(model: Stateful, y: Tensor) -> Tensor:
+    was_ready, model.ready = model.ready, True
+    return y if was_ready else -y
+
+
+def flagged_once(model: Stateful, y: Tensor) -> Tensor:
+    if not model.ready:
+        model.ready = True
+        return -y
+    return y
+
+
+def by_size(model: Stateful, y: Tensor) -> Tensor:
+    y = y * (1 + model.number)
+    model.number = 9 if y.shape[0] > 4 else 3
+    return y
+
+
+def of_the_last_size(model: Stateful, y: Tensor) -> Tensor:
+    y = y * (1 + model.number)
+    model.number = y.shape[0]
+    return y
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("then", [flagged, flagged_once, by_size, of_the_last_size])
+def test_numbers_that_a_call_reads_before_it_sets_them(
+    then: Callable[[Stateful, Tensor], Tensor], dynamic: bool
+) -> None:
+    """The call that sets them gives something else than those after it, and so is no capture of theirs."""
+    model = Stateful(then).eval()
+    reference, fast = copy.deepcopy(model), smelt.compile(model, dynamic=dynamic, cache=False)
+    with torch.no_grad():
+        for x in CALLS:
+            torch.testing.assert_close(fast(x), reference(x), rtol=1e-4, atol=1e-5)
+            assert (model.ready, model.number) == (reference.ready, reference.number)
+
+
+class Table(nn.Module):
+    """A buffer that the first call fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(8))
+        self.ready = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.table.copy_(torch.arange(8.0))
+            self.ready = True
+        return x + self.table
+
+
+def test_a_buffer_that_the_first_call_fills() -> None:
+    model = Table().eval()
+    reference, fast = copy.deepcopy(model), smelt.compile(model, cache=False)
+    for x in CALLS:
+        torch.testing.assert_close(fast(x), reference(x))
+    torch.testing.assert_close(model.table, reference.table)
+
+
 def test_trials_leave_the_model_and_the_generator_as_they_were() -> None:
     for then in (counted, deep, in_object):
         model = Stateful(then).eval()
