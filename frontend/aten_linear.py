@@ -11,7 +11,7 @@ import torch
 from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim, broadcast_shapes, product
-from .convolution import Steps, dense, depthwise, grouped, tiled
+from .convolution import Steps, dense, depthwise, grouped, per_axis, tiled
 from .table import Call, NeedsFixed, NotLowered, Scalar, cast, expand, lowers, plain, reshape
 
 
@@ -137,11 +137,6 @@ def _mask(mask: Node, rank: int, q: Node, k: Node) -> Node:
 # --- convolution ------------------------------------------------------------------------------------------------------
 
 
-def _all(value: Any, count: int) -> tuple[int, ...]:
-    given = (value,) if isinstance(value, int) else tuple(value)
-    return given * count if len(given) == 1 else given
-
-
 @lowers(
     *("conv1d.default", "conv2d.default", "conv3d.default"),
     *("conv1d.padding", "conv2d.padding", "conv3d.padding"),
@@ -188,9 +183,9 @@ def _of_patches(
     unbatched = x.tensor_type.rank == count + 1
     if unbatched:
         x = ops.unsqueeze(x, 0)
-    apart = _all(dilation, count)
+    apart = per_axis(dilation, count)
     low, high = _padding(padding, kernel, apart)
-    steps = Steps(kernel, call.shape[-count:], _all(stride, count), low, high, apart)
+    steps = Steps(kernel, call.shape[-count:], per_axis(stride, count), low, high, apart)
     y = _convolved(x, weight, bias, steps, groups)
     return reshape(y, call.shape) if unbatched else y
 
@@ -200,7 +195,7 @@ def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -
     if padding == "same":
         widths = [apart * (size - 1) for apart, size in zip(dilation, kernel, strict=True)]
         return tuple(w // 2 for w in widths), tuple(w - w // 2 for w in widths)
-    both = _all(0 if padding == "valid" else padding, len(kernel))
+    both = per_axis(0 if padding == "valid" else padding, len(kernel))
     return both, both
 
 

@@ -14,14 +14,10 @@ from ..ir import ops
 from ..ir.node import Node
 from ..ir.types import Dim
 from .aten_view import part
+from .convolution import per_axis
 from .table import Call, NotLowered, cast, constant, full, lowers, reshape
 
 MOST_TAPS = 64  # of a window
-
-
-def _all(value: Any, count: int) -> list[int]:
-    given = [value] if isinstance(value, int) else list(value)
-    return given * count if len(given) == 1 else given
 
 
 def _taps(
@@ -73,9 +69,9 @@ def _max_pool(
         raise NotLowered("the largest of windows of whole numbers")
     count = int(call.name[len("aten.max_pool")])
     _check_ceil(call, ceil_mode)
-    kernel = _all(kernel_size, count)
-    steps = _all(stride, count) if stride not in ((), []) else kernel
-    taps = _taps(call, x, kernel, steps, _all(padding, count), _all(dilation, count), -math.inf)
+    kernel = per_axis(kernel_size, count)
+    steps = per_axis(stride, count) if stride not in ((), []) else kernel
+    taps = _taps(call, x, kernel, steps, per_axis(padding, count), per_axis(dilation, count), -math.inf)
     return reduce(ops.maximum, taps)
 
 
@@ -94,15 +90,15 @@ def _avg_pool(
     if not x.dtype.is_floating_point:
         raise NotLowered("the mean of windows of whole numbers")
     _check_ceil(call, ceil_mode)
-    kernel = _all(kernel_size, count)
-    steps = _all(stride, count) if stride not in ((), []) else kernel
-    around, ones = _all(padding, count), [1] * count
+    kernel = per_axis(kernel_size, count)
+    steps = per_axis(stride, count) if stride not in ((), []) else kernel
+    around, ones = per_axis(padding, count), (1,) * count
     wide = torch.float32 if x.dtype in ops.HALF else x.dtype
     total = reduce(ops.add, _taps(call, cast(x, wide), kernel, steps, around, ones, 0.0))
     if divisor_override is None and (ceil_mode or (any(around) and not count_include_pad)):
         own = [2 * width if count_include_pad else 0 for width in around]  # what counts besides the input
         sizes = [size + more for size, more in zip(x.shape[-count:], own, strict=True)]
-        before = [0] * count if count_include_pad else around
+        before = (0,) * count if count_include_pad else around
         number = reduce(ops.add, _taps(call, full(sizes, 1.0, wide), kernel, steps, before, ones, 0.0))
         return cast(ops.div(total, number), x.dtype)
     by = math.prod(kernel) if divisor_override is None else divisor_override

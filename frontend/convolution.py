@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,6 +37,12 @@ class Steps:
     def rank(self) -> int:
         """How many axes a kernel has."""
         return len(self.kernel)
+
+
+def per_axis(value: Any, count: int) -> tuple[int, ...]:
+    """An option of PyTorch's as a number for each of ``count`` axes: one number is meant for all."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * count if len(given) == 1 else given
 
 
 def padded(x: Node, steps: Steps) -> Node:

@@ -40,11 +40,18 @@ class StepJudge(Judge):
         self.step, self.model, self.storage = step, calls.model, calls.storage
         self.shown = [_shown(layer) for layer in step.memory.layers]
 
-    def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
+    def values(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype | None,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> dict[str, Any]:
         """What the model's call gives where a step's kernels compute this graph, its cache included, by path."""
         wide, storage = self.model.dtype, self.storage
         rounded = {storage.dtype(wide)} if storage.narrow else set()
-        found = interpret(graph, self.inputs, weights, sizes=self.sizes, dtype=dtype, rounded=rounded)
+        given = self.inputs if inputs is None else inputs
+        found = interpret(graph, given, weights, sizes=self.sizes, dtype=dtype, rounded=rounded)
         result = self.entry.capture.unflatten(list(found.outputs), self.call.leaves, self.sizes)
         leaves, places = list(self.call.leaves), dict(zip(graph.inputs, self.entry.tensors, strict=True))
         buffers = {}

@@ -85,28 +85,32 @@ class Judge:
     def spread(self, reference: Values) -> dict[str, float]:
         """How far the reference moves, at most, where what it reads differs in the last place: by path, as an RMS."""
         found: dict[str, float] = {}
-        weights, inputs = self.entry.executable.values, self.inputs
+        weights = self.entry.executable.values
         for seed in range(NEARBY):
             generator = torch.Generator().manual_seed(seed)
-            self.inputs = [_nudged(x, generator) for x in inputs]
+            inputs = [_nudged(x, generator) for x in self.inputs]
             near = {name: _nudged(weight, generator) for name, weight in weights.items()}
-            for path, value in self.values(self.graphs["quantize"], near, torch.float64).items():
+            for path, value in self.values(self.graphs["quantize"], near, torch.float64, inputs).items():
                 moved = moved_by(path, value, reference.get(path))
                 found[path] = max(found.get(path, 0.0), 0.0 if moved is None else moved.rmse)
-        self.inputs = inputs
         return found
 
-    def values(self, graph: Graph, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
-        """A graph's outputs in the model's structure, and what it writes."""
-        inputs = self.inputs
-        found = interpret(graph, inputs, weights, sizes=self.sizes, dtype=dtype)
+    def values(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype | None,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """A graph's outputs in the model's structure, and what it writes; on the call's inputs or on others."""
+        found = interpret(graph, self.inputs if inputs is None else inputs, weights, sizes=self.sizes, dtype=dtype)
         result = self.entry.capture.unflatten(list(found.outputs), self.call.leaves, self.sizes)
         values = {path_of(path): leaf for path, leaf in pytree.tree_flatten_with_path(result)[0]}
         for mutation, value in zip(graph.mutations, found.mutations, strict=True):
             name = str(mutation.target.attrs["name"])
             is_weight = mutation.target.is_a(ops.weight)
             place = graph.inputs.index(mutation.target) if not is_weight else 0
-            values[f"buffer {name}" if is_weight else self.paths.get(id(inputs[place]), name)] = value
+            values[f"buffer {name}" if is_weight else self.paths.get(id(self.inputs[place]), name)] = value
         return values
 
 

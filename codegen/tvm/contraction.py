@@ -18,7 +18,7 @@ from ..program import (
     Program,
     Ref,
 )
-from ..runs import runs_along
+from ..runs import Runs, runs_along
 from .expression import Scope, from_storage, index_text, scalar
 from .storage import NARROW
 
@@ -61,14 +61,10 @@ def unflatten(axes: Sequence[Axis], flat: str, scope: Scope) -> dict[sympy.Symbo
 
 
 @dataclass(frozen=True)
-class Strided:
-    """A load at ``base + step * k + jump * (k // length)``, as in :class:`Runs`: ``length`` is 0 for one run."""
+class Strided(Runs):
+    """A load of a parameter whose terms lie in runs."""
 
     param: Param
-    base: sympy.Expr
-    step: sympy.Expr
-    jump: sympy.Expr
-    length: int
 
 
 def strided_load(
@@ -86,4 +82,4 @@ def strided_load(
     found = runs_along(param, expr.index, axis)
     if found is None or (found.length and not in_runs):
         return None
-    return Strided(param, found.base, found.step, found.jump, found.length)
+    return Strided(**vars(found), param=param)

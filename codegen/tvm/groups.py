@@ -50,7 +50,7 @@ class Groups(Operands):
         found = group_runs(param, load.index, self.c.reduced[0], group)
         if found is None or (found.length and not in_runs):
             return None
-        return Strided(param, found.base, found.step, found.jump, found.length)
+        return Strided(**vars(found), param=param)
 
     def _view_parameters(self) -> None:
         """Declare the groups of parameters that are read in groups."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ...ir.types import Dim, product
 from ..program import Program
@@ -202,7 +203,7 @@ class Matmul(Operands):
                     with self.src.block(f"if {is_last}"), self.loop("r", self["count"]) as r:
                         self.behind.ask(f"({row} + {r})")
                 first = f"{tile} * {s.tile_m * s.tile_n}"
-                self._dispatch(lambda height, first=first: self._microkernel(height, self["part"], first))  # type: ignore[misc]
+                self._dispatch(partial(self._microkernel, to=self["part"], first=first))
         with self.loop("r", f"{self['last']} - {self['first']}") as r:
             self._epilogue(f"({self['first']} + {r})", f"{r} * {s.tile_n}")
 

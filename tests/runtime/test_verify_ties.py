@@ -32,6 +32,29 @@ def test_the_reference_moves_where_a_number_is_between_two(number: float, is_tie
     assert all(a is b for a, b in zip(judge.inputs, given, strict=True))
 
 
+class Keeps(nn.Module):
+    """Writes what it computes to an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        kept.copy_(self.linear(x))
+        return kept * 2
+
+
+def test_arguments_that_are_written_are_followed() -> None:
+    torch.manual_seed(0)
+    fast = smelt.compile(Keeps().eval(), quantize="int8-dynamic")
+    x, kept = torch.zeros(1, 32), torch.zeros(1, 32)
+    x[0, :2] = torch.tensor([127.0, 63.5])
+    judge = Judge(*fast.entry_for((x, kept), {}), {id(x): "argument [0]", id(kept): "argument [1]"})
+    spread = judge.spread(judge.quantised(torch.float64))
+    assert set(spread) == {"result", "argument [1]"}
+    assert min(spread.values()) > 1e-2
+
+
 @dataclass
 class Fake:
     """A judge of one output: quantisation moves it by 1, and rounding another way by some distance."""
